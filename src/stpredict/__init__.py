@@ -1,0 +1,32 @@
+"""Spatial gene expression from H&E slides, inside AnnData and SpatialData."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from stpredict._settings import settings
+
+if TYPE_CHECKING:
+    from stpredict import datasets, io, models, pl, pp, tl
+    from stpredict.io import read_st, read_visium
+
+__version__ = "0.1.0"
+
+_MODULES = ("datasets", "io", "models", "pl", "pp", "tl")
+_READERS = ("read_st", "read_visium")
+
+__all__ = [*_MODULES, *_READERS, "__version__", "settings"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"stpredict.{name}")
+    if name in _READERS:
+        return getattr(import_module("stpredict.io"), name)
+    msg = f"module 'stpredict' has no attribute {name!r}; it offers {', '.join(__all__)}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,277 @@
+"""Lazy region readers: every image is a pyramid of RGB levels that is read window by window."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".qptiff")
+WHOLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+BACKGROUND = 255
+"""What lies outside the image: glass."""
+
+
+class SlideImage:
+    """An RGB image as a pyramid of levels, read window by window.
+
+    Parameters
+    ----------
+    levels
+        Array-likes indexed ``[y, x]`` or ``[y, x, channel]``, largest first. Nothing is read until a window is asked for.
+    mpp
+        Microns per pixel of the largest level, where the file says so.
+    source
+        What to call the image in messages.
+    fingerprint
+        Identifies the pixels (path, size and time of a file), for caches.
+    channels_first
+        Whether levels are indexed ``[channel, y, x]``.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Any],
+        *,
+        mpp: float | None = None,
+        source: str = "image in memory",
+        fingerprint: str | None = None,
+        channels_first: bool = False,
+    ) -> None:
+        self._levels = list(levels)
+        self._channels_first = channels_first
+        self.mpp = mpp
+        self.source = source
+        spatial = slice(1, 3) if channels_first else slice(0, 2)
+        shapes = [tuple(int(n) for n in level.shape[spatial]) for level in self._levels]
+        self.shape: tuple[int, int] = shapes[0]
+        self.downsamples = [self.shape[0] / height for height, _ in shapes]
+        self._shapes = shapes
+        self._fingerprint = fingerprint
+
+    def __repr__(self) -> str:
+        height, width = self.shape
+        return f"SlideImage({self.source}, {width} × {height} px, {len(self._levels)} level(s))"
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the pixels; of an image in memory, a hash of a thumbnail and the shape."""
+        if self._fingerprint is None:
+            import hashlib
+
+            small = self.thumbnail(256)
+            self._fingerprint = hashlib.sha256(small.tobytes() + repr(self.shape).encode()).hexdigest()[:16]
+        return self._fingerprint
+
+    def best_level(self, downsample: float) -> int:
+        """Coarsest level that is still at least as fine as `downsample` (5 % tolerance)."""
+        fine_enough = [i for i, d in enumerate(self.downsamples) if d <= downsample * 1.05]
+        return fine_enough[-1] if fine_enough else 0
+
+    def read(self, x0: int, y0: int, x1: int, y1: int, *, level: int = 0) -> np.ndarray:
+        """Window in pixels of `level`, as uint8 (y1 − y0, x1 − x0, 3); outside the image is white."""
+        height, width = self._shapes[level]
+        out = np.full((y1 - y0, x1 - x0, 3), BACKGROUND, dtype=np.uint8)
+        left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+        if left < right and top < bottom:
+            window = (slice(top, bottom), slice(left, right))
+            if self._channels_first:
+                pixels = np.moveaxis(np.asarray(self._levels[level][:, window[0], window[1]]), 0, -1)
+            else:
+                pixels = np.asarray(self._levels[level][window])
+            out[top - y0 : bottom - y0, left - x0 : right - x0] = _as_rgb(pixels, self.source)
+        return out
+
+    def thumbnail(self, max_side: int = 1024) -> np.ndarray:
+        """Whole image, uint8 RGB, at most `max_side` pixels on its longer side; read in strips."""
+        from skimage.transform import resize
+
+        factor = max(1.0, max(self.shape) / max_side)
+        level = self.best_level(factor)
+        height, width = self._shapes[level]
+        step = max(1, int(factor / self.downsamples[level]))
+        rows = []
+        strip = max(step, 1024 // step * step)
+        for y in range(0, height - height % step, strip):
+            block = self.read(0, y, width - width % step, min(y + strip, height - height % step), level=level)
+            h, w = block.shape[0] // step, block.shape[1] // step
+            rows.append(block.reshape(h, step, w, step, 3).mean(axis=(1, 3), dtype=np.float32))
+        small = np.concatenate(rows)
+        shape = tuple(max(1, round(n / factor)) for n in self.shape)
+        small = resize(small, (*shape, 3), order=1, anti_aliasing=False, preserve_range=True)
+        return np.clip(small + 0.5, 0, 255).astype(np.uint8)
+
+
+def open_image(path: str | Path) -> SlideImage:
+    """Open an image file without decoding it.
+
+    Tiled and uncompressed TIFFs are read window by window; JPEG, PNG and the like can only be decoded whole, which
+    happens at the first window and is refused above ``settings.max_image_pixels``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is no image that can be read, or too large to be decoded whole.
+    """
+    path = Path(path)
+    if not path.is_file():
+        msg = f"There is no image at {path}. Pass the full-resolution H&E image when reading the section."
+        raise FileNotFoundError(msg)
+    stat = path.stat()
+    return _open_cached(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _open_cached(path: Path, size: int, mtime_ns: int) -> SlideImage:
+    fingerprint = f"{path}:{size}:{mtime_ns}"
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        return _open_tiff(path, fingerprint)
+    return SlideImage([_WholeImage(path)], source=str(path), fingerprint=fingerprint)
+
+
+class _WholeImage:
+    """A file that can only be decoded whole; decoded at the first window, then kept."""
+
+    def __init__(self, path: Path) -> None:
+        from PIL import Image, UnidentifiedImageError
+
+        self.path = path
+        self._pixels: np.ndarray | None = None
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            msg = f"{path} cannot be read as an image ({error}). Give a JPEG, PNG or TIFF of the H&E stain."
+            raise ValueError(msg) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+        if width * height > settings.max_image_pixels:
+            msg = (
+                f"{path} has {width * height / 1e6:,.0f} million pixels and this format must be decoded whole. "
+                "Convert it to a tiled TIFF, or raise stpredict.settings.max_image_pixels."
+            )
+            raise ValueError(msg)
+        self.shape = (height, width, 3)
+
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+        if self._pixels is None:
+            self._pixels = self._decode()
+        return self._pixels[window]
+
+    def _decode(self) -> np.ndarray:
+        from PIL import Image
+
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            # Decoding from memory: a file cut short fails here, in one place.
+            with Image.open(io.BytesIO(self.path.read_bytes())) as image:
+                if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                    glass = Image.new("RGBA", image.size, (BACKGROUND,) * 4)
+                    image = Image.alpha_composite(glass, image.convert("RGBA"))
+                return np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:
+            msg = f"{self.path} is truncated or damaged ({error}). Get the image again."
+            raise ValueError(msg) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _open_tiff(path: Path, fingerprint: str) -> SlideImage:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tif:
+            series = max(tif.series, key=lambda s: int(np.prod(s.shape)))
+            axes = series.axes
+            levels = [_TiffLevel(path, series.index, i, level) for i, level in enumerate(series.levels)]
+            mpp = _tiff_mpp(tif)
+    except (tifffile.TiffFileError, OSError, ValueError, IndexError, StopIteration) as error:
+        msg = f"{path} cannot be read as a TIFF ({error}). Get the image again, or convert it to a tiled TIFF."
+        raise ValueError(msg) from error
+    if axes not in ("YX", "YXS", "SYX", "CYX"):
+        msg = f"{path} has axes {axes!r}; an H&E image has height, width and three colours."
+        raise ValueError(msg)
+    channels_first = axes in ("SYX", "CYX")
+    return SlideImage(levels, mpp=mpp, source=str(path), fingerprint=fingerprint, channels_first=channels_first)
+
+
+class _TiffLevel:
+    """One level of a TIFF, mapped (uncompressed) or read chunk by chunk (compressed)."""
+
+    def __init__(self, path: Path, series: int, level: int, info: Any) -> None:
+        self.path, self._series, self._level = path, series, level
+        self.shape, self._array = tuple(info.shape), None
+
+    def __getitem__(self, window: tuple[slice, ...]) -> np.ndarray:
+        try:
+            if self._array is None:
+                self._array = self._open()
+            return np.asarray(self._array[window])
+        except Exception as error:  # noqa: BLE001 (codecs raise every kind of error on damaged data)
+            msg = f"{self.path} is truncated or damaged ({error}). Get the image again."
+            raise ValueError(msg) from error
+
+    def _open(self) -> Any:
+        import tifffile
+        import zarr
+
+        with tifffile.TiffFile(self.path) as tif:
+            if tif.series[self._series].levels[self._level].dataoffset is not None:
+                return tifffile.memmap(self.path, series=self._series, level=self._level, mode="r")
+        store = tifffile.imread(self.path, series=self._series, level=self._level, aszarr=True)
+        return zarr.open_array(store, mode="r")
+
+
+def _tiff_mpp(tif: Any) -> float | None:
+    """Microns per pixel from OME metadata or a resolution in physical units; None where the file does not say."""
+    import re
+
+    if tif.is_ome and (found := re.search(r'PhysicalSizeX="([\d.eE+-]+)"', tif.ome_metadata or "")):
+        unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', tif.ome_metadata)
+        to_um = {"mm": 1e3, "nm": 1e-3, "cm": 1e4, "m": 1e6}.get(unit[1] if unit else "µm", 1.0)
+        return float(found[1]) * to_um
+    page = tif.pages[0]
+    if found := re.search(r"MPP = ([\d.]+)", page.description or ""):  # Aperio
+        return float(found[1])
+    tags = page.tags
+    if "XResolution" in tags and "ResolutionUnit" in tags:
+        numerator, denominator = tags["XResolution"].value
+        um_per_unit = {2: 25_400.0, 3: 10_000.0}.get(int(tags["ResolutionUnit"].value))
+        if um_per_unit and numerator:
+            mpp = um_per_unit * denominator / numerator
+            return mpp if mpp < 20 else None  # 72 dpi and its like describe a screen, not a microscope
+    return None
+
+
+def _as_rgb(pixels: np.ndarray, source: str) -> np.ndarray:
+    """uint8 RGB from grey, RGB or RGBA pixels of the usual dtypes."""
+    if pixels.dtype != np.uint8:
+        if np.issubdtype(pixels.dtype, np.floating):
+            pixels = np.clip(pixels * 255 + 0.5, 0, 255).astype(np.uint8)
+        elif pixels.dtype == np.uint16:
+            pixels = (pixels >> 8).astype(np.uint8)
+        else:
+            msg = f"{source} has pixels of type {pixels.dtype}; an H&E image has uint8, uint16 or float in [0, 1]."
+            raise ValueError(msg)
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, axis=-1)
+    if pixels.shape[-1] == 1:
+        return np.repeat(pixels, 3, axis=-1)
+    if pixels.shape[-1] == 4:
+        alpha = pixels[..., 3:].astype(np.float32) / 255
+        return (pixels[..., :3] * alpha + BACKGROUND * (1 - alpha) + 0.5).astype(np.uint8)
+    if pixels.shape[-1] != 3:
+        msg = f"{source} has {pixels.shape[-1]} channels; an H&E image has three colours."
+        raise ValueError(msg)
+    return pixels

@@ -1,0 +1,42 @@
+"""Every slot name that stpredict reads or writes."""
+
+from __future__ import annotations
+
+SPATIAL = "spatial"
+"""``obsm``: spot centres in full-resolution pixels (x, y); ``uns``: images and scale factors by library."""
+
+COUNTS = "counts"
+"""``layers``: raw counts, where ``X`` holds something else."""
+
+TILES = "tiles"
+"""``uns``: tile geometry and scale by library, written by `pp.tiles`."""
+
+PREDICTED = "predicted"
+"""``layers``, ``uns`` and ``var``: the default name of predicted expression."""
+
+TUMOR_SCORE = "tumor_score"
+TUMOR = "tumor"
+"""``obs``: tumour map; ``uns[TUMOR]`` holds its threshold and markers."""
+
+DEFAULT_LIBRARY = "section"
+"""Library name for an AnnData without ``uns['spatial']``."""
+
+
+def features(encoder: str) -> str:
+    """``obsm`` key of the spot features of an encoder; ``uns`` holds their record under the same key."""
+    return f"X_{encoder}"
+
+
+def niche(feature_key: str) -> str:
+    """``obsm`` key of the niche features that belong to `feature_key`."""
+    return f"{feature_key}_niche"
+
+
+def std(key: str) -> str:
+    """Layer of the predictive standard deviation that belongs to `key`."""
+    return f"{key}_std"
+
+
+def extra_genes(key: str) -> str:
+    """``obsm`` DataFrame of predicted genes that ``var`` lacks."""
+    return f"{key}_genes"

@@ -1,0 +1,361 @@
+"""`Section`: one slide as everything below `tl` sees it, whichever container it lives in."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict import _keys, _scale
+from stpredict._checks import check_unique_genes, raw_counts
+from stpredict._images import SlideImage, open_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import pandas as pd
+    from anndata import AnnData
+    from scipy import sparse
+    from spatialdata import SpatialData
+
+    from stpredict._typing import Data, Matrix
+
+
+class Section:
+    """One slide: an image read lazily, spot centres on it, the scale, and the spots' expression and features.
+
+    All coordinates are (x, y) in pixels of ``image`` at its finest level, and ``mpp`` is the size of those pixels, so
+    nothing downstream needs to know whether the image is the full-resolution one or a downscaled stand-in. Build it
+    with `Section.from_anndata`, `Section.from_spatialdata` or `open_sections`; nothing else knows the containers.
+
+    Attributes
+    ----------
+    name
+        Library id.
+    adata
+        The table that the section lives in; results are written there.
+    rows
+        Row numbers of the section's spots in ``adata``.
+    centres
+        (n, 2) float64, (x, y) in pixels of ``image``.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        adata: AnnData,
+        rows: np.ndarray,
+        centres: np.ndarray,
+        open_image: Callable[[], SlideImage],
+        hints: _scale.ScaleHints,
+        image_scale: float = 1.0,
+    ) -> None:
+        self.name = name
+        self.adata = adata
+        self.rows = rows
+        self.centres = centres * image_scale
+        self._open_image = open_image
+        self._hints = hints
+        self._image_scale = image_scale
+
+    def __repr__(self) -> str:
+        return f"Section({self.name!r}, {len(self)} spots)"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    # ------------------------------------------------------------------ containers
+
+    @classmethod
+    def from_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        library_id: str | None = None,
+        library_key: str | None = None,
+        mpp: float | None = None,
+    ) -> Section:
+        """View the section `library_id` of an AnnData (the only one, where there is only one)."""
+        libraries = list(adata.uns.get(_keys.SPATIAL, {})) or [_keys.DEFAULT_LIBRARY]
+        if library_id is None and len(libraries) > 1:
+            msg = f"This AnnData holds {len(libraries)} sections ({', '.join(libraries)}); pass library_id=."
+            raise ValueError(msg)
+        name = libraries[0] if library_id is None else library_id
+        if name not in libraries:
+            msg = f"There is no section {name!r} in uns['spatial']; it has {', '.join(libraries)}."
+            raise KeyError(msg)
+        rows = np.arange(adata.n_obs)
+        if len(libraries) > 1 or library_key is not None:
+            rows = np.flatnonzero(_library_column(adata, library_key, libraries) == name)
+        centres = _spot_centres(adata, rows, name)
+        library = adata.uns.get(_keys.SPATIAL, {}).get(name, {})
+        factors = {k: float(v) for k, v in library.get("scalefactors", {}).items() if np.isscalar(v)}
+        metadata = library.get("metadata", {})
+        hires = library.get("images", {}).get("hires")
+        path = metadata.get("source_image_path")
+        scale = 1.0
+        if path:
+
+            def opener() -> SlideImage:
+                image = open_image(str(path))
+                _check_not_hires(image, hires, factors, name)
+                return image
+
+        elif hires is not None:
+            scale = factors.get("tissue_hires_scalef", 1.0)
+
+            def opener() -> SlideImage:
+                return SlideImage([np.asarray(hires)], source=f"uns['spatial'][{name!r}]['images']['hires']")
+
+        else:
+
+            def opener() -> SlideImage:
+                msg = (
+                    f"Section {name!r} has no H&E image. Read it with its image, or set "
+                    f"adata.uns['spatial'][{name!r}]['metadata']['source_image_path'] to the file."
+                )
+                raise ValueError(msg)
+
+        tiles = adata.uns.get(_keys.TILES, {}).get(name, {})
+        hints = _scale.ScaleHints(
+            argument=mpp,
+            metadata=factors.get("microns_per_pixel"),
+            pitch_um=float(metadata["spot_pitch_um"]) if metadata.get("spot_pitch_um") else None,
+            spot_diameter_px=factors.get("spot_diameter_fullres"),
+            remembered=(float(tiles["mpp"]), str(tiles["mpp_source"])) if tiles else None,
+            scalefactors=factors,
+        )
+        return cls(
+            name=name, adata=adata, rows=rows, centres=centres, open_image=opener, hints=hints, image_scale=scale
+        )
+
+    @classmethod
+    def from_spatialdata(
+        cls,
+        sdata: SpatialData,
+        *,
+        table_key: str | None = None,
+        region: str | None = None,
+        image_key: str | None = None,
+        mpp: float | None = None,
+    ) -> Section:
+        """View one region (shapes element) of a SpatialData with the image that shares its coordinate system."""
+        from stpredict._spatialdata import region_centres, region_image, table_of
+
+        adata = table_of(sdata, table_key)
+        region, rows, centres, image_key = region_centres(sdata, adata, region=region, image_key=image_key)
+        if not np.isfinite(centres).all():
+            msg = f"Region {region!r} has spots whose centres are not finite; drop them first."
+            raise ValueError(msg)
+        tiles = adata.uns.get(_keys.TILES, {}).get(region, {})
+        hints = _scale.ScaleHints(
+            argument=mpp,
+            remembered=(float(tiles["mpp"]), str(tiles["mpp_source"])) if tiles else None,
+            metadata=_region_mpp(adata, region),
+        )
+        return cls(
+            name=region,
+            adata=adata,
+            rows=rows,
+            centres=centres,
+            open_image=lambda: region_image(sdata, region, image_key),
+            hints=hints,
+        )
+
+    # ------------------------------------------------------------------ image and scale
+
+    @cached_property
+    def image(self) -> SlideImage:
+        """The H&E image; every spot centre is known to lie on it.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            If there is no image, it cannot be read, or spots lie outside of it.
+        """
+        if len(self) == 0:
+            msg = f"Section {self.name!r} has no spots."
+            raise ValueError(msg)
+        image = self._open_image()
+        _scale.check_inside(self.centres, image.shape, self.name, self._hints)
+        return image
+
+    @cached_property
+    def lattice(self) -> _scale.Lattice | None:
+        """Spot layout in pixels of ``image``."""
+        return _scale.find_lattice(self.centres)
+
+    @cached_property
+    def _scale(self) -> tuple[float, str]:
+        lattice = _scale.find_lattice(self.centres / self._image_scale)
+        _scale.check_coordinates(self._hints, lattice, self.name)
+        hints = self._hints
+        if hints.argument is None and hints.metadata is None and hints.remembered is None:
+            from dataclasses import replace
+
+            hints = replace(hints, image_file=self.image.mpp)
+        mpp, source = _scale.resolve_mpp(hints, lattice, self.name)
+        return mpp, source
+
+    @property
+    def mpp(self) -> float:
+        """Microns per pixel of ``image`` at its finest level."""
+        return self._scale[0] / self._image_scale
+
+    @property
+    def mpp_of_coordinates(self) -> float:
+        """Microns per pixel of ``obsm['spatial']``; differs from ``mpp`` where only a downscaled image is at hand."""
+        return self._scale[0]
+
+    @property
+    def mpp_source(self) -> str:
+        """Where the scale was found."""
+        return self._scale[1]
+
+    def neighbours(self, *, reach: float = 1.5) -> sparse.csr_matrix:
+        """(n, n) adjacency of spots at most `reach` pitches apart: 8 on a square lattice, 6 on a hexagonal one."""
+        from scipy import sparse
+        from sklearn.neighbors import radius_neighbors_graph
+
+        if self.lattice is None:
+            return sparse.csr_matrix((len(self), len(self)))
+        return radius_neighbors_graph(self.centres, radius=reach * self.lattice.pitch_px)
+
+    # ------------------------------------------------------------------ expression and features
+
+    @property
+    def obs_names(self) -> pd.Index:
+        """Names of the section's spots."""
+        return self.adata.obs_names[self.rows]
+
+    @property
+    def genes(self) -> pd.Index:
+        """Gene names, checked to be unique."""
+        check_unique_genes(self.adata.var_names, f"Section {self.name!r}")
+        return self.adata.var_names
+
+    def counts(self) -> Matrix:
+        """Raw counts (n spots, n genes), checked.
+
+        Raises
+        ------
+        ValueError
+            If the counts are missing, NaN, negative or fractional.
+        """
+        return raw_counts(self.adata)[self.rows]
+
+    def log_expression(self, genes: Iterable[str]) -> np.ndarray:
+        """float32 (n spots, genes): log1p of counts per 10,000, by the total over all genes of the section."""
+        from scipy import sparse
+
+        counts = self.counts()
+        totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        columns = self.genes.get_indexer(list(genes))
+        if (columns < 0).any():
+            lost = [g for g, c in zip(genes, columns, strict=True) if c < 0]
+            msg = f"Section {self.name!r} does not measure {', '.join(lost[:5])}{', …' if len(lost) > 5 else ''}."
+            raise KeyError(msg)
+        chosen = counts[:, columns]
+        dense = np.asarray(chosen.toarray() if sparse.issparse(chosen) else chosen, dtype=np.float64)
+        return np.log1p(dense * (1e4 / np.maximum(totals, 1.0))[:, None]).astype(np.float32)
+
+    def features(self, key: str) -> np.ndarray:
+        """float32 (n, d): what ``obsm[key]`` holds for this section's spots."""
+        return np.asarray(self.adata.obsm[key][self.rows], dtype=np.float32)
+
+    def record(self, key: str) -> Mapping[str, Any]:
+        """How the features under `key` were made (``uns[key]``)."""
+        return self.adata.uns.get(key, {})
+
+
+def open_sections(
+    data: Data,
+    *,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    image_key: str | None = None,
+    mpp: float | None = None,
+) -> list[Section]:
+    """Every section of an AnnData or SpatialData; results go to each section's ``adata``.
+
+    Raises
+    ------
+    TypeError
+        If `data` is neither.
+    """
+    if hasattr(data, "tables") and hasattr(data, "shapes"):
+        from stpredict._spatialdata import regions_of, table_of
+
+        regions = regions_of(table_of(data, table_key))
+        return [
+            Section.from_spatialdata(data, table_key=table_key, region=r, image_key=image_key, mpp=mpp) for r in regions
+        ]
+    if not (hasattr(data, "obsm") and hasattr(data, "uns")):
+        msg = f"Expected an AnnData or a SpatialData, got {type(data).__name__}. Read files with stpredict.read_visium or read_st."
+        raise TypeError(msg)
+    libraries = list(data.uns.get(_keys.SPATIAL, {})) or [_keys.DEFAULT_LIBRARY]
+    return [Section.from_anndata(data, library_id=lib, library_key=library_key, mpp=mpp) for lib in libraries]
+
+
+def table_of(data: Data, table_key: str | None = None) -> AnnData:
+    """The AnnData inside `data`: itself, or the SpatialData's table."""
+    if hasattr(data, "tables") and hasattr(data, "shapes"):
+        from stpredict import _spatialdata
+
+        return _spatialdata.table_of(data, table_key)
+    if not (hasattr(data, "obsm") and hasattr(data, "uns")):
+        msg = f"Expected an AnnData or a SpatialData, got {type(data).__name__}."
+        raise TypeError(msg)
+    return data
+
+
+def _library_column(adata: AnnData, library_key: str | None, libraries: list[str]) -> np.ndarray:
+    key = library_key or "library_id"
+    if key not in adata.obs:
+        msg = (
+            f"This AnnData holds {len(libraries)} sections; pass library_key=, the obs column that names each spot's "
+            f"section (one of {', '.join(libraries)}). obs has {', '.join(adata.obs.columns) or 'no columns'}."
+        )
+        raise KeyError(msg)
+    column = adata.obs[key].astype(str).to_numpy()
+    unknown = sorted(set(column) - set(libraries))
+    if unknown:
+        msg = f"obs[{key!r}] names sections that uns['spatial'] lacks: {', '.join(unknown[:5])}."
+        raise KeyError(msg)
+    return column
+
+
+def _spot_centres(adata: AnnData, rows: np.ndarray, name: str) -> np.ndarray:
+    if _keys.SPATIAL not in adata.obsm:
+        msg = "obsm['spatial'] is missing: spot centres (x, y) in full-resolution pixels are needed."
+        raise KeyError(msg)
+    centres = np.asarray(adata.obsm[_keys.SPATIAL], dtype=np.float64)[rows]
+    if centres.ndim != 2 or centres.shape[1] != 2:
+        msg = f"obsm['spatial'] must have two columns (x, y), got shape {centres.shape}."
+        raise ValueError(msg)
+    if not np.isfinite(centres).all():
+        msg = f"Section {name!r}: obsm['spatial'] holds NaN or infinite coordinates; drop those spots first."
+        raise ValueError(msg)
+    return centres
+
+
+def _check_not_hires(image: SlideImage, hires: Any, factors: Mapping[str, float], name: str) -> None:
+    """Refuse the downscaled image where the full-resolution one is meant."""
+    factor = factors.get("tissue_hires_scalef")
+    if hires is None or not factor or factor > 0.95:
+        return
+    if image.shape == tuple(hires.shape[:2]):
+        full = tuple(round(n / factor) for n in image.shape)
+        msg = (
+            f"Section {name!r}: the image at {image.source} is the hires one ({image.shape[1]} × {image.shape[0]} px, "
+            f"tissue_hires_scalef={factor:g}); the full-resolution image would be about {full[1]} × {full[0]} px. "
+            "Pass that one, or none to use the hires image knowingly."
+        )
+        raise ValueError(msg)
+
+
+def _region_mpp(adata: AnnData, region: str) -> float | None:
+    value = adata.uns.get(_keys.SPATIAL, {}).get(region, {}).get("scalefactors", {}).get("microns_per_pixel")
+    return float(value) if value else None

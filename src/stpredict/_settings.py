@@ -1,0 +1,98 @@
+"""Package-wide defaults: `stpredict.settings`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stpredict"
+
+
+def _default_data() -> Path:
+    return Path(os.environ.get("STPREDICT_DATA", "../shared/data"))
+
+
+@dataclass
+class Settings:
+    """Defaults used wherever a function's own argument is None.
+
+    Attributes
+    ----------
+    device
+        ``"auto"`` takes CUDA, then Apple's MPS, then the CPU; or any torch device name.
+    precision
+        ``"auto"`` is bfloat16 autocast on CUDA and float32 elsewhere.
+    batch_size
+        Tiles per forward pass of an encoder.
+    seed
+        Seed of everything random.
+    progress
+        Whether long work shows a progress bar.
+    cache_dir
+        Where unfinished feature extraction is kept so that it can resume.
+    data_dir
+        Folder of real sections for `stpredict.datasets` (environment variable ``STPREDICT_DATA``).
+    max_image_pixels
+        Images that must be decoded whole (JPEG, PNG) are refused above this many pixels.
+    """
+
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    batch_size: int = 32
+    seed: int = 0
+    progress: bool = True
+    cache_dir: Path = None  # type: ignore[assignment]
+    data_dir: Path = None  # type: ignore[assignment]
+    max_image_pixels: int = 1_000_000_000
+
+    def __post_init__(self) -> None:
+        self.cache_dir = self.cache_dir or _default_cache()
+        self.data_dir = self.data_dir or _default_data()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = {f.name for f in fields(self)}
+        if name not in known:
+            msg = f"settings has no {name!r}; it has {', '.join(sorted(known))}."
+            raise AttributeError(msg)
+        if name in ("batch_size", "max_image_pixels") and not (isinstance(value, int) and value > 0):
+            msg = f"settings.{name} must be a positive integer, got {value!r}."
+            raise ValueError(msg)
+        if name == "seed" and not (isinstance(value, int) and value >= 0):
+            msg = f"settings.seed must be a non-negative integer, got {value!r}."
+            raise ValueError(msg)
+        if name == "precision" and value not in ("auto", "float32", "bfloat16"):
+            msg = f"settings.precision must be 'auto', 'float32' or 'bfloat16', got {value!r}."
+            raise ValueError(msg)
+        if name in ("cache_dir", "data_dir") and value is not None:
+            value = Path(value).expanduser()
+        super().__setattr__(name, value)
+
+    def reset(self) -> None:
+        """Return every setting to its default."""
+        for f in fields(self):
+            if f.name not in ("cache_dir", "data_dir"):
+                setattr(self, f.name, f.default)
+        self.cache_dir, self.data_dir = _default_cache(), _default_data()
+
+    @contextmanager
+    def override(self, **values: Any) -> Iterator[Settings]:
+        """Change settings inside a ``with`` block only."""
+        before = {name: getattr(self, name) for name in values}
+        try:
+            for name, value in values.items():
+                setattr(self, name, value)
+            yield self
+        finally:
+            for name, value in before.items():
+                setattr(self, name, value)
+
+
+settings = Settings()

@@ -1,0 +1,90 @@
+"""The contract that every image-to-expression model keeps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from stpredict._section import Section
+
+UNITS = "log1p CP10k"
+"""Units of every prediction: log1p of counts per 10,000, by the total over all genes."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted expression of one section.
+
+    Attributes
+    ----------
+    mean
+        float32 (spots, genes), in ``units``; NaN where a gene cannot be predicted.
+    std
+        float32 (spots, genes), predictive standard deviation in ``units``.
+    genes
+        Names of the columns.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    genes: list[str]
+    units: str = UNITS
+
+
+@dataclass
+class History:
+    """What happened in training: one list of values by name, and remarks."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class ExpressionModel(ABC):
+    """An image-to-expression model.
+
+    A model is trained on sections that carry features (`pp.encode`) and counts, and predicts from features alone.
+    Everything it needs to do so again is in ``arrays`` (name → array) and ``config`` (JSON), which is what
+    `save` writes and `stpredict.models.load` reads; nothing is ever unpickled.
+
+    Attributes
+    ----------
+    method
+        Name under which `tl.train` knows the class.
+    genes
+        Genes that the model predicts.
+    config
+        Everything but arrays: genes, feature keys, encoder record, hyper-parameters, package version.
+    """
+
+    method: ClassVar[str]
+
+    genes: list[str]
+    config: dict[str, Any]
+
+    @abstractmethod
+    def fit(self, sections: Sequence[Section], *, genes: Sequence[str], groups: Sequence[str]) -> History:
+        """Learn from `sections`; `groups` names the patient (or other unit) of each, for inner validation."""
+
+    @abstractmethod
+    def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:
+        """Expression of `genes` (default: all that the model knows) for every spot of `section`."""
+
+    @abstractmethod
+    def embed(self, section: Section) -> np.ndarray:
+        """float32 (n_spots, d): the space in which the model compares spots."""
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Write the model as a folder of ``model.safetensors`` and ``model.json``."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: str | Path) -> ExpressionModel:
+        """Read a model that `save` wrote."""
