@@ -1,1 +1,15 @@
-"""."""
+"""Sections to try things on: simulated ones, and named real ones."""
+
+from __future__ import annotations
+
+from stpredict.datasets._real import (
+    available,
+    her2st,
+    her2st_counts_only,
+    her2st_midres,
+    mob,
+    mob_stutility,
+    mouse_colon,
+)
+
+__all__ = ["available", "her2st", "her2st_counts_only", "her2st_midres", "mob", "mob_stutility", "mouse_colon"]
