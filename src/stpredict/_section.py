@@ -39,6 +39,8 @@ class Section:
         Row numbers of the section's spots in ``adata``.
     centres
         (n, 2) float64, (x, y) in pixels of ``image``.
+    has_image
+        Whether the container names an image at all; it is opened, and found missing or damaged, at ``image``.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Section:
         open_image: Callable[[], SlideImage],
         hints: _scale.ScaleHints,
         image_scale: float = 1.0,
+        has_image: bool = True,
     ) -> None:
         self.name = name
         self.adata = adata
@@ -59,6 +62,7 @@ class Section:
         self._open_image = open_image
         self._hints = hints
         self._image_scale = image_scale
+        self.has_image = has_image
 
     def __repr__(self) -> str:
         return f"Section({self.name!r}, {len(self)} spots)"
@@ -128,7 +132,14 @@ class Section:
             scalefactors=factors,
         )
         return cls(
-            name=name, adata=adata, rows=rows, centres=centres, open_image=opener, hints=hints, image_scale=scale
+            name=name,
+            adata=adata,
+            rows=rows,
+            centres=centres,
+            open_image=opener,
+            hints=hints,
+            image_scale=scale,
+            has_image=bool(path) or hires is not None,
         )
 
     @classmethod
@@ -300,7 +311,7 @@ def open_sections(
 
 
 def table_of(data: Data, table_key: str | None = None) -> AnnData:
-    """The AnnData inside `data`: itself, or the SpatialData's table."""
+    """Return the AnnData inside `data`: itself, or the SpatialData's table."""
     if hasattr(data, "tables") and hasattr(data, "shapes"):
         from stpredict import _spatialdata
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from stpredict.datasets._genes import genes
+from stpredict.datasets._markers import marker_sets
 from stpredict.datasets._real import (
     available,
     her2st,
@@ -12,4 +14,14 @@ from stpredict.datasets._real import (
     mouse_colon,
 )
 
-__all__ = ["available", "her2st", "her2st_counts_only", "her2st_midres", "mob", "mob_stutility", "mouse_colon"]
+__all__ = [
+    "available",
+    "genes",
+    "her2st",
+    "her2st_counts_only",
+    "her2st_midres",
+    "marker_sets",
+    "mob",
+    "mob_stutility",
+    "mouse_colon",
+]

@@ -1,0 +1,35 @@
+"""Build ``resources/human_genes.tsv.gz``: ``python -m stpredict.datasets._build_genes SOURCE.tsv.gz OUT``."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+from pathlib import Path
+
+import pandas as pd
+
+COLUMNS = ["symbol", "name", "ensembl_id", "aliases"]
+
+
+def build(source: Path, out: Path) -> None:
+    """Keep the columns that names are resolved with, sorted by symbol; the same input gives the same bytes."""
+    table = pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False).sort_values("symbol")
+    others = [
+        "|".join(alias for alias in aliases.split("|") if alias and alias != symbol)
+        for symbol, aliases in zip(table["symbol"], table["aliases"], strict=True)
+    ]
+    text = table.assign(aliases=others)[COLUMNS].to_csv(sep="\t", index=False, lineterminator="\n")
+    out.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
+
+
+def main() -> None:
+    """Read the two paths from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path, help="gene table with at least the columns " + ", ".join(COLUMNS))
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    build(arguments.source, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Which genes to predict: chosen on the training sections, and on nothing else."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from scipy import sparse
+
+from stpredict._checks import one_of
+from stpredict._section import open_sections
+from stpredict.datasets import _genes
+from stpredict.datasets._markers import marker_genes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from stpredict._section import Section
+    from stpredict._typing import Data
+
+
+def gene_panel(
+    sections: Data | Sequence[Data],
+    *,
+    kind: Literal["heg", "hvg", "markers"] = "heg",
+    n_top: int = 1000,
+    markers: str | Iterable[str] | None = None,
+    exclude: Iterable[str] = ("MT-", "RPL", "RPS"),
+    among: int = 1000,
+    min_counts: int = 50,
+    library_key: str | None = None,
+    table_key: str | None = None,
+) -> list[str]:
+    """Choose the genes to predict, from the training sections only.
+
+    Expression is log1p of counts per 10,000; every section weighs the same, whatever its number of spots. Only genes
+    that all sections measure are eligible. Giving the test sections too would leak them into the choice.
+
+    Parameters
+    ----------
+    sections
+        The training sections: one AnnData or SpatialData, or a list.
+    kind
+        ``"heg"``: highest mean expression; ``"hvg"``: highest variance within a section, among the `among` genes of
+        highest mean, since below them variance is mostly noise; ``"markers"``: the genes in `markers`.
+    n_top
+        How many genes at most (not for ``"markers"``).
+    markers
+        For ``kind="markers"``: gene names, or a set's name from `datasets.marker_sets`. Aliases and Ensembl ids are
+        resolved, and come back under the name that the sections use.
+    exclude
+        Prefixes of symbols left out of ``"heg"`` and ``"hvg"``, in upper or lower case: by default mitochondrial and
+        ribosomal protein genes.
+    among
+        See ``"hvg"``.
+    min_counts
+        Spots with fewer counts are not looked at.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key
+        Table of a SpatialData that has several.
+
+    Returns
+    -------
+    Names of genes as in ``var_names``, best first.
+
+    Raises
+    ------
+    ValueError
+        If the sections share no gene, no spot has enough counts, counts are not raw, or no marker is measured.
+
+    Warns
+    -----
+    UserWarning
+        If some markers are not measured in all sections.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> train = st.datasets.simulate(n_sections=2)
+    >>> len(st.pp.gene_panel(train, n_top=50))
+    50
+    >>> st.pp.gene_panel(train, kind="markers", markers=["HER2", "ENSG00000119888"])
+    ['ERBB2', 'EPCAM']
+    """
+    one_of(kind, ("heg", "hvg", "markers"), "kind")
+    _check_arguments(kind, markers, n_top=n_top, among=among)
+    opened = _open_all(sections, library_key, table_key)
+    shared = _shared_genes(opened)
+    if kind == "markers":
+        return _measured_markers(marker_genes(markers), shared)
+    names = _without(shared, tuple(exclude))
+    mean, variance = _moments(opened, names, min_counts)
+    by_mean = np.argsort(-mean, kind="stable")
+    by_mean = by_mean[mean[by_mean] > 0]
+    if kind == "heg":
+        return [names[i] for i in by_mean[:n_top]]
+    candidates = by_mean[:among]
+    return [names[i] for i in candidates[np.argsort(-variance[candidates], kind="stable")][:n_top]]
+
+
+def _check_arguments(kind: str, markers: object, **counts: int) -> None:
+    if (kind == "markers") != (markers is not None):
+        msg = "markers= goes with kind='markers': pass both or neither."
+        raise ValueError(msg)
+    for name, value in counts.items():
+        if not value >= 1:
+            msg = f"{name} must be at least 1, got {value!r}."
+            raise ValueError(msg)
+
+
+def _open_all(data: Data | Sequence[Data], library_key: str | None, table_key: str | None) -> list[Section]:
+    several = data if isinstance(data, (list, tuple)) else [data]
+    opened = [s for one in several for s in open_sections(one, library_key=library_key, table_key=table_key)]
+    if not opened:
+        msg = "No sections given; pass the training sections."
+        raise ValueError(msg)
+    return opened
+
+
+def _shared_genes(sections: list[Section]) -> list[str]:
+    shared = sections[0].genes
+    for section in sections[1:]:
+        shared = shared[shared.isin(section.genes)]
+    if shared.empty:
+        msg = (
+            "The sections share no gene name. Use one naming in all of them, symbols or Ensembl ids: for example "
+            "adata.var_names = adata.var['gene_ids']."
+        )
+        raise ValueError(msg)
+    return [str(name) for name in shared]
+
+
+def _measured_markers(wanted: list[str], measured: list[str]) -> list[str]:
+    found = _genes.match(wanted, measured)
+    missing = _genes.describe_missing(name for name in wanted if name not in found)
+    if not found:
+        msg = f"None of the markers is measured in all sections: {missing}."
+        raise ValueError(msg)
+    if missing:
+        warnings.warn(f"Markers that not all sections measure are left out: {missing}.", stacklevel=3)
+    return list(dict.fromkeys(found.values()))
+
+
+def _without(names: list[str], prefixes: tuple[str, ...]) -> list[str]:
+    symbols = _genes.resolve(names)
+    prefixes = tuple(prefix.upper() for prefix in prefixes)
+    kept = [n for n in names if not n.upper().startswith(prefixes) and not symbols.get(n, "").startswith(prefixes)]
+    if not kept:
+        msg = f"exclude={prefixes} leaves no gene. Shorten it, or pass exclude=()."
+        raise ValueError(msg)
+    return kept
+
+
+def _moments(sections: list[Section], names: list[str], min_counts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of log1p CP10k per gene, averaged over sections."""
+    moments = [m for section in sections if (m := _section_moments(section, names, min_counts)) is not None]
+    if not moments:
+        msg = f"No spot has min_counts={min_counts} counts. Lower min_counts."
+        raise ValueError(msg)
+    return np.mean([m[0] for m in moments], axis=0), np.mean([m[1] for m in moments], axis=0)
+
+
+def _section_moments(section: Section, names: list[str], min_counts: int) -> tuple[np.ndarray, np.ndarray] | None:
+    counts = sparse.csr_matrix(section.counts(), dtype=np.float64)
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    enough = totals >= max(min_counts, 1)
+    if not enough.any():
+        return None
+    chosen = counts[enough][:, section.genes.get_indexer(names)]
+    log = sparse.diags(1e4 / totals[enough]) @ chosen
+    log.data = np.log1p(log.data)
+    mean = np.asarray(log.mean(axis=0)).ravel()
+    return mean, np.asarray(log.multiply(log).mean(axis=0)).ravel() - mean**2

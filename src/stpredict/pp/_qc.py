@@ -1,0 +1,191 @@
+"""Which spots hold tissue and counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict import _keys
+from stpredict._checks import raw_counts
+from stpredict._images.mask import find_tissue, tissue_fraction
+from stpredict._section import open_sections, table_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stpredict._section import Section
+    from stpredict._typing import Data
+
+SPOT_UM = 112.0
+"""Side of the spot window where `pp.tiles` has not set one."""
+
+
+def tissue_mask(
+    data: Data,
+    *,
+    mpp: float = 8.0,
+    library_id: str | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+) -> tuple[np.ndarray, float]:
+    """Find the tissue on a slide.
+
+    The stain is measured on a coarse view of the image by how far the optical densities of the colours lie apart,
+    split by Otsu's threshold [1]_ and cleaned: gaps below 80 µm and holes below 0.01 mm² are closed, pieces below
+    0.1 mm² dropped. Glass, shadows and blackened background are no tissue; a picture pasted into a corner is.
+
+    Parameters
+    ----------
+    data
+        A section with an H&E image.
+    mpp
+        Microns per pixel of the mask; never finer than the image.
+    library_id
+        Which section, where `data` holds several.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key
+        Table of a SpatialData that has several.
+
+    Returns
+    -------
+    mask
+        Boolean (height, width): the whole image at `mpp`; True is tissue.
+    mpp
+        Microns per pixel that the mask has exactly.
+
+    Raises
+    ------
+    ValueError
+        If there is no image, the scale is unknown, or several sections and no `library_id`.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> mask, mpp = st.pp.tissue_mask(adata)
+    >>> mask.dtype.name, bool(mask.any())
+    ('bool', True)
+
+    References
+    ----------
+    .. [1] Otsu, A threshold selection method from gray-level histograms. IEEE Transactions on Systems, Man, and
+       Cybernetics 9, 62–66 (1979).
+    """
+    if not mpp > 0:
+        msg = f"mpp must be positive, got {mpp!r}."
+        raise ValueError(msg)
+    sections = {s.name: s for s in open_sections(data, library_key=library_key, table_key=table_key)}
+    if library_id is None and len(sections) > 1:
+        msg = f"There are {len(sections)} sections ({', '.join(sections)}); pass library_id=."
+        raise ValueError(msg)
+    if library_id is not None and library_id not in sections:
+        msg = f"There is no section {library_id!r}; there is {', '.join(sections)}."
+        raise KeyError(msg)
+    section = sections[library_id] if library_id is not None else next(iter(sections.values()))
+    return find_tissue(section.image, image_mpp=section.mpp, mpp=mpp)
+
+
+def qc(
+    data: Data,
+    *,
+    min_counts: int = 50,
+    min_tissue: float = 0.1,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    copy: bool = False,
+) -> Data | None:
+    """Measure the counts and the tissue under every spot, and flag the spots that have enough of both.
+
+    Nothing is filtered: subset with ``adata[adata.obs["qc_pass"]]``.
+
+    Parameters
+    ----------
+    data
+        One or more sections with raw counts, with an H&E image, or with both.
+    min_counts
+        Fewest counts of a spot that passes.
+    min_tissue
+        Smallest share of a passing spot's window that is tissue; the window is the one of `pp.tiles`, or 112 µm wide.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key
+        Table of a SpatialData that has several.
+    copy
+        Return a changed copy and leave `data` as it is.
+
+    Returns
+    -------
+    None, or the copy. Written into ``obs``:
+
+    - ``total_counts`` and ``n_genes_by_counts``, by `scanpy.pp.calculate_qc_metrics`, where there are counts
+    - ``tissue_fraction`` (0–1; NaN for spots of a section without an image), where there is an image
+    - ``qc_pass`` (bool): whether the spot passes those of the two limits that could be checked
+
+    Raises
+    ------
+    ValueError
+        If there are neither counts nor an image, the counts are not raw, or the image cannot be read.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> st.pp.qc(adata)
+    >>> bool(adata.obs["qc_pass"].mean() > 0.5)
+    True
+    """
+    if copy:
+        from stpredict._copy import copy_of
+
+        data = copy_of(data)
+    _check_limits(min_counts, min_tissue)
+    adata = table_of(data, table_key)
+    sections = open_sections(data, library_key=library_key, table_key=table_key)
+    has_counts = adata.n_vars > 0 and (adata.X is not None or _keys.COUNTS in adata.layers)
+    has_image = any(section.has_image for section in sections)
+    if not has_counts and not has_image:
+        msg = "There is nothing to check: the section has neither counts nor an H&E image."
+        raise ValueError(msg)
+
+    columns: dict[str, Any] = {}
+    passes = np.ones(adata.n_obs, dtype=bool)
+    if has_counts:
+        columns |= _count_metrics(adata)
+        passes &= columns["total_counts"] >= min_counts
+    if has_image:
+        fraction = np.full(adata.n_obs, np.nan)
+        for section in sections:
+            if section.has_image:
+                fraction[section.rows] = _section_fraction(section)
+        columns["tissue_fraction"] = fraction
+        passes &= ~(fraction < min_tissue)
+    for name, values in columns.items():
+        adata.obs[name] = values
+    adata.obs["qc_pass"] = passes
+    return data if copy else None
+
+
+def _check_limits(min_counts: float, min_tissue: float) -> None:
+    if not min_counts >= 0:
+        msg = f"min_counts must not be negative, got {min_counts!r}."
+        raise ValueError(msg)
+    if not 0 <= min_tissue <= 1:
+        msg = f"min_tissue is a share between 0 and 1, got {min_tissue!r}."
+        raise ValueError(msg)
+
+
+def _count_metrics(adata: AnnData) -> dict[str, np.ndarray]:
+    import scanpy as sc
+
+    raw_counts(adata)
+    layer = _keys.COUNTS if _keys.COUNTS in adata.layers else None
+    metrics, _ = sc.pp.calculate_qc_metrics(adata, layer=layer, percent_top=None, log1p=False, inplace=False)
+    return {name: metrics[name].to_numpy() for name in ("total_counts", "n_genes_by_counts")}
+
+
+def _section_fraction(section: Section) -> np.ndarray:
+    tiles = section.adata.uns.get(_keys.TILES, {}).get(section.name, {})
+    mask, mpp = find_tissue(section.image, image_mpp=section.mpp, mpp=8.0)
+    return tissue_fraction(mask, section.centres * section.mpp / mpp, float(tiles.get("spot_um", SPOT_UM)) / mpp)

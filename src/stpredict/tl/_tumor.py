@@ -1,0 +1,276 @@
+"""Where the tumour is, by its marker genes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict import _keys
+from stpredict._copy import copy_of
+from stpredict._section import open_sections, table_of
+from stpredict.datasets import _genes
+from stpredict.datasets._markers import marker_genes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from stpredict._section import Section
+    from stpredict._typing import Data
+
+TUMOR_WORDS = ("invasive", "in situ", "cancer", "carcinoma", "tumor", "tumour")
+UNDECIDED = ("undetermined", "unknown", "nan", "")
+MEASURED = "measured counts"
+
+
+def localize_tumor(
+    data: Data,
+    *,
+    markers: str | Iterable[str] | Mapping[str, float] = "carcinoma",
+    layer: str | None = _keys.PREDICTED,
+    key_added: str = _keys.TUMOR,
+    threshold: float | None = None,
+    label_key: str | None = None,
+    tumor_labels: Iterable[str] | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    copy: bool = False,
+) -> Data | None:
+    """Score every spot by tumour marker genes and call the tumour.
+
+    The score is the mean of the markers' z-scores, each taken within its section, so it ranks the spots of a section
+    and says nothing about which of two sections has more tumour. Without a `threshold`, Otsu's [1]_ splits the scores
+    of each section into two groups; whether there are two groups at all is checked by comparing one with two Gaussians
+    (BIC), and where one is enough the call still stands but a warning says that it cuts a continuum.
+
+    Markers are the lineage and epithelial genes of a carcinoma: healthy epithelium scores high too. Compare the map
+    with ``total_counts``, a strong and fickle rival.
+
+    Parameters
+    ----------
+    data
+        One or more sections.
+    markers
+        A set's name from `datasets.marker_sets`, such as ``"breast"``; a list of genes; or genes with weights, of
+        which those expected low in tumour are negative. Aliases and Ensembl ids are resolved.
+    layer
+        Expression to score, as log1p of counts per 10,000: ``"predicted"``, with the genes that ``var`` lacks from
+        ``obsm["predicted_genes"]``; any other layer; None normalises the measured counts.
+    key_added
+        Name of the results.
+    threshold
+        Score above which a spot is called tumour. None finds one per section, as described above.
+    label_key
+        Column of ``obs`` with a pathologist's labels, to measure the score against.
+    tumor_labels
+        Which labels are tumour. None takes those with "invasive", "in situ", "cancer", "carcinoma" or "tumor" in them.
+        Spots without a label, and those that are "undetermined", are left out.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key
+        Table of a SpatialData that has several.
+    copy
+        Return a changed copy and leave `data` as it is.
+
+    Returns
+    -------
+    None, or the copy. Written:
+
+    - ``obs["tumor_score"]`` (float): mean z-score; NaN where a marker's expression is NaN
+    - ``obs["tumor"]`` (bool): the call; False where the score is NaN
+    - ``uns["tumor"]``: ``markers`` used, their ``weights``, ``markers_missing``, ``layer``, ``rule``, and by section
+      ``threshold``, ``two_groups`` (where the threshold was found) and, with labels, ``auroc``, ``average_precision``
+      and ``prevalence`` (NaN where a section has only tumour or none)
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer or label column.
+    ValueError
+        If no marker is there, a section has fewer than two spots with values, or no label is a tumour's.
+
+    Warns
+    -----
+    UserWarning
+        If the scores of a section form one group.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> st.tl.localize_tumor(adata, markers=["ERBB2", "EPCAM"], layer=None, threshold=0.5)
+    >>> adata.uns["tumor"]["markers"], adata.obs["tumor"].dtype.name
+    (['ERBB2', 'EPCAM'], 'bool')
+
+    References
+    ----------
+    .. [1] Otsu, A threshold selection method from gray-level histograms. IEEE Transactions on Systems, Man, and
+       Cybernetics 9, 62–66 (1979).
+    """
+    if copy:
+        data = copy_of(data)
+    adata = table_of(data, table_key)
+    sections = open_sections(data, library_key=library_key, table_key=table_key)
+    weights = _weights(markers)
+    truth = None if label_key is None else _tumor_truth(adata, label_key, tumor_labels)
+    expression, columns = _expression(adata, sections, list(weights), layer)
+    used = np.array([weights[name] for name in columns])
+
+    score = np.full(adata.n_obs, np.nan)
+    for section in sections:
+        score[section.rows] = _section_score(expression[section.rows], used, section.name)
+    record: dict[str, Any] = {
+        "markers": list(columns.values()),
+        "weights": used,
+        "markers_missing": [name for name in weights if name not in columns],
+        "layer": layer or MEASURED,
+        "rule": "given" if threshold is not None else "Otsu per section",
+    }
+    call, thresholds = _call(sections, score, threshold)
+    record |= thresholds
+    if truth is not None:
+        record |= {"label_key": label_key, **_agreement(sections, score, truth)}
+    adata.obs[f"{key_added}_score"] = score
+    adata.obs[key_added] = call
+    adata.uns[key_added] = record
+    return data if copy else None
+
+
+def _weights(markers: str | Iterable[str] | Mapping[str, float]) -> dict[str, float]:
+    if not hasattr(markers, "items"):
+        return dict.fromkeys(marker_genes(markers), 1.0)
+    weights = {name: float(markers[name]) for name in marker_genes(markers)}
+    if not all(np.isfinite(w) and w for w in weights.values()):
+        msg = "Marker weights must be finite and not 0; positive where tumour expresses the gene, negative where not."
+        raise ValueError(msg)
+    return weights
+
+
+def _expression(
+    adata: AnnData, sections: Sequence[Section], wanted: list[str], layer: str | None
+) -> tuple[np.ndarray, dict[str, str]]:
+    """(spots, markers found) in log1p CP10k, and marker → its name in the data."""
+    if layer is None:
+        found = _found(wanted, list(adata.var_names), MEASURED)
+        values = np.full((adata.n_obs, len(found)), np.nan)
+        for section in sections:
+            values[section.rows] = section.log_expression(found.values())
+        return values, found
+    table = _layer_table(adata, wanted, layer)
+    found = _found(wanted, list(table.columns), f"layers[{layer!r}]")
+    return table[list(found.values())].to_numpy(np.float64), found
+
+
+def _layer_table(adata: AnnData, wanted: list[str], layer: str) -> pd.DataFrame:
+    """Columns of a layer, and of the genes beside it, that `wanted` may refer to and that have values."""
+    import pandas as pd
+    from scipy import sparse
+
+    if layer not in adata.layers:
+        hint = "Call tl.predict_expression first, or pass layer=None for the measured counts."
+        msg = f"There is no layers[{layer!r}]; there is {', '.join(adata.layers) or 'none'}. {hint}"
+        raise KeyError(msg)
+    names = list(_genes.match(wanted, adata.var_names).values())
+    values = adata.layers[layer][:, adata.var_names.get_indexer(names)]
+    values = values.toarray() if sparse.issparse(values) else np.asarray(values)
+    table = pd.DataFrame(values, index=adata.obs_names, columns=names).dropna(axis=1, how="all")
+    extra = adata.obsm.get(_keys.extra_genes(layer))
+    if extra is None:
+        return table
+    extra = extra.drop(columns=table.columns, errors="ignore").dropna(axis=1, how="all").set_axis(adata.obs_names)
+    return pd.concat([table, extra], axis=1)
+
+
+def _found(wanted: list[str], names: list[str], where: str) -> dict[str, str]:
+    found = _genes.match(wanted, names)
+    if not found:
+        msg = f"None of the markers is in {where}: {_genes.describe_missing(wanted)}."
+        raise ValueError(msg)
+    once = {name: marker for marker, name in reversed(found.items())}
+    return {marker: name for marker, name in found.items() if once[name] == marker}
+
+
+def _section_score(expression: np.ndarray, weights: np.ndarray, name: str) -> np.ndarray:
+    """Weighted mean of z-scores; NaN for spots where a marker is NaN."""
+    known = np.isfinite(expression).all(axis=1)
+    if known.sum() < 2:
+        msg = f"Section {name!r} has {known.sum()} spots with values of all markers; z-scores need two or more."
+        raise ValueError(msg)
+    values = expression[known]
+    spread = values.std(axis=0)
+    z = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    score = np.full(len(expression), np.nan)
+    score[known] = z @ weights / np.abs(weights).sum()
+    return score
+
+
+def _call(
+    sections: Sequence[Section], score: np.ndarray, threshold: float | None
+) -> tuple[np.ndarray, dict[str, dict[str, Any]]]:
+    from skimage.filters import threshold_otsu
+
+    call = np.zeros(len(score), dtype=bool)
+    thresholds, two_groups = {}, {}
+    for section in sections:
+        values = score[section.rows]
+        known = values[np.isfinite(values)]
+        thresholds[section.name] = float(threshold_otsu(known) if threshold is None else threshold)
+        call[section.rows] = values > thresholds[section.name]
+        if threshold is None:
+            two_groups[section.name] = _two_groups(known)
+    single = [name for name, two in two_groups.items() if not two]
+    if single:
+        msg = (
+            f"The tumour scores of {', '.join(single)} form one group rather than two: the call cuts a continuum, "
+            "which may hold no tumour or nothing else. Rank by the score, or pass threshold=."
+        )
+        warnings.warn(msg, stacklevel=3)
+    return call, {"threshold": thresholds} | ({"two_groups": two_groups} if two_groups else {})
+
+
+def _two_groups(score: np.ndarray) -> bool:
+    """Whether two Gaussians describe the scores better than one, by BIC."""
+    from sklearn.mixture import GaussianMixture
+
+    column = score[:: max(1, len(score) // 20_000), None]
+    if len(column) < 10 or np.ptp(column) == 0:
+        return False
+    one, two = (GaussianMixture(k, n_init=3, random_state=0).fit(column).bic(column) for k in (1, 2))
+    return bool(two < one)
+
+
+def _tumor_truth(adata: AnnData, label_key: str, tumor_labels: Iterable[str] | None) -> np.ndarray:
+    """1 for tumour, 0 for another label, NaN for none."""
+    if label_key not in adata.obs:
+        msg = f"There is no obs[{label_key!r}]; obs has {', '.join(adata.obs.columns) or 'no columns'}."
+        raise KeyError(msg)
+    labels = adata.obs[label_key].astype(str).str.strip()
+    decided = ~labels.str.lower().isin(UNDECIDED)
+    present = sorted(set(labels[decided]))
+    if tumor_labels is None:
+        chosen = {label for label in present if any(word in label.lower() for word in TUMOR_WORDS)}
+    else:
+        chosen = {tumor_labels} if isinstance(tumor_labels, str) else set(tumor_labels)
+    if not chosen & set(present):
+        msg = f"None of the labels in obs[{label_key!r}] ({', '.join(present)}) is a tumour's; pass tumor_labels=."
+        raise ValueError(msg)
+    return labels.isin(chosen).astype(float).where(decided).to_numpy()
+
+
+def _agreement(sections: Sequence[Section], score: np.ndarray, truth: np.ndarray) -> dict[str, dict[str, float]]:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    result: dict[str, dict[str, float]] = {"auroc": {}, "average_precision": {}, "prevalence": {}}
+    for section in sections:
+        y, s = truth[section.rows], score[section.rows]
+        known = np.isfinite(y) & np.isfinite(s)
+        y, s = y[known], s[known]
+        both = 0 < y.sum() < len(y)
+        result["auroc"][section.name] = float(roc_auc_score(y, s)) if both else np.nan
+        result["average_precision"][section.name] = float(average_precision_score(y, s)) if both else np.nan
+        result["prevalence"][section.name] = float(y.mean()) if len(y) else np.nan
+    return result
