@@ -1,0 +1,261 @@
+"""Image features of every spot."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict import _keys
+from stpredict._copy import copy_of
+from stpredict._device import resolve_device, resolve_precision
+from stpredict._section import open_sections, table_of
+from stpredict._settings import settings
+from stpredict.pp._encoders import MorphologyEncoder, NetworkEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from stpredict._section import Section
+    from stpredict._typing import Data
+
+MAX_ENLARGEMENT = 2.0
+SAME_SCALE = 0.05
+
+
+def encode(
+    data: Data,
+    encoder: str | Path | nn.Module | None = None,
+    *,
+    key_added: str | None = None,
+    niche: bool = True,
+    mpp: float | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    image_key: str | None = None,
+    show_progress: bool | None = None,
+    copy: bool = False,
+) -> Data | None:
+    """Describe the H&E around every spot by the features of an image encoder.
+
+    Tiles are streamed from the slide, never stored. Work that is cut short resumes where it stopped when the same
+    call is made again.
+
+    Parameters
+    ----------
+    data
+        Sections that went through `stpredict.pp.tiles`.
+    encoder
+        None for the weight-free morphology descriptor, which needs no download; the name of a known pathology
+        encoder (``"uni2-h"``, ``"h-optimus-0"``, ``"virchow2"``, …) or a timm model; ``"hf-hub:<repository>"``; a
+        folder with ``config.json`` and ``model.safetensors``; or a torch module that maps (batch, 3, size, size) to
+        (batch, d). Input size, normalisation and pooling come with the encoder.
+    key_added
+        ``obsm`` key of the spot features; by default ``X_<encoder>``. Niche features go under ``<key>_niche``.
+    niche
+        Encode the niche window too.
+    mpp
+        Read the slide as if it had been scanned at this many microns per pixel. Needed where a model trained on fine
+        images is to be used on coarse ones: encode both at the coarser scale.
+    batch_size, device, precision
+        Override `stpredict.settings`.
+    library_key
+        Column of ``obs`` that names each spot's section; by default what `stpredict.pp.tiles` was given.
+    table_key, image_key
+        Which table and image of a SpatialData to use.
+    show_progress
+        Show a progress bar; by default ``stpredict.settings.progress``.
+    copy
+        Return a changed copy and leave `data` untouched.
+
+    Returns
+    -------
+    None, or the copy. Writes ``obsm[key]`` and ``obsm[key + "_niche"]``, float32 (spots, d), and how they were made
+    under the same keys of ``uns``: ``encoder``, ``encoder_hash``, ``spot_um``, ``niche_um``, ``mpp`` (of the tiles'
+    content) and ``feature_names`` where features have names.
+
+    Raises
+    ------
+    ValueError
+        If `stpredict.pp.tiles` was not run, sections differ in scale, or the encoder cannot be loaded or returns
+        something else than one finite vector per tile.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> st.pp.tiles(adata)
+    >>> st.pp.encode(adata, show_progress=False)
+    >>> adata.obsm["X_morphology"].shape == adata.obsm["X_morphology_niche"].shape
+    True
+
+    References
+    ----------
+    Default encoder: colour deconvolution of Ruifrok and Johnston, Anal Quant Cytol Histol 23:291 (2001).
+    """
+    if mpp is not None and not 0.05 <= mpp <= 20:
+        msg = f"mpp={mpp:g} µm per pixel is not a scale at which tissue can be described; give 0.05–20."
+        raise ValueError(msg)
+    if copy:
+        data = copy_of(data)
+    adata = table_of(data, table_key)
+    geometry = adata.uns.get(_keys.TILES)
+    if not geometry:
+        msg = "Tiles are not laid out yet: run stpredict.pp.tiles first."
+        raise ValueError(msg)
+    library_key = library_key or next((g["library_key"] for g in geometry.values() if "library_key" in g), None)
+    sections = open_sections(data, library_key=library_key, table_key=table_key, image_key=image_key)
+    if missing := [s.name for s in sections if s.name not in geometry]:
+        msg = f"Tiles are not laid out for {', '.join(missing)}: run stpredict.pp.tiles again."
+        raise ValueError(msg)
+    for section in sections:
+        section.image  # noqa: B018 (opening checks the image and that all spots lie on it)
+    spot_um, niche_um = (_common(geometry, sections, key) for key in ("spot_um", "niche_um"))
+    tool = _build(encoder, device=device, precision=precision, batch_size=batch_size, mpp=mpp)
+    scale = _common_scale(tool, sections, spot_um)
+    _warn_about_scale(tool, sections, spot_um)
+
+    key = key_added or _keys.features(tool.name)
+    keys = [key, _keys.niche(key)] if niche else [key]
+    widths = [spot_um, niche_um][: len(keys)]
+    outputs = _run(tool, sections, widths, adata.n_obs, show_progress)
+    record: dict[str, Any] = {
+        "encoder": tool.name,
+        "encoder_hash": tool.hash,
+        "spot_um": spot_um,
+        "niche_um": niche_um,
+        "mpp": scale,
+    }
+    if len(tool.feature_names):
+        record["feature_names"] = np.array(tool.feature_names)
+    for name, features in zip(keys, outputs, strict=True):
+        adata.obsm[name] = features
+        adata.uns[name] = dict(record)
+    return data if copy else None
+
+
+def _build(encoder: Any, *, device: Any, precision: Any, batch_size: Any, mpp: float | None) -> Any:
+    where = resolve_device(device)
+    if encoder is None or (isinstance(encoder, str) and encoder == "morphology"):
+        return MorphologyEncoder(where, mpp=mpp)
+    from stpredict.pp._hub import network_encoder
+
+    return network_encoder(
+        encoder,
+        device=where,
+        precision=resolve_precision(precision, where),
+        batch_size=batch_size or settings.batch_size,
+        mpp=mpp,
+    )
+
+
+def _common(geometry: dict[str, Any], sections: list[Section], key: str) -> float:
+    values = {float(geometry[s.name][key]) for s in sections}
+    if len(values) > 1:
+        msg = f"Sections have tiles of different {key} ({values}); run stpredict.pp.tiles on all of them with one."
+        raise ValueError(msg)
+    return values.pop()
+
+
+def _common_scale(tool: Any, sections: list[Section], spot_um: float) -> float:
+    scales = {s.name: tool.mpp_of(s, spot_um) for s in sections}
+    if max(scales.values()) > min(scales.values()) * (1 + SAME_SCALE):
+        told = ", ".join(f"{name} {scale:.3g}" for name, scale in scales.items())
+        msg = f"Sections would be described at different scales ({told} µm/px). Pass mpp={max(scales.values()):.3g}."
+        raise ValueError(msg)
+    return float(np.mean(list(scales.values())))
+
+
+def _warn_about_scale(tool: Any, sections: list[Section], spot_um: float) -> None:
+    if not isinstance(tool, NetworkEncoder):
+        return
+    for section in sections:
+        enlarged = section.mpp / (spot_um / tool.size)
+        if enlarged > MAX_ENLARGEMENT:
+            msg = (
+                f"Section {section.name!r}: the image has {section.mpp:.3g} µm per pixel, so a {spot_um:g} µm tile is "
+                f"enlarged {enlarged:.1f}× to the encoder's {tool.size} px ({spot_um / tool.size:.3g} µm per pixel). "
+                "Is this the full-resolution image? If so, use wider tiles or the default encoder."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=3)
+    if tool.trained_mpp and not 1 / 1.5 <= spot_um / tool.size / tool.trained_mpp <= 1.5:
+        msg = (
+            f"Encoder {tool.name!r} was trained at {tool.trained_mpp:g} µm per pixel; {spot_um:g} µm tiles give it "
+            f"{spot_um / tool.size:.3g}. stpredict.pp.tiles(spot_um={tool.trained_mpp * tool.size:g}) would match."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+
+
+def _run(
+    tool: Any, sections: list[Section], widths: list[float], n_obs: int, show_progress: bool | None
+) -> list[np.ndarray]:
+    """Features of all sections, part by part; parts already done by a call that was cut short are taken from disk."""
+    from tqdm.auto import tqdm
+
+    show = settings.progress if show_progress is None else show_progress
+    outputs: list[np.ndarray] | None = None
+    folders = []
+    with tqdm(total=sum(map(len, sections)), desc=f"encode ({tool.name})", unit="spot", disable=not show) as bar:
+        for section in sections:
+            parts = tool.parts(section)
+            folder = _resume_folder(tool, section, widths) if len(parts) > 1 else None
+            folders.append(folder)
+            for number, rows in enumerate(parts):
+                features = _part(tool, section, rows, widths, folder and folder / f"{number}.npy", bar.update)
+                if not all(np.isfinite(f).all() for f in features):
+                    msg = f"Encoder {tool.name!r} returned NaN or infinite features; check its weights and precision."
+                    raise ValueError(msg)
+                if outputs is None:
+                    outputs = [np.zeros((n_obs, f.shape[1]), dtype=np.float32) for f in features]
+                for output, values in zip(outputs, features, strict=True):
+                    output[section.rows[rows]] = values
+    for folder in folders:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+    return outputs
+
+
+def _part(
+    tool: Any,
+    section: Section,
+    rows: np.ndarray,
+    widths: list[float],
+    path: Path | None,
+    progress: Callable[[int], object],
+) -> list[np.ndarray]:
+    if path is not None and (stored := _load(path, len(rows), len(widths))) is not None:
+        progress(len(rows))
+        return list(stored)
+    features = tool.encode(section, rows, widths, progress)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        with unfinished.open("wb") as file:
+            np.save(file, np.stack(features))
+        unfinished.replace(path)
+    return features
+
+
+def _load(path: Path, n_rows: int, n_widths: int) -> np.ndarray | None:
+    try:
+        stored = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return stored if stored.ndim == 3 and stored.shape[:2] == (n_widths, n_rows) else None
+
+
+def _resume_folder(tool: Any, section: Section, widths: list[float]) -> Path:
+    identity = hashlib.sha256(section.centres.tobytes())
+    identity.update(repr((section.image.fingerprint, tool.hash, widths, section.mpp, tool.mpp)).encode())
+    identity.update(repr(getattr(tool, "precision", None)).encode())
+    return settings.cache_dir / "encode" / identity.hexdigest()[:24]

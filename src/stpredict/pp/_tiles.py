@@ -1,0 +1,99 @@
+"""Tile geometry: square windows around every spot, in microns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stpredict import _keys
+from stpredict._copy import copy_of
+from stpredict._section import open_sections, table_of
+
+if TYPE_CHECKING:
+    from stpredict._typing import Data
+
+SPOT_UM = 112.0
+"""224 px at 0.5 µm: what pathology encoders are trained on, and enough to cover a spot of Visium or legacy ST."""
+
+NICHE_UM = 560.0
+"""Five spot tiles across: the neighbourhood that context models of this field use (TRIPLEX, DeepSpot)."""
+
+
+def tiles(
+    data: Data,
+    *,
+    spot_um: float = SPOT_UM,
+    niche_um: float = NICHE_UM,
+    mpp: float | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    image_key: str | None = None,
+    copy: bool = False,
+) -> Data | None:
+    """Lay a spot window and a niche window around every spot, and fix the scale of each section.
+
+    Only geometry is stored: tiles are read from the slide when they are needed. The image is opened but not decoded,
+    and every spot is checked to lie on it.
+
+    Parameters
+    ----------
+    data
+        One or several sections, with spot centres in full-resolution pixels and their H&E image.
+    spot_um
+        Side of the square spot window, µm.
+    niche_um
+        Side of the square niche window, µm.
+    mpp
+        Microns per pixel of the full-resolution image. By default it is taken from the scale factors, the image
+        file or the spot lattice (100 µm centre to centre on Visium), in this order.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key, image_key
+        Which table and image of a SpatialData to use, where it has several.
+    copy
+        Return a changed copy and leave `data` untouched.
+
+    Returns
+    -------
+    None, or the copy. Writes ``uns["tiles"][library]``: ``mpp`` and ``mpp_source`` (scale of ``obsm["spatial"]``),
+    ``spot_um``, ``niche_um``, ``image`` and its ``image_width`` and ``image_height`` in pixels.
+
+    Raises
+    ------
+    TypeError
+        If `data` is neither AnnData nor SpatialData.
+    ValueError, FileNotFoundError
+        If there is no image or no spot, spots lie outside of the image, the scale is unknown or contradicts the spot
+        lattice, or a window is not positive.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> st.pp.tiles(adata)
+    >>> adata.uns["tiles"]["sim_1"]["niche_um"]
+    560.0
+    """
+    if not 0 < spot_um <= niche_um:
+        msg = (
+            f"Windows must be positive and the niche at least as wide as the spot; got {spot_um:g} and {niche_um:g} µm."
+        )
+        raise ValueError(msg)
+    if copy:
+        data = copy_of(data)
+    sections = open_sections(data, library_key=library_key, table_key=table_key, image_key=image_key, mpp=mpp)
+    geometry = {}
+    for section in sections:
+        height, width = section.image.shape
+        geometry[section.name] = {
+            "mpp": section.mpp_of_coordinates,
+            "mpp_source": section.mpp_source,
+            "spot_um": float(spot_um),
+            "niche_um": float(niche_um),
+            "image": section.image.source,
+            "image_width": width,
+            "image_height": height,
+        }
+        if library_key:
+            geometry[section.name]["library_key"] = library_key
+    table_of(data, table_key).uns[_keys.TILES] = geometry
+    return data if copy else None
