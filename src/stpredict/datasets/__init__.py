@@ -13,6 +13,7 @@ from stpredict.datasets._real import (
     mob_stutility,
     mouse_colon,
 )
+from stpredict.datasets._simulate import simulate
 
 __all__ = [
     "available",
@@ -24,4 +25,5 @@ __all__ = [
     "mob",
     "mob_stutility",
     "mouse_colon",
+    "simulate",
 ]

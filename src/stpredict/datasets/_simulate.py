@@ -1,0 +1,193 @@
+"""Simulated sections: an H&E-like image and counts that follow from it, with the truth held back beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict import _keys
+from stpredict.datasets import _simulated_counts as counts
+from stpredict.datasets._simulated_tissue import (
+    ADIPOSE,
+    CELL,
+    GLASS,
+    IMMUNE,
+    REGIONS,
+    SIDE,
+    STROMA,
+    TUMOR,
+    at,
+    grow_tissue,
+    place_nuclei,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from stpredict.datasets._simulated_tissue import Nuclei, Tissue
+
+PITCH_UM, SPOT_UM = 100.0, 55.0
+
+
+def simulate(
+    n_sections: int = 1, *, seed: int = 0, sections_per_patient: int = 1, signal: float = 1.0
+) -> AnnData | list[AnnData]:
+    """Simulate Visium sections of a carcinoma: an H&E-like image, counts that depend on it, and the truth.
+
+    Tumour nests, stroma, lymphocytes and fat are laid out at random, filled with nuclei and fibres, and stained. Each
+    of about 220 genes (real human symbols) follows programmes whose activity is what lies inside the spot: some shows
+    as colour (stroma, fat, lymphocytes), some only as texture (``fibrosis``: parallel fibres) or nuclear size
+    (``proliferation``), some not at all (``interferon``, ``endothelial``). Stain, scanner and expression differ from
+    patient to patient, and counts are overdispersed, so no model can reach a correlation of 1.
+
+    Parameters
+    ----------
+    n_sections
+        Number of sections. A section is the same however many follow it.
+    seed
+        Seed; the same seed gives the same bits. The roles of genes do not depend on it.
+    sections_per_patient
+        Neighbouring sections of one patient share their expression batch effect, not their tissue.
+    signal
+        Strength of the programmes; 0 leaves no biology, only noise.
+
+    Returns
+    -------
+    One AnnData if `n_sections` is 1, else a list of them, each with
+
+    - ``X``: raw counts, CSR float32 (spots, genes).
+    - ``obs``: ``section``, ``patient``, ``region`` (tumor, stroma, immune, adipose), ``in_tissue``, ``array_row``,
+      ``array_col`` and the held-back ``truth_nuclei`` (in the spot) and ``truth_<programme>`` (activity).
+    - ``var["truth_programme"]``: the programme that drives each gene.
+    - ``layers["truth"]``: noise-free expected expression, log1p of counts per 10,000, float32.
+    - ``obsm["spatial"]``: spot centres (x, y) in pixels of 1 µm.
+    - ``uns["spatial"][library]``: the full-resolution image, scale factors and metadata.
+    - ``uns["truth"]``: ``nuclei`` (n, 4; x, y, area in µm², type) and ``types``, the names of the type codes.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> adata.obs["region"].cat.categories.tolist()
+    ['tumor', 'stroma', 'immune', 'adipose']
+    >>> first, second = st.datasets.simulate(2, seed=1)
+    >>> first.obs["patient"].iloc[0], second.obs["patient"].iloc[0]
+    ('P1', 'P2')
+    """
+    for name, value, least in (
+        ("n_sections", n_sections, 1),
+        ("sections_per_patient", sections_per_patient, 1),
+        ("seed", seed, 0),
+        ("signal", signal, 0),
+    ):
+        if value < least:
+            msg = f"{name} must be at least {least}, got {value!r}."
+            raise ValueError(msg)
+    sections = [_section(i, i // sections_per_patient, seed=seed, signal=signal) for i in range(n_sections)]
+    return sections[0] if n_sections == 1 else sections
+
+
+def _section(index: int, patient: int, *, seed: int, signal: float) -> AnnData:
+    """Section `index` of `simulate`."""
+    from anndata import AnnData
+    from scipy import sparse
+
+    from stpredict.datasets._simulated_image import render
+
+    rng = [np.random.default_rng([seed, index, part]) for part in range(3)]
+    tissue = grow_tissue(rng[0])
+    nuclei = place_nuclei(rng[0], tissue)
+    image = render(rng[1], tissue, nuclei)
+    spots = _spots(tissue)
+    truth = _measure(spots[["x", "y"]].to_numpy(), tissue, nuclei)
+    factor = counts.batch_factor(np.random.default_rng([seed, patient, 3]))
+    activity = truth[[f"truth_{name}" for name in counts.DRIVEN]].to_numpy()
+    fraction = counts.expected_fraction(activity, factor, signal)
+    seen = counts.draw_counts(rng[2], fraction, truth["truth_nuclei"].to_numpy())
+
+    library = f"sim_{index + 1}"
+    obs = spots[["in_tissue", "array_row", "array_col"]].assign(section=library, patient=f"P{patient + 1}", **truth)
+    obs.index = [f"{library}_{row}x{column}" for row, column in zip(obs["array_row"], obs["array_col"], strict=True)]
+    adata = AnnData(sparse.csr_matrix(seen.astype(np.float32)), obs=obs)
+    adata.var_names = counts.GENES
+    adata.var["truth_programme"] = counts.PROGRAMME_OF
+    adata.strings_to_categoricals()
+    adata.layers["truth"] = np.log1p(1e4 * fraction).astype(np.float32)
+    adata.obsm[_keys.SPATIAL] = spots[["x", "y"]].to_numpy()
+    adata.uns[_keys.SPATIAL] = {library: _library(image)}
+    table = np.column_stack([nuclei.xy, nuclei.area, nuclei.kind]).astype(np.float32)
+    adata.uns["truth"] = {"nuclei": table, "types": list(REGIONS)}
+    return adata
+
+
+def _spots(tissue: Tissue) -> pd.DataFrame:
+    """Visium's hexagonal lattice over the tissue; in Visium's numbering a row has every other column."""
+    import pandas as pd
+
+    row, half = np.divmod(np.arange(64 * 64), 64)
+    spots = pd.DataFrame({"in_tissue": 1, "array_row": row, "array_col": 2 * half + row % 2})
+    spots["x"] = (spots["array_col"] + 1) * PITCH_UM / 2
+    spots["y"] = (spots["array_row"] + 0.6) * PITCH_UM * np.sqrt(0.75)
+    spots = spots[(spots[["x", "y"]] < SIDE - SPOT_UM / 2).all(axis=1)].reset_index(drop=True)
+    covered = _disc_means(spots[["x", "y"]].to_numpy(), tissue.region != GLASS)
+    return spots[covered > 0.6].reset_index(drop=True)
+
+
+def _measure(centres: np.ndarray, tissue: Tissue, nuclei: Nuclei) -> pd.DataFrame:
+    """What lies inside each spot: nuclei, region by majority, and programme activities (0 to about 1)."""
+    import pandas as pd
+
+    def per_spot(chosen: np.ndarray, value: np.ndarray | float = 1.0) -> np.ndarray:
+        weights = chosen * value
+        return np.bincount(spot[inside], weights[inside], minlength=len(centres))
+
+    spot, inside = _inside(centres, nuclei.xy)
+    shares = np.stack([_disc_means(centres, tissue.region == code) for code in range(len(REGIONS))])
+    compartment = [_disc_means(centres, tissue.compartment == code) for code in range(len(REGIONS))]
+    field = {name: _disc_means(centres, getattr(tissue, name)) for name in ("density", "alignment")}
+    hidden = [_disc_means(centres, values) for values in tissue.hidden]
+    everything = np.ones(len(nuclei.xy))
+    region = pd.Categorical.from_codes(shares.argmax(axis=0), REGIONS)
+    return pd.DataFrame(
+        {
+            "region": region,
+            "truth_nuclei": per_spot(everything).astype(int),
+            "truth_tumor": per_spot(nuclei.kind == TUMOR) / 15,
+            "truth_proliferation": per_spot(nuclei.kind == TUMOR, nuclei.grade**2) / 6,
+            "truth_stroma": compartment[STROMA] * (0.3 + 0.9 * field["density"]),
+            "truth_fibrosis": compartment[STROMA] * field["alignment"] ** 2 * 1.5,
+            "truth_immune": per_spot(nuclei.kind == IMMUNE) / 22,
+            "truth_interferon": hidden[0] ** 2,
+            "truth_adipose": compartment[ADIPOSE],
+            "truth_endothelial": hidden[1] * (1 - compartment[TUMOR]),
+        }
+    )
+
+
+def _disc_means(centres: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """Mean of a coarse map over each spot."""
+    offset = (np.arange(-7, 8) * CELL).astype(float)
+    disc = np.stack(np.meshgrid(offset, offset), axis=-1).reshape(-1, 2)
+    disc = disc[np.hypot(*disc.T) < SPOT_UM / 2]
+    return at(field, (centres[:, None] + disc).reshape(-1, 2)).reshape(len(centres), -1).mean(axis=1)
+
+
+def _inside(centres: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number of the nearest spot for each point, and whether the point lies inside of it."""
+    from scipy.spatial import cKDTree
+
+    distance, spot = cKDTree(centres).query(points)
+    return spot, distance < SPOT_UM / 2
+
+
+def _library(image: np.ndarray) -> dict[str, Any]:
+    factors = {"tissue_hires_scalef": 1.0, "spot_diameter_fullres": SPOT_UM, "microns_per_pixel": 1.0}
+    metadata = {"technology": "simulated Visium", "spot_pitch_um": PITCH_UM, "spot_diameter_um": SPOT_UM}
+    return {"images": {"hires": image}, "scalefactors": factors, "metadata": metadata}
