@@ -10,10 +10,19 @@ import pandas as pd
 
 COLUMNS = ["symbol", "name", "ensembl_id", "aliases"]
 
+MITOCHONDRIAL = {
+    **{name: f"MT-{name}" for name in ("ATP6", "ATP8", "ND1", "ND2", "ND3", "ND4", "ND4L", "ND5", "ND6")},
+    **{f"COX{i}": f"MT-CO{i}" for i in (1, 2, 3)},
+    "CYTB": "MT-CYB",
+}
+"""NCBI Gene's symbols of the genes on mitochondrial DNA → the approved (HGNC) ones, which everybody's data have."""
+
 
 def build(source: Path, out: Path) -> None:
     """Keep the columns that names are resolved with, sorted by symbol; the same input gives the same bytes."""
-    table = pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False).sort_values("symbol")
+    table = pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False)
+    table["symbol"] = table["symbol"].replace(MITOCHONDRIAL)
+    table = table.sort_values("symbol")
     others = [
         "|".join(alias for alias in aliases.split("|") if alias and alias != symbol)
         for symbol, aliases in zip(table["symbol"], table["aliases"], strict=True)

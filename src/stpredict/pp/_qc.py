@@ -8,17 +8,16 @@ import numpy as np
 
 from stpredict import _keys
 from stpredict._checks import raw_counts
+from stpredict._copy import copy_of
 from stpredict._images.mask import find_tissue, tissue_fraction
 from stpredict._section import open_sections, table_of
+from stpredict.pp._tiles import SPOT_UM
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from stpredict._section import Section
     from stpredict._typing import Data
-
-SPOT_UM = 112.0
-"""Side of the spot window where `pp.tiles` has not set one."""
 
 
 def tissue_mask(
@@ -28,6 +27,7 @@ def tissue_mask(
     library_id: str | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
+    image_key: str | None = None,
 ) -> tuple[np.ndarray, float]:
     """Find the tissue on a slide.
 
@@ -45,8 +45,8 @@ def tissue_mask(
         Which section, where `data` holds several.
     library_key
         Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    table_key, image_key
+        Which table and image of a SpatialData to use, where it has several.
 
     Returns
     -------
@@ -76,7 +76,8 @@ def tissue_mask(
     if not mpp > 0:
         msg = f"mpp must be positive, got {mpp!r}."
         raise ValueError(msg)
-    sections = {s.name: s for s in open_sections(data, library_key=library_key, table_key=table_key)}
+    opened = open_sections(data, library_key=library_key, table_key=table_key, image_key=image_key)
+    sections = {section.name: section for section in opened}
     if library_id is None and len(sections) > 1:
         msg = f"There are {len(sections)} sections ({', '.join(sections)}); pass library_id=."
         raise ValueError(msg)
@@ -94,6 +95,7 @@ def qc(
     min_tissue: float = 0.1,
     library_key: str | None = None,
     table_key: str | None = None,
+    image_key: str | None = None,
     copy: bool = False,
 ) -> Data | None:
     """Measure the counts and the tissue under every spot, and flag the spots that have enough of both.
@@ -110,8 +112,8 @@ def qc(
         Smallest share of a passing spot's window that is tissue; the window is the one of `pp.tiles`, or 112 µm wide.
     library_key
         Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    table_key, image_key
+        Which table and image of a SpatialData to use, where it has several.
     copy
         Return a changed copy and leave `data` as it is.
 
@@ -136,13 +138,11 @@ def qc(
     >>> bool(adata.obs["qc_pass"].mean() > 0.5)
     True
     """
-    if copy:
-        from stpredict._copy import copy_of
-
-        data = copy_of(data)
     _check_limits(min_counts, min_tissue)
+    if copy:
+        data = copy_of(data)
     adata = table_of(data, table_key)
-    sections = open_sections(data, library_key=library_key, table_key=table_key)
+    sections = open_sections(data, library_key=library_key, table_key=table_key, image_key=image_key)
     has_counts = adata.n_vars > 0 and (adata.X is not None or _keys.COUNTS in adata.layers)
     has_image = any(section.has_image for section in sections)
     if not has_counts and not has_image:

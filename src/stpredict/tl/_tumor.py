@@ -174,7 +174,7 @@ def _layer_table(adata: AnnData, wanted: list[str], layer: str) -> pd.DataFrame:
         hint = "Call tl.predict_expression first, or pass layer=None for the measured counts."
         msg = f"There is no layers[{layer!r}]; there is {', '.join(adata.layers) or 'none'}. {hint}"
         raise KeyError(msg)
-    names = list(_genes.match(wanted, adata.var_names).values())
+    names = list(dict.fromkeys(_genes.match(wanted, adata.var_names).values()))
     values = adata.layers[layer][:, adata.var_names.get_indexer(names)]
     values = values.toarray() if sparse.issparse(values) else np.asarray(values)
     table = pd.DataFrame(values, index=adata.obs_names, columns=names).dropna(axis=1, how="all")

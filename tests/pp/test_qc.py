@@ -1,0 +1,120 @@
+"""Spot quality: counts and tissue under each spot."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pytest
+from scipy import sparse
+
+import stpredict as st
+
+GLASS, TISSUE = (240, 238, 241), (150, 90, 160)
+
+
+def section(*, image=True, counts=True):
+    """4 spots on a slide of 1 mm at 2 µm whose left half is tissue: in it, on its edge, off it, and in it but empty."""
+    rgb = np.full((500, 500, 3), GLASS, dtype=np.uint8)
+    rgb[:, :250] = TISSUE
+    x = sparse.csr_matrix([[60, 0, 40], [100, 100, 0], [30, 30, 30], [0, 2, 0]], dtype=np.float32)
+    adata = ad.AnnData(x if counts else sparse.csr_matrix((4, 0), dtype=np.float32))
+    adata.obsm["spatial"] = np.array([[100.0, 100.0], [250.0, 100.0], [400.0, 100.0], [100.0, 300.0]])
+    library = {"scalefactors": {"microns_per_pixel": 2.0, "tissue_hires_scalef": 1.0}, "metadata": {}}
+    adata.uns["spatial"] = {"one": {"images": {"hires": rgb} if image else {}, **library}}
+    return adata
+
+
+def test_counts_and_tissue_are_measured_and_judged():
+    adata = section()
+    assert st.pp.qc(adata) is None
+    assert adata.obs["total_counts"].tolist() == [100, 200, 90, 2]
+    assert adata.obs["n_genes_by_counts"].tolist() == [2, 2, 3, 1]
+    np.testing.assert_allclose(adata.obs["tissue_fraction"], [1, 0.5, 0, 1], atol=0.04)
+    assert adata.obs["qc_pass"].tolist() == [True, True, False, False]
+
+
+def test_limits_are_the_callers():
+    adata = section()
+    st.pp.qc(adata, min_counts=150, min_tissue=0)
+    assert adata.obs["qc_pass"].tolist() == [False, True, False, False]
+    st.pp.qc(adata, min_counts=0, min_tissue=0.9)
+    assert adata.obs["qc_pass"].tolist() == [True, False, False, True]
+
+
+def test_the_window_is_that_of_the_tiles():
+    adata = section()
+    adata.obsm["spatial"][1, 0] = 280  # 60 µm off the tissue
+    st.pp.qc(adata)
+    assert adata.obs["tissue_fraction"].iloc[1] == 0
+    st.pp.tiles(adata, spot_um=240)
+    st.pp.qc(adata)
+    assert adata.obs["tissue_fraction"].iloc[1] == pytest.approx(0.25, abs=0.03)
+
+
+def test_without_an_image_counts_alone_decide():
+    adata = section(image=False)
+    st.pp.qc(adata)
+    assert adata.obs["qc_pass"].tolist() == [True, True, True, False]
+    assert "tissue_fraction" not in adata.obs
+
+
+def test_without_counts_tissue_alone_decides():
+    adata = section(counts=False)
+    st.pp.qc(adata)
+    assert adata.obs["qc_pass"].tolist() == [True, True, False, True]
+    assert "total_counts" not in adata.obs
+    with pytest.raises(ValueError, match="neither counts nor an H&E image"):
+        st.pp.qc(section(image=False, counts=False))
+
+
+def test_counts_in_a_layer_are_preferred():
+    adata = section()
+    adata.layers["counts"] = adata.X * 2
+    adata.X.data = np.log1p(adata.X.data)
+    st.pp.qc(adata)
+    assert adata.obs["total_counts"].tolist() == [200, 400, 180, 4]
+
+
+def test_two_libraries_each_with_its_own_image():
+    both = ad.concat(
+        [section(), section(image=False)], uns_merge=None, keys=["a", "b"], label="where", index_unique="-"
+    )
+    both.uns["spatial"] = {"a": section().uns["spatial"]["one"], "b": section(image=False).uns["spatial"]["one"]}
+    st.pp.qc(both, library_key="where")
+    np.testing.assert_allclose(both.obs["tissue_fraction"][:4], [1, 0.5, 0, 1], atol=0.04)
+    assert both.obs["tissue_fraction"][4:].isna().all()
+    assert both.obs["qc_pass"].tolist() == [True, True, False, False, True, True, True, False]
+    with pytest.raises(ValueError, match="pass library_id="):
+        st.pp.tissue_mask(both, library_key="where")
+    mask, _ = st.pp.tissue_mask(both, library_key="where", library_id="a")
+    assert mask.mean() == pytest.approx(0.5, abs=0.02)
+    with pytest.raises(KeyError, match="no section 'c'; there is a, b"):
+        st.pp.tissue_mask(both, library_key="where", library_id="c")
+
+
+def test_a_copy_leaves_the_original_alone():
+    adata = section()
+    result = st.pp.qc(adata, copy=True)
+    assert "qc_pass" in result.obs
+    assert adata.obs.empty
+
+
+@pytest.mark.parametrize("change", [{"min_counts": -1}, {"min_tissue": 1.5}, {"min_counts": np.nan}])
+def test_bad_limits_are_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        st.pp.qc(section(), **change)
+
+
+def test_a_failure_writes_nothing(tmp_path):
+    logged = section()
+    logged.X.data = np.log1p(logged.X.data)
+    with pytest.raises(ValueError, match="fractional values"):
+        st.pp.qc(logged)
+    assert logged.obs.empty
+    gone = section()
+    gone.uns["spatial"]["one"]["metadata"]["source_image_path"] = str(tmp_path / "gone.tif")
+    with pytest.raises(FileNotFoundError, match="There is no image at"):
+        st.pp.qc(gone)
+    assert gone.obs.empty
+    with pytest.raises(ValueError, match="mpp must be positive"):
+        st.pp.tissue_mask(section(), mpp=0)
