@@ -20,6 +20,7 @@ from stpredict.datasets._simulated_tissue import (
     at,
     grow_tissue,
     place_nuclei,
+    smooth_noise,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 PITCH_UM, SPOT_UM = 100.0, 55.0
 
+HIDDEN = 0.5
+"""Log sd of what the image does not show of a programme's activity."""
+
 
 def simulate(
     n_sections: int = 1, *, seed: int = 0, sections_per_patient: int = 1, signal: float = 1.0
@@ -37,10 +41,11 @@ def simulate(
     """Simulate Visium sections of a carcinoma: an H&E-like image, counts that depend on it, and the truth.
 
     Tumour nests, stroma, lymphocytes and fat are laid out at random, filled with nuclei and fibres, and stained. Each
-    of about 220 genes (real human symbols) follows programmes whose activity is what lies inside the spot: some shows
-    as colour (stroma, fat, lymphocytes), some only as texture (``fibrosis``: parallel fibres) or nuclear size
-    (``proliferation``), some not at all (``interferon``, ``endothelial``). Stain, scanner and expression differ from
-    patient to patient, and counts are overdispersed, so no model can reach a correlation of 1.
+    of 192 genes (real human symbols) follows programmes whose activity is what lies inside the spot, times a smooth
+    factor that no image shows. Some programmes show as colour (stroma, fat, lymphocytes), some only as texture
+    (``fibrosis``: straight, contrasted fibres) or nuclear size (``proliferation``), ``interferon`` hardly at all;
+    housekeeping genes and those of no programme do not vary. Stain, scanner and expression differ between patients,
+    and counts are overdispersed, so no model can reach a correlation of 1.
 
     Parameters
     ----------
@@ -49,7 +54,7 @@ def simulate(
     seed
         Seed; the same seed gives the same bits. The roles of genes do not depend on it.
     sections_per_patient
-        Neighbouring sections of one patient share their expression batch effect, not their tissue.
+        Consecutive sections of one patient share the batch effect of expression, not the tissue.
     signal
         Strength of the programmes; 0 leaves no biology, only noise.
 
@@ -106,7 +111,7 @@ def _section(index: int, patient: int, *, seed: int, signal: float) -> AnnData:
     nuclei = place_nuclei(rng[0], tissue)
     image = render(rng[1], tissue, nuclei)
     spots = _spots(tissue)
-    truth = _measure(spots[["x", "y"]].to_numpy(), tissue, nuclei)
+    truth = _measure(spots[["x", "y"]].to_numpy(), tissue, nuclei, rng[2])
     factor = counts.batch_factor(np.random.default_rng([seed, patient, 3]))
     activity = truth[[f"truth_{name}" for name in counts.DRIVEN]].to_numpy()
     fraction = counts.expected_fraction(activity, factor, signal)
@@ -140,8 +145,11 @@ def _spots(tissue: Tissue) -> pd.DataFrame:
     return spots[covered > 0.6].reset_index(drop=True)
 
 
-def _measure(centres: np.ndarray, tissue: Tissue, nuclei: Nuclei) -> pd.DataFrame:
-    """What lies inside each spot: nuclei, region by majority, and programme activities (0 to about 1)."""
+def _measure(centres: np.ndarray, tissue: Tissue, nuclei: Nuclei, rng: np.random.Generator) -> pd.DataFrame:
+    """What lies inside each spot: nuclei, region by majority, and programme activities.
+
+    An activity is the amount of what the image shows (0 to about 1) times a smooth factor that it does not show.
+    """
     import pandas as pd
 
     def per_spot(chosen: np.ndarray, value: np.ndarray | float = 1.0) -> np.ndarray:
@@ -149,26 +157,24 @@ def _measure(centres: np.ndarray, tissue: Tissue, nuclei: Nuclei) -> pd.DataFram
         return np.bincount(spot[inside], weights[inside], minlength=len(centres))
 
     spot, inside = _inside(centres, nuclei.xy)
-    shares = np.stack([_disc_means(centres, tissue.region == code) for code in range(len(REGIONS))])
-    compartment = [_disc_means(centres, tissue.compartment == code) for code in range(len(REGIONS))]
-    field = {name: _disc_means(centres, getattr(tissue, name)) for name in ("density", "alignment")}
-    hidden = [_disc_means(centres, values) for values in tissue.hidden]
-    everything = np.ones(len(nuclei.xy))
-    region = pd.Categorical.from_codes(shares.argmax(axis=0), REGIONS)
-    return pd.DataFrame(
-        {
-            "region": region,
-            "truth_nuclei": per_spot(everything).astype(int),
-            "truth_tumor": per_spot(nuclei.kind == TUMOR) / 15,
-            "truth_proliferation": per_spot(nuclei.kind == TUMOR, nuclei.grade**2) / 6,
-            "truth_stroma": compartment[STROMA] * (0.3 + 0.9 * field["density"]),
-            "truth_fibrosis": compartment[STROMA] * field["alignment"] ** 2 * 1.5,
-            "truth_immune": per_spot(nuclei.kind == IMMUNE) / 22,
-            "truth_interferon": hidden[0] ** 2,
-            "truth_adipose": compartment[ADIPOSE],
-            "truth_endothelial": hidden[1] * (1 - compartment[TUMOR]),
-        }
-    )
+    region = np.stack([_disc_means(centres, tissue.region == code) for code in range(len(REGIONS))])
+    share = [_disc_means(centres, tissue.compartment == code) for code in range(len(REGIONS))]
+    density, alignment = _disc_means(centres, tissue.density), _disc_means(centres, tissue.alignment)
+    visible = {
+        "tumor": per_spot(nuclei.kind == TUMOR) / 15,
+        "proliferation": per_spot(nuclei.kind == TUMOR, nuclei.grade**2) / 6,
+        "stroma": share[STROMA] * (0.3 + 0.9 * density),
+        "fibrosis": share[STROMA] * 1.5 * alignment**2,
+        "immune": per_spot(nuclei.kind == IMMUNE) / 22,
+        "interferon": 0.3 * (1 - share[ADIPOSE]),
+        "adipose": share[ADIPOSE],
+        "endothelial": 0.5 * share[STROMA] + 0.2,
+    }
+    obs = pd.DataFrame({"region": pd.Categorical.from_codes(region.argmax(axis=0), REGIONS)})
+    obs["truth_nuclei"] = per_spot(np.ones(len(nuclei.xy))).astype(int)
+    for name, amount in visible.items():
+        obs[f"truth_{name}"] = amount * np.exp(HIDDEN * at(smooth_noise(rng, 90), centres))
+    return obs
 
 
 def _disc_means(centres: np.ndarray, field: np.ndarray) -> np.ndarray:

@@ -30,6 +30,10 @@ GENES = [gene for genes in PROGRAMMES.values() for gene in genes.split()]
 PROGRAMME_OF = [name for name, genes in PROGRAMMES.items() for _ in genes.split()]
 DRIVEN = tuple(PROGRAMMES)[:-2]
 """Programmes that vary in space."""
+IS_DRIVEN = np.isin(PROGRAMME_OF, DRIVEN)
+
+DRIVEN_SHARE = 0.5
+"""Share of a spot's transcripts from driven genes: fixed, so that the others do not vary at all."""
 
 DEPTH = 5000
 """Counts of a spot with the usual number of cells."""
@@ -48,10 +52,10 @@ def biology() -> Biology:
     """Make the constants; the same for every seed, so that a model of one simulation serves another."""
     rng = np.random.default_rng(20_240_501)
     n = len(GENES)
-    own = np.array([name in DRIVEN for name in PROGRAMME_OF])
-    baseline = np.exp(0.9 * rng.standard_normal(n)) * np.where(np.array(PROGRAMME_OF) == "housekeeping", 4.0, 1.0)
+    baseline = np.exp(0.9 * rng.standard_normal(n)) * np.where(np.array(PROGRAMME_OF) == "housekeeping", 6.0, 1.0)
     loadings = np.exp(0.35 * rng.standard_normal((len(DRIVEN), n))) * (
-        4.0 * (np.array(DRIVEN)[:, None] == np.array(PROGRAMME_OF)) + 0.5 * own * (rng.random((len(DRIVEN), n)) < 0.12)
+        4.0 * (np.array(DRIVEN)[:, None] == np.array(PROGRAMME_OF))
+        + 0.5 * IS_DRIVEN * (rng.random((len(DRIVEN), n)) < 0.12)
     )
     return Biology(baseline, dispersion=rng.uniform(3, 12, n), loadings=loadings)
 
@@ -67,8 +71,9 @@ def expected_fraction(activity: np.ndarray, factor: np.ndarray, signal: float) -
     `activity` is (spots, programmes), `factor` the patient's `batch_factor`.
     """
     life = biology()
-    rate = life.baseline * factor * (0.6 + signal * activity @ life.loadings)
-    return rate / rate.sum(axis=1, keepdims=True)
+    rate = life.baseline * factor * np.where(IS_DRIVEN, 0.6 + signal * activity @ life.loadings, 1.0)
+    of_driven, of_others = rate[:, IS_DRIVEN].sum(axis=1), rate[:, ~IS_DRIVEN].sum(axis=1)
+    return np.where(IS_DRIVEN, DRIVEN_SHARE * rate / of_driven[:, None], (1 - DRIVEN_SHARE) * rate / of_others[:, None])
 
 
 def draw_counts(rng: np.random.Generator, fraction: np.ndarray, cells: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ from stpredict.datasets._simulated_tissue import (
     TUMOR,
     Nuclei,
     Tissue,
-    scatter,
     smooth_noise,
 )
 
@@ -35,7 +34,10 @@ PATCH = 13
 
 def render(rng: np.random.Generator, tissue: Tissue, nuclei: Nuclei) -> np.ndarray:
     """uint8 (SIDE, SIDE, 3): the section as one scanner with one batch of stain would show it."""
-    weight = [_enlarge(tissue.compartment == kind) for kind in range(len(REGIONS))]
+    from scipy.ndimage import uniform_filter
+
+    masks = (np.float32(tissue.compartment == kind) for kind in range(len(REGIONS)))
+    weight = [_enlarge(uniform_filter(mask, 3)) for mask in masks]
     eosin = _eosin(rng, tissue, weight)
     hematoxylin = sum(w * level for w, level in zip(weight, BASOPHILIA, strict=True))
     chromatin = _stamp(rng, nuclei)
@@ -55,7 +57,7 @@ def _eosin(rng: np.random.Generator, tissue: Tissue, weight: list[np.ndarray]) -
     eosin = CYTOPLASM[TUMOR] * weight[TUMOR] * mottle
     eosin += CYTOPLASM[STROMA] * weight[STROMA] * np.maximum(collagen, 0.1) * clefts
     eosin += CYTOPLASM[IMMUNE] * weight[IMMUNE] * mottle
-    eosin += 0.5 * weight[ADIPOSE] * _membranes(rng)
+    eosin += 0.5 * weight[ADIPOSE] * _membranes(tissue.vacuoles)
     retraction = np.exp(-(((weight[TUMOR] - 0.5) / 0.3) ** 2)) * (weight[STROMA] > 0.3)
     edge = np.clip(_enlarge(tissue.depth) / 0.006, 0, 1)
     return eosin * (1 - 0.45 * retraction) * edge
@@ -84,14 +86,13 @@ def _fibres(rng: np.random.Generator, tissue: Tissue) -> np.ndarray:
     return _enlarge(painted / np.sqrt(total))
 
 
-def _membranes(rng: np.random.Generator) -> np.ndarray:
+def _membranes(vacuoles: np.ndarray) -> np.ndarray:
     """1 on the walls between fat vacuoles, 0 inside."""
     from scipy.spatial import cKDTree
 
     n = SIDE // CELL
-    centres = scatter(rng, 62.0)
     pixels = (np.stack(np.meshgrid(np.arange(n), np.arange(n)), axis=-1).reshape(-1, 2) + 0.5) * CELL
-    nearest = cKDTree(centres).query(pixels, k=2)[0]
+    nearest = cKDTree(vacuoles).query(pixels, k=2)[0]
     gap = _enlarge((nearest[:, 1] - nearest[:, 0]).reshape(n, n))
     return np.clip((5.5 - gap) / 2.5, 0, 1)
 

@@ -16,8 +16,8 @@ REGIONS = ("tumor", "stroma", "immune", "adipose")
 TUMOR, STROMA, IMMUNE, ADIPOSE = range(4)
 GLASS = -1
 
-SPACING = np.array([10.5, 21.0, 9.3, 48.0])
-"""Distance between neighbouring nuclei, by type (the order of ``REGIONS``)."""
+SPACING = np.array([10.5, 21.0, 9.3, 62.0])
+"""Distance between neighbouring nuclei, by type (the order of ``REGIONS``); in fat, between vacuoles."""
 RADIUS = np.array([4.2, 2.9, 3.2, 2.4])
 SPREAD = np.array([0.16, 0.15, 0.07, 0.15])
 ASPECT = np.array([1.3, 3.3, 1.08, 3.0])
@@ -43,8 +43,8 @@ class Tissue:
         How parallel and contrasted its fibres run, at equal eosin.
     angle
         Direction of fibres, in radians.
-    hidden
-        (2, …): fields that leave no trace in the image (interferon, vessels).
+    vacuoles
+        (n, 2) centres of fat vacuoles, also where there is no fat.
     """
 
     region: np.ndarray
@@ -54,7 +54,7 @@ class Tissue:
     density: np.ndarray
     alignment: np.ndarray
     angle: np.ndarray
-    hidden: np.ndarray
+    vacuoles: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def grow_tissue(rng: np.random.Generator) -> Tissue:
     """Draw the fields and regions of one section; every region is present."""
     grid = (np.arange(SIDE // CELL) + 0.5) / (SIDE // CELL) * 2 - 1
     from_centre = (np.abs(grid[:, None]) ** 3 + np.abs(grid[None, :]) ** 3) ** (1 / 3)
-    depth = 0.9 - from_centre + 0.07 * smooth_noise(rng, 160) + 0.012 * smooth_noise(rng, 25)
+    depth = 0.9 - from_centre + 0.07 * smooth_noise(rng, 160)
+    to_rim = 0.95 - np.maximum(np.abs(grid[:, None]), np.abs(grid[None, :]))
+    depth = np.minimum(depth, to_rim) + 0.01 * smooth_noise(rng, 25)
     inside = depth > 0
 
     region = np.where(inside, STROMA, GLASS)
@@ -86,13 +88,13 @@ def grow_tissue(rng: np.random.Generator) -> Tissue:
     fat = smooth_noise(rng, 170) + 1.2 * from_centre - 0.8 * tumor
     region[inside & (fat > np.quantile(fat[inside], 0.86))] = ADIPOSE
     margin = np.exp(-((tumor - np.quantile(tumor[inside], 0.56)) ** 2) / 0.15)
-    lymphocytes = smooth_noise(rng, 75) + margin
+    lymphocytes = smooth_noise(rng, 70) + margin + 0.25 * smooth_noise(rng, 10)
     lymphocytes[region == ADIPOSE] = -9
     region[inside & (lymphocytes > np.quantile(lymphocytes[inside], 0.88))] = IMMUNE
 
     compartment = region.copy()
-    nests = smooth_noise(rng, 26) + 0.5 * smooth_noise(rng, 11)
-    compartment[(region == TUMOR) & (nests < -0.55)] = STROMA
+    nests = smooth_noise(rng, 24) + 0.5 * smooth_noise(rng, 10)
+    compartment[(region == TUMOR) & (nests < -0.5)] = STROMA
     return Tissue(
         region=region,
         compartment=compartment,
@@ -101,22 +103,24 @@ def grow_tissue(rng: np.random.Generator) -> Tissue:
         density=_unit(smooth_noise(rng, 140)),
         alignment=_unit(smooth_noise(rng, 120)),
         angle=1.2 * smooth_noise(rng, 220) + rng.uniform(0, np.pi),
-        hidden=np.stack([_unit(smooth_noise(rng, 160)), _unit(smooth_noise(rng, 90))]),
+        vacuoles=scatter(rng, SPACING[ADIPOSE]),
     )
 
 
 def place_nuclei(rng: np.random.Generator, tissue: Tissue) -> Nuclei:
     """Draw nuclei of each type in their compartment, and a few lymphocytes in the stroma."""
+    on_walls, along_walls = _between(tissue.vacuoles)
     found = []
     for kind, spacing in enumerate(SPACING):
-        xy = scatter(rng, spacing)
+        xy = on_walls if kind == ADIPOSE else scatter(rng, spacing)
         here = at(tissue.compartment, xy)
         keep = here == kind
         if kind == TUMOR:  # larger nuclei lie wider apart: haematoxylin per area stays the same
             keep &= rng.random(len(xy)) < 0.95 / _growth(at(tissue.grade, xy)) ** 2
         if kind == IMMUNE:
             keep |= (here == STROMA) & (rng.random(len(xy)) < 0.04)
-        found.append(xy[keep & (at(tissue.depth, xy) > 0.01)])
+        keep &= at(tissue.depth, xy) > 0.01
+        found.append(xy[keep])
     xy = np.concatenate(found)
     kind = np.repeat(np.arange(len(REGIONS)), [len(points) for points in found])
     n = len(xy)
@@ -128,6 +132,7 @@ def place_nuclei(rng: np.random.Generator, tissue: Tissue) -> Nuclei:
     axes = np.clip(np.stack([radius * stretch, radius / stretch], axis=1), 1.2, 10.0)
     along = at(tissue.angle, xy) + 0.3 * rng.standard_normal(n)
     angle = np.where(kind == STROMA, along, rng.uniform(0, np.pi, n))
+    angle[kind == ADIPOSE] = along_walls[keep]  # the last kind placed
     return Nuclei(xy=xy, kind=kind, axes=axes, angle=angle, grade=grade)
 
 
@@ -156,6 +161,15 @@ def smooth_noise(rng: np.random.Generator, scale: float, *, cell: int = CELL) ->
     waves[0, 0] = 0
     field = fft.irfft2(waves, s=(n, n))
     return field / field.std()
+
+
+def _between(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Midpoints to nearest neighbours, where walls between vacuoles run, and the direction of those walls."""
+    from scipy.spatial import cKDTree
+
+    neighbour = points[cKDTree(points).query(points, k=2)[1][:, 1]]
+    dx, dy = (neighbour - points).T
+    return (points + neighbour) / 2, np.arctan2(dx, -dy)
 
 
 def _growth(grade: np.ndarray) -> np.ndarray:
