@@ -28,7 +28,10 @@ PITCH_PER_DIAMETER = (0.8, 2.8)
 
 @dataclass(frozen=True)
 class Lattice:
-    """How spots are laid out: distance between neighbours in pixels, and the kind of grid."""
+    """How spots are laid out: distance between neighbours in pixels, and the kind of grid.
+
+    Spots picked from a grid here and there are ``"irregular"``: their distances say nothing about the scale.
+    """
 
     pitch_px: float
     kind: Literal["hexagonal", "square", "irregular"]
@@ -114,7 +117,7 @@ def check_coordinates(hints: ScaleHints, lattice: Lattice | None, name: str) -> 
     ValueError
         If neighbouring spots would overlap or stand several diameters apart.
     """
-    if lattice is None or not hints.spot_diameter_px:
+    if lattice is None or lattice.kind == "irregular" or not hints.spot_diameter_px:
         return
     ratio = lattice.pitch_px / hints.spot_diameter_px
     if not PITCH_PER_DIAMETER[0] <= ratio <= PITCH_PER_DIAMETER[1]:
@@ -151,7 +154,7 @@ def check_inside(centres: np.ndarray, shape: tuple[int, int], name: str, hints: 
 
 
 def _lattice_mpp(hints: ScaleHints, lattice: Lattice | None) -> float | None:
-    if lattice is None:
+    if lattice is None or lattice.kind == "irregular":
         return None
     pitch_um = hints.pitch_um or (VISIUM_PITCH_UM if lattice.kind == "hexagonal" else None)
     return pitch_um / lattice.pitch_px if pitch_um else None
