@@ -205,9 +205,9 @@ def _open_tiff(path: Path, fingerprint: str) -> SlideImage:
 
     try:
         with tifffile.TiffFile(path) as tif:
-            series = max(tif.series, key=lambda s: int(np.prod(s.shape)))
+            number, series = max(enumerate(tif.series), key=lambda item: int(np.prod(item[1].shape)))
             axes = series.axes
-            levels = [_TiffLevel(path, series.index, i, level) for i, level in enumerate(series.levels)]
+            levels = [_TiffLevel(path, number, i, level) for i, level in enumerate(series.levels)]
             mpp = _tiff_mpp(tif)
     except (tifffile.TiffFileError, OSError, ValueError, IndexError, StopIteration) as error:
         msg = f"{path} cannot be read as a TIFF ({error}). Get the image again, or convert it to a tiled TIFF."

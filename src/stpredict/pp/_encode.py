@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from stpredict.pp._encoders import MorphologyEncoder, NetworkEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from torch import nn
 

@@ -137,7 +137,7 @@ def _add_nuclei(add, hematoxylin: torch.Tensor) -> None:
     around = F.interpolate(around[None], size=hematoxylin.shape, mode="bilinear", align_corners=False)[0, 0]
     smooth = smooth[0]
     excess = smooth - around
-    nucleus = torch.sigmoid((excess - 0.06) / 0.02)
+    nucleus = torch.sigmoid((excess - 0.06) / 0.01)
     peak = _is_peak(smooth) & (excess > 0.06)
     add("nucleus_area", nucleus)
     add("nucleus_count", peak.float())
