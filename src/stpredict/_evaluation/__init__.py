@@ -1,1 +1,1 @@
-"""."""
+"""Metrics, noise ceiling and splits."""

@@ -1,1 +1,61 @@
-"""."""
+"""Image-to-expression models behind one contract: fit, predict, embed, save, load."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stpredict.models import _store
+from stpredict.models._contract import ExpressionModel, History, Prediction
+from stpredict.models._density import Density
+from stpredict.models._knn import Knn
+from stpredict.models._mean import Mean
+from stpredict.models._ridge import Ridge
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stpredict.models._baseline import Baseline
+
+METHODS: dict[str, type[Baseline]] = {model.method: model for model in (Mean, Density, Ridge, Knn)}
+"""Name → class of every method that `stpredict.tl.train` knows."""
+
+__all__ = ["METHODS", "ExpressionModel", "History", "Prediction", "load"]
+
+
+def load(path: str | Path) -> ExpressionModel:
+    """Read a model that ``model.save(path)`` wrote.
+
+    Nothing is unpickled: arrays come from safetensors, the rest from JSON, and both are checked.
+
+    Parameters
+    ----------
+    path
+        The model's folder.
+
+    Returns
+    -------
+    The model; it predicts exactly what the saved one did.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model at `path`.
+    ValueError
+        If its files are damaged, of a newer format or of a method that this version does not know.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> model = st.tl.train(adata, method="mean")
+    >>> import tempfile, pathlib
+    >>> folder = pathlib.Path(tempfile.mkdtemp()) / "model"
+    >>> model.save(folder)
+    >>> st.models.load(folder).method
+    'mean'
+    """
+    stored = _store.read(path)
+    if stored.method not in METHODS:
+        msg = f"The model at {path} is a {stored.method!r}; this version of stpredict knows {', '.join(METHODS)}."
+        raise ValueError(msg)
+    return METHODS[stored.method].from_stored(stored, path)

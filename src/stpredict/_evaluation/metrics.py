@@ -1,0 +1,106 @@
+"""How well predicted expression agrees with measured expression, per gene and per section.
+
+All functions take measured and predicted values of the same spots and genes, (spots, genes), in the same units. A
+correlation that is undefined, because one side is constant or not finite, is 0 and is counted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+_ROWS = 512
+
+
+def pearson(measured: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, int]:
+    """Pearson correlation of every gene over spots, and of how many genes it is undefined (and set to 0)."""
+    a, b = _unit_columns(measured), _unit_columns(predicted)
+    defined = np.isfinite(a).all(axis=0) & np.isfinite(b).all(axis=0)
+    both = np.einsum("ng,ng->g", np.where(defined, a, 0), np.where(defined, b, 0))
+    return np.clip(both, -1, 1), int((~defined).sum())
+
+
+def spearman(measured: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, int]:
+    """Spearman correlation of every gene over spots, and of how many genes it is undefined (and set to 0)."""
+    from scipy.stats import rankdata
+
+    finite = np.isfinite(measured).all(axis=0) & np.isfinite(predicted).all(axis=0)
+    ranked = [rankdata(np.where(finite, values, 0), axis=0) for values in (measured, predicted)]
+    return pearson(*ranked)
+
+
+def mse(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Mean squared error of every gene; NaN where the prediction is."""
+    return np.square(np.asarray(predicted, dtype=np.float64) - measured).mean(axis=0)
+
+
+def sd_ratio(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Standard deviation of the prediction over that of the measurement: below 1 where contrast is lost.
+
+    NaN where the measurement is constant or the prediction is not finite.
+    """
+    spread = measured.std(axis=0, dtype=np.float64)
+    ratio = predicted.std(axis=0, dtype=np.float64) / np.where(spread > 0, spread, 1)
+    return np.where(spread > 0, ratio, np.nan)
+
+
+def gene_structure(measured: np.ndarray, predicted: np.ndarray) -> float:
+    """Correlation between the two gene–gene correlation matrices, over pairs of genes; NaN below three genes.
+
+    Genes for which either side is constant or not finite are left out.
+    """
+    a, b = _unit_columns(measured), _unit_columns(predicted)
+    defined = np.isfinite(a).all(axis=0) & np.isfinite(b).all(axis=0)
+    a, b = a[:, defined], b[:, defined]
+    g = a.shape[1]
+    if g < 3:
+        return np.nan
+    sums = np.zeros(5)
+    for start in range(0, g, _ROWS):
+        rows = slice(start, start + _ROWS)
+        above = np.arange(g)[None] > np.arange(g)[rows, None]
+        x, y = (a[:, rows].T @ a)[above], (b[:, rows].T @ b)[above]
+        sums += [x.sum(), y.sum(), x @ x, y @ y, x @ y]
+    n = g * (g - 1) / 2
+    sx, sy, sxx, syy, sxy = sums
+    power = (sxx - sx**2 / n) * (syy - sy**2 / n)
+    return float((sxy - sx * sy / n) / np.sqrt(power)) if power > 0 else np.nan
+
+
+def morans_i(values: np.ndarray, adjacency: sparse.csr_matrix) -> np.ndarray:
+    """Moran's I of every column of `values` (spots, genes) on a spot graph; NaN for constant columns.
+
+    References
+    ----------
+    Moran, Notes on continuous stochastic phenomena. Biometrika 37, 17–23 (1950).
+    """
+    centred = values - values.mean(axis=0, dtype=np.float64)
+    power = np.square(centred).sum(axis=0)
+    total = adjacency.sum()
+    safe = np.where(power > 0, power, 1) * (total if total > 0 else 1)
+    moran = len(values) * (centred * (adjacency @ centred)).sum(axis=0) / safe
+    return np.where((power > 0) & (total > 0), moran, np.nan)
+
+
+def spatial_structure(measured: np.ndarray, predicted: np.ndarray, adjacency: sparse.csr_matrix) -> float:
+    """Correlation over genes between Moran's I of the measurement and of the prediction; NaN below three genes."""
+    both = np.column_stack([morans_i(measured, adjacency), morans_i(predicted, adjacency)])
+    both = both[np.isfinite(both).all(axis=1)]
+    if len(both) < 3:
+        return np.nan
+    correlation, undefined = pearson(both[:, :1], both[:, 1:])
+    return np.nan if undefined else float(correlation[0])
+
+
+def _unit_columns(values: np.ndarray) -> np.ndarray:
+    """Columns with mean 0 and length 1; NaN for those that are constant up to rounding."""
+    values = np.asarray(values, dtype=np.float64)
+    mean = values.mean(axis=0)
+    centred = values - mean
+    length = np.sqrt(np.square(centred).sum(axis=0))
+    constant = length <= 1e-6 * np.sqrt(len(values)) * np.abs(mean) + 1e-12
+    return centred / np.where(constant, np.nan, length)

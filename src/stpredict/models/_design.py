@@ -1,0 +1,156 @@
+"""The design matrix: what a feature model sees of every spot.
+
+A spot is described by its own features (spot and niche windows) and by the mean of its lattice neighbours' features,
+every column standardised within the section. The latter uses nothing but the section's own image features, so it leaks
+no expression, and it removes what stain and scanner do to a whole slide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scipy import sparse
+
+    from stpredict._section import Section
+
+SAME_EXACTLY = ("encoder", "encoder_hash")
+SAME_WITHIN = ("spot_um", "niche_um", "mpp")
+TOLERANCE = 0.05
+"""Relative difference of windows and scale that is still the same."""
+
+
+def design(section: Section, keys: Sequence[str]) -> np.ndarray:
+    """float32 (n spots, d): features under `keys` and their neighbour means, standardised within the section.
+
+    Constant columns, and all columns of a single spot, are 0.
+    """
+    if not keys:
+        return np.zeros((len(section), 0), dtype=np.float32)
+    own = np.concatenate([section.features(key) for key in keys], axis=1)
+    around = neighbour_mean(own, section.neighbours())
+    return standardise(np.concatenate([own, around], axis=1))
+
+
+def column_names(section: Section, keys: Sequence[str]) -> list[str]:
+    """Names of the columns of `design`, ``<key>:<feature>``, numbered where the encoder does not name its features."""
+    own: list[str] = []
+    for key in keys:
+        n = section.adata.obsm[key].shape[1]
+        names = section.record(key).get("feature_names", ()) if _is_record(section.record(key)) else ()
+        own += [f"{key}:{name}" for name in (names if len(names) == n else range(n))]
+    return [*own, *(f"around {name}" for name in own)]
+
+
+def neighbour_mean(values: np.ndarray, adjacency: sparse.csr_matrix) -> np.ndarray:
+    """Mean of each spot's neighbours; a spot without any keeps its own values."""
+    degree = np.asarray(adjacency.sum(axis=1)).ravel()
+    alone = degree == 0
+    mean = (adjacency @ values) / np.where(alone, 1, degree)[:, None]
+    mean[alone] = values[alone]
+    return mean.astype(np.float32)
+
+
+def standardise(values: np.ndarray) -> np.ndarray:
+    """Columns with mean 0 and standard deviation 1; constant ones become 0."""
+    mean = values.mean(axis=0, dtype=np.float64)
+    sd = values.std(axis=0, dtype=np.float64)
+    constant = sd <= 1e-6 * np.abs(mean) + 1e-12
+    return ((values - mean) * np.where(constant, 0, 1 / np.where(constant, 1, sd))).astype(np.float32)
+
+
+def find_features(sections: Sequence[Section], features: str | Sequence[str] | None = None) -> list[str]:
+    """``obsm`` keys to learn from: those asked for, or all that `stpredict.pp.encode` left in every section.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or sections carry different ones.
+    """
+    if features is not None:
+        keys = [features] if isinstance(features, str) else list(features)
+    else:
+        found = {section.name: _encoded_keys(section) for section in sections}
+        keys = found[sections[0].name]
+        if any(other != keys for other in found.values()):
+            told = "; ".join(f"{name}: {', '.join(k) or 'none'}" for name, k in found.items())
+            msg = (
+                f"Sections carry different image features ({told}). Run stpredict.pp.encode on all, or pass features=."
+            )
+            raise ValueError(msg)
+    if not keys:
+        msg = (
+            f"Section {sections[0].name!r} has no image features: run stpredict.pp.tiles and stpredict.pp.encode first."
+        )
+        raise ValueError(msg)
+    return keys
+
+
+def _encoded_keys(section: Section) -> list[str]:
+    return sorted(key for key in section.adata.obsm if _is_record(section.record(key)))
+
+
+def _is_record(record: Any) -> bool:
+    return isinstance(record, Mapping) and "encoder" in record
+
+
+def describe_features(section: Section, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How the features under `keys` were made, by key, ready for JSON; they are checked to be there and finite."""
+    described = {}
+    for key in keys:
+        if key not in section.adata.obsm:
+            there = ", ".join(_encoded_keys(section)) or "none"
+            msg = (
+                f"Section {section.name!r} has no features obsm[{key!r}] (it has {there}). Run stpredict.pp.tiles(adata) "
+                f"and stpredict.pp.encode(adata, ...) with the encoder that made them."
+            )
+            raise ValueError(msg)
+        values = section.features(key)
+        if values.ndim != 2 or not np.isfinite(values).all():
+            msg = f"obsm[{key!r}] of section {section.name!r} must be a matrix without NaN; run stpredict.pp.encode again."
+            raise ValueError(msg)
+        record = section.record(key)
+        known = {k: record[k] for k in (*SAME_EXACTLY, *SAME_WITHIN) if k in record} if _is_record(record) else {}
+        described[key] = {k: str(v) if k in SAME_EXACTLY else float(v) for k, v in known.items()}
+        described[key]["n_features"] = values.shape[1]
+    return described
+
+
+def check_features(section: Section, expected: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a section whose features were not made as `expected` (what `describe_features` returned in training).
+
+    Raises
+    ------
+    ValueError
+        If features are missing, or differ in encoder, windows or scale; the message names the call that mends it.
+    """
+    found = describe_features(section, list(expected))
+    for key, wanted in expected.items():
+        for name, value in wanted.items():
+            has = found[key].get(name)
+            if has is None or _differs(name, has, value):
+                told = value if has is None or name != "encoder_hash" else f"{value} (same name, other weights)"
+                msg = (
+                    f"Section {section.name!r}: obsm[{key!r}] has {name}={has}, where the model was trained on {told}. "
+                    f"Run {_mend(wanted)} on this section, or train on features made like these."
+                )
+                raise ValueError(msg)
+
+
+def _differs(name: str, has: Any, wanted: Any) -> bool:
+    if name in SAME_WITHIN:
+        return not abs(has - wanted) <= TOLERANCE * wanted
+    return has != wanted
+
+
+def _mend(record: Mapping[str, Any]) -> str:
+    if "encoder" not in record:
+        return "the same feature extraction"
+    tiles = ", ".join(f"{name}={record[name]:g}" for name in ("spot_um", "niche_um") if name in record)
+    scale = f", mpp={record['mpp']:.4g}" if "mpp" in record else ""
+    return f"stpredict.pp.tiles(adata, {tiles}) and stpredict.pp.encode(adata, {record['encoder']!r}{scale})"

@@ -1,0 +1,159 @@
+"""Training tables, and choices made on them by cross-validation that never splits a patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict._evaluation.metrics import pearson
+from stpredict.models._design import design
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from stpredict._section import Section
+
+MAX_FOLDS = 5
+MIN_SPOTS = 10
+"""Fewer spots than this cannot be trained on."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Spots to learn from, of one or more sections.
+
+    Attributes
+    ----------
+    design
+        float32 (n, d), see `stpredict.models._design`.
+    expression
+        float32 (n, genes), log1p of counts per 10,000.
+    log_total
+        (n,), log1p of each spot's total count.
+    section, group
+        (n,), number of the section, and of the patient or other unit that must not be split.
+    centres
+        (n, 2), spot centres.
+    """
+
+    design: np.ndarray
+    expression: np.ndarray
+    log_total: np.ndarray
+    section: np.ndarray
+    group: np.ndarray
+    centres: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.design)
+
+    def take(self, rows: np.ndarray) -> Table:
+        """Only `rows`, a mask or row numbers."""
+        return Table(**{name: values[rows] for name, values in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What cross-validation chose.
+
+    Attributes
+    ----------
+    value
+        The best candidate.
+    scores
+        Mean PCC of every candidate, per gene within section, over held-out spots.
+    residual_sd
+        float32 (genes,), root mean square error of the best candidate on held-out spots.
+    note
+        What was held out.
+    """
+
+    value: float
+    scores: list[float]
+    residual_sd: np.ndarray
+    note: str
+
+
+def training_table(
+    sections: Sequence[Section], groups: Sequence[str], *, genes: Sequence[str], keys: Sequence[str], min_counts: int
+) -> Table:
+    """Spots of all `sections` with at least `min_counts` counts.
+
+    Raises
+    ------
+    ValueError
+        If fewer than `MIN_SPOTS` are left, or counts are not raw counts.
+    """
+    numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    parts = []
+    for i, (section, group) in enumerate(zip(sections, groups, strict=True)):
+        totals = np.asarray(section.counts().sum(axis=1), dtype=np.float64).ravel()
+        part = Table(
+            design=design(section, keys),
+            expression=section.log_expression(genes),
+            log_total=np.log1p(totals),
+            section=np.full(len(section), i),
+            group=np.full(len(section), numbers[group]),
+            centres=section.centres,
+        )
+        parts.append(part.take(totals >= max(min_counts, 1)))
+    table = Table(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+    if len(table) < MIN_SPOTS:
+        msg = (
+            f"Only {len(table)} spots have min_counts={min_counts} counts or more; at least {MIN_SPOTS} are needed. "
+            "Lower min_counts or add sections."
+        )
+        raise ValueError(msg)
+    return table
+
+
+def inner_folds(table: Table) -> tuple[list[np.ndarray], str]:
+    """Held-out masks (n,), and in words what each holds out: patients, else sections, else blocks of the section."""
+    from sklearn.model_selection import GroupKFold
+
+    for units, word in ((table.group, "groups"), (table.section, "sections")):
+        n = len(np.unique(units))
+        if n > 1:
+            splits = GroupKFold(min(n, MAX_FOLDS)).split(units, groups=units)
+            return [_mask(rows, len(table)) for _, rows in splits], f"inner folds hold out {word} ({n})"
+    axis = np.ptp(table.centres, axis=0).argmax()
+    strips = np.array_split(np.argsort(table.centres[:, axis], kind="stable"), MAX_FOLDS)
+    return [_mask(rows, len(table)) for rows in strips], f"inner folds hold out strips of the one section ({MAX_FOLDS})"
+
+
+def choose(
+    table: Table,
+    candidates: Sequence[float],
+    predictions: Callable[[Table, np.ndarray], Iterable[np.ndarray]],
+) -> Choice:
+    """Choose the candidate with the best mean PCC per gene and section on inner held-out spots.
+
+    Parameters
+    ----------
+    table
+        Training spots.
+    candidates
+        Values to choose from; the first of equals wins.
+    predictions
+        Maps a table to learn from and a design matrix to predict for, to one prediction (n, genes) per candidate.
+    """
+    folds, note = inner_folds(table)
+    scores: list[list[float]] = [[] for _ in candidates]
+    squares = np.zeros((len(candidates), table.expression.shape[1]))
+    for held in folds:
+        test = table.take(held)
+        for i, predicted in enumerate(predictions(table.take(~held), test.design)):
+            squares[i] += np.square(predicted - test.expression, dtype=np.float64).sum(axis=0)
+            for section in np.unique(test.section):
+                rows = test.section == section
+                scores[i].append(float(pearson(test.expression[rows], predicted[rows])[0].mean()))
+    means = [float(np.mean(s)) for s in scores]
+    best = int(np.argmax(means))
+    return Choice(candidates[best], means, np.sqrt(squares[best] / len(table)).astype(np.float32), note)
+
+
+def _mask(rows: np.ndarray, n: int) -> np.ndarray:
+    mask = np.zeros(n, dtype=bool)
+    mask[rows] = True
+    return mask

@@ -1,0 +1,78 @@
+"""Nearest neighbours: the expression of training spots that look alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from stpredict.models._baseline import Baseline
+from stpredict.models._linear import principal_axes
+from stpredict.models._retrieval import nearest, normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stpredict._section import Section
+    from stpredict.models._inner_cv import Table
+
+N_AXES = 64
+"""Principal axes of the design in which spots are compared."""
+
+
+class Knn(Baseline):
+    """Every spot gets the mean expression of the K training spots most similar to it.
+
+    Similarity is the cosine between designs in their first principal axes; search is exact. The model is its bank:
+    every training spot with its expression. Uncertainty is the spread of the neighbours' expression.
+    """
+
+    method: ClassVar[str] = "knn"
+    hyperparameter: ClassVar[str] = "k"
+    candidates: ClassVar = (200, 100, 50, 20, 10)
+    shapes: ClassVar = {"bank": ("m", "p"), "expression": ("m", "g"), "axes": ("d", "p"), "centre": ("d",), "k": ("o",)}
+
+    def learn(self, table: Table, value: float) -> dict[str, np.ndarray]:
+        """Principal axes, and the bank in them."""
+        centre = table.design.mean(axis=0)
+        axes = principal_axes(table.design - centre)[1][:, :N_AXES].astype(np.float32)
+        return {
+            "centre": centre,
+            "axes": axes,
+            "bank": normalise((table.design - centre) @ axes),
+            "expression": table.expression,
+            "k": np.array([min(value, len(table))], dtype=np.int64),
+        }
+
+    def apply(self, arrays: dict[str, np.ndarray], queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation over the K neighbours."""
+        neighbours = nearest(_project(arrays, queries), arrays["bank"], int(arrays["k"][0]))
+        mean = average(neighbours, arrays["expression"])
+        level = arrays["expression"].mean(axis=0)
+        square = average(neighbours, np.square(arrays["expression"] - level))
+        return mean, np.sqrt(np.maximum(square - np.square(mean - level), 0))
+
+    def try_candidates(self, table: Table, queries: np.ndarray) -> Iterator[np.ndarray]:
+        """Predictions with every K, from one search."""
+        arrays = self.learn(table, max(self.candidates))
+        neighbours = nearest(_project(arrays, queries), arrays["bank"], int(arrays["k"][0]))
+        for k in self.candidates:
+            yield average(neighbours[:, :k], table.expression)
+
+    def embed(self, section: Section) -> np.ndarray:
+        """float32 (n_spots, p): principal axes of the design, scaled to length 1."""
+        return _project(self.arrays, self.design(section))
+
+
+def _project(arrays: dict[str, np.ndarray], queries: np.ndarray) -> np.ndarray:
+    return normalise((queries - arrays["centre"]) @ arrays["axes"])
+
+
+def average(neighbours: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """float32 (n, genes): mean of the rows of `values` that `neighbours` (n, k) names."""
+    from scipy import sparse
+
+    n, k = neighbours.shape
+    weights = np.full(n * k, 1 / k, dtype=np.float32)
+    chooser = sparse.csr_matrix((weights, neighbours.ravel(), np.arange(0, n * k + 1, k)), shape=(n, len(values)))
+    return chooser @ values

@@ -1,0 +1,249 @@
+"""Write predicted expression into AnnData."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from stpredict import _keys
+from stpredict._copy import copy_of
+from stpredict._section import table_of
+from stpredict.tl._sections import open_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from anndata import AnnData
+
+    from stpredict._typing import Data
+    from stpredict.models import ExpressionModel
+
+
+def predict_expression(
+    data: Data,
+    model: ExpressionModel,
+    *,
+    genes: Iterable[str] | None = None,
+    key_added: str = _keys.PREDICTED,
+    std: bool = False,
+    as_anndata: bool = False,
+    copy: bool = False,
+    library_key: str | None = None,
+    table_key: str | None = None,
+) -> Data | AnnData | None:
+    """Predict the expression of every spot from its image features.
+
+    Values are log1p of counts per 10,000. Several sections in one object are predicted each on their own.
+
+    Parameters
+    ----------
+    data
+        One or more sections, after `stpredict.pp.tiles` and `stpredict.pp.encode` as in training. Counts are neither
+        needed nor looked at.
+    model
+        What `stpredict.tl.train` returned or `stpredict.models.load` read.
+    genes
+        Genes to predict, by default all that the model knows. Aliases and Ensembl ids are resolved.
+    key_added
+        Name of the results.
+    std
+        Write the predictive standard deviation too.
+    as_anndata
+        Return a new AnnData of the predicted genes and leave `data` untouched.
+    copy
+        Return a changed copy and leave `data` untouched.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key
+        Table of a SpatialData that has several.
+
+    Returns
+    -------
+    None, or the copy. Written:
+
+    - ``layers["predicted"]``: float32 (spots, genes), NaN for genes that were not predicted; not written where there
+      is no gene in ``var``
+    - ``var["predicted"]``: bool, which genes were
+    - ``obsm["predicted_genes"]``: DataFrame of the genes that ``var`` lacks, where there are any
+    - with `std`, ``layers["predicted_std"]`` and ``obsm["predicted_std_genes"]``, alike
+    - ``uns["predicted"]``: ``model_id``, ``method``, ``encoder``, ``mpp``, ``units``, ``versions``, ``parameters``,
+      ``date``
+
+    With `as_anndata`, a new AnnData with the predicted genes in ``var``, the prediction in ``X`` and
+    ``layers["predicted"]``, the spots' ``obs``, coordinates and images, and the same ``uns["predicted"]``.
+
+    Raises
+    ------
+    ValueError
+        If features are missing or were not made as in training, the model knows none of `genes`, or a section has
+        fewer than two spots. `data` is then unchanged.
+
+    Warns
+    -----
+    UserWarning
+        If the model does not know some of `genes`; they are NaN.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> train, new = st.datasets.simulate(2)
+    >>> for adata in (train, new):
+    ...     st.pp.tiles(adata)
+    ...     st.pp.encode(adata, show_progress=False)
+    >>> model = st.tl.train(train, genes=["ERBB2", "COL1A1"])
+    >>> st.tl.predict_expression(new, model)
+    >>> int(new.var["predicted"].sum()), new.layers["predicted"].shape == new.shape
+    (2, True)
+    """
+    if "/" in key_added or not key_added:
+        msg = f"key_added must be a name without '/', got {key_added!r}."
+        raise ValueError(msg)
+    if as_anndata and copy:
+        msg = "as_anndata=True already leaves the data untouched and returns a new object; leave copy out."
+        raise ValueError(msg)
+    adata = table_of(data, table_key)
+    wanted = None if genes is None else _asked_genes(genes, model)
+    inside, outside = _places(wanted, model.genes, adata.var_names)
+    mean, spread = _predict(data, model, library_key=library_key, table_key=table_key)
+    results = {key_added: mean} | ({_keys.std(key_added): spread} if std else {})
+    record = _record(model, adata, {"genes": wanted or "all", "std": std})
+    column = {gene: i for i, gene in enumerate(model.genes)}
+
+    if as_anndata:
+        return _new_anndata(adata, inside | outside, column, results, key_added, record)
+    layers = {name: _spread_over(values, inside, column, adata.var_names) for name, values in results.items()}
+    frames = {_keys.extra_genes(name): _frame(adata, values, outside, column) for name, values in results.items()}
+    if copy:
+        data = copy_of(data)
+        adata = table_of(data, table_key)
+    _forget(adata, key_added)
+    if adata.n_vars:
+        for name, values in layers.items():
+            adata.layers[name] = values
+    if outside:
+        for name, frame in frames.items():
+            adata.obsm[name] = frame
+    adata.var[key_added] = adata.var_names.isin(list(inside))
+    adata.uns[key_added] = record
+    return data if copy else None
+
+
+def _asked_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
+    from stpredict.datasets._genes import describe_missing, match
+
+    wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+    if twice := sorted({gene for gene in wanted if wanted.count(gene) > 1}):
+        msg = f"genes names {', '.join(twice[:5])} more than once; name every gene once."
+        raise ValueError(msg)
+    if bad := [gene for gene in wanted if "/" in gene]:
+        msg = f"Gene names with '/' cannot be stored: {', '.join(bad[:5])}."
+        raise ValueError(msg)
+    known = match(wanted, model.genes)
+    unknown = [gene for gene in wanted if gene not in known]
+    if not known:
+        msg = f"The model knows none of the genes asked for ({describe_missing(unknown[:10]) or 'none'}); see model.genes."
+        raise ValueError(msg)
+    if unknown:
+        msg = (
+            f"The model does not know {len(unknown)} of the genes asked for; they are NaN: {describe_missing(unknown)}."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return wanted
+
+
+def _places(
+    wanted: Sequence[str] | None, known: Sequence[str], var_names: pd.Index
+) -> tuple[dict[str, str | None], dict[str, str | None]]:
+    """Names in ``var`` → the model's gene, and names that ``var`` lacks → the model's gene or None."""
+    from stpredict.datasets._genes import match
+
+    asked = list(known) if wanted is None else list(wanted)
+    in_model = match(asked, known)
+    in_var = match(asked, var_names)
+    inside = {in_var[gene]: in_model[gene] for gene in asked if gene in in_var and gene in in_model}
+    outside = {gene: in_model.get(gene) for gene in asked if gene not in in_var}
+    return inside, outside
+
+
+def _predict(data: Data, model: ExpressionModel, **keys: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (all spots, the model's genes), section by section."""
+    sections = open_all(data, **keys)
+    mean, spread = np.full((2, sections[0].adata.n_obs, len(model.genes)), np.nan, dtype=np.float32)
+    for section in sections:
+        prediction = model.predict(section)
+        mean[section.rows], spread[section.rows] = prediction.mean, prediction.std
+    return mean, spread
+
+
+def _spread_over(
+    values: np.ndarray, genes: dict[str, str | None], column: dict[str, int], names: pd.Index
+) -> np.ndarray:
+    """float32 (spots, names): `values` of the genes under their own names, NaN elsewhere."""
+    out = np.full((len(values), len(names)), np.nan, dtype=np.float32)
+    known = {name: gene for name, gene in genes.items() if gene is not None}
+    out[:, names.get_indexer(list(known))] = values[:, [column[gene] for gene in known.values()]]
+    return out
+
+
+def _frame(adata: AnnData, values: np.ndarray, genes: dict[str, str | None], column: dict[str, int]) -> pd.DataFrame:
+    names = pd.Index(list(genes), dtype=object)
+    return pd.DataFrame(_spread_over(values, genes, column, names), index=adata.obs_names, columns=names)
+
+
+def _forget(adata: AnnData, key_added: str) -> None:
+    """Drop what an earlier prediction under this name left."""
+    for name in (key_added, _keys.std(key_added)):
+        for slot, key in ((adata.layers, name), (adata.obsm, _keys.extra_genes(name))):
+            if key in slot:
+                del slot[key]
+
+
+def _record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any]) -> dict[str, Any]:
+    """What ``uns`` keeps of how a prediction was made."""
+    import anndata
+
+    from stpredict import __version__
+    from stpredict.models._contract import UNITS
+    from stpredict.models._store import identity
+
+    features = model.config.get("features", {})
+    record: dict[str, Any] = {
+        "model_id": identity(model),
+        "method": model.method,
+        "encoder": ", ".join(dict.fromkeys(str(made.get("encoder", key)) for key, made in features.items())),
+        "units": UNITS,
+        "versions": {"stpredict": __version__, "anndata": anndata.__version__, "numpy": np.__version__},
+        "parameters": {"features": list(features), **parameters},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    scales = [float(adata.uns[key]["mpp"]) for key, made in features.items() if "mpp" in made]
+    return record | ({"mpp": scales[0]} if scales else {})
+
+
+def _new_anndata(
+    adata: AnnData,
+    genes: dict[str, str | None],
+    column: dict[str, int],
+    results: dict[str, np.ndarray],
+    key_added: str,
+    record: dict[str, Any],
+) -> AnnData:
+    from copy import deepcopy
+
+    import anndata
+
+    names = pd.Index(list(genes), dtype=object)
+    layers = {name: _spread_over(values, genes, column, names) for name, values in results.items()}
+    var = pd.DataFrame({key_added: [gene is not None for gene in genes.values()]}, index=names)
+    new = anndata.AnnData(X=layers[key_added], obs=adata.obs.copy(), var=var, layers=layers)
+    if _keys.SPATIAL in adata.obsm:
+        new.obsm[_keys.SPATIAL] = adata.obsm[_keys.SPATIAL].copy()
+    for key in (_keys.SPATIAL, _keys.TILES):
+        if key in adata.uns:
+            new.uns[key] = deepcopy(adata.uns[key])
+    new.uns[key_added] = record
+    return new
