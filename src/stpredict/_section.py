@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ class Section:
         Row numbers of the section's spots in ``adata``.
     centres
         (n, 2) float64, (x, y) in pixels of ``image``.
+    image_scale
+        Pixels of ``image`` per unit of the container's own coordinates: 1 for a full-resolution image.
     has_image
         Whether the container names an image at all; it is opened, and found missing or damaged, at ``image``.
     """
@@ -61,7 +64,7 @@ class Section:
         self.centres = centres * image_scale
         self._open_image = open_image
         self._hints = hints
-        self._image_scale = image_scale
+        self.image_scale = image_scale
         self.has_image = has_image
 
     def __repr__(self) -> str:
@@ -95,7 +98,7 @@ class Section:
             rows = np.flatnonzero(_library_column(adata, library_key, libraries) == name)
         centres = _spot_centres(adata, rows, name)
         library = adata.uns.get(_keys.SPATIAL, {}).get(name, {})
-        factors = {k: float(v) for k, v in library.get("scalefactors", {}).items() if np.isscalar(v)}
+        factors = _numbers(library.get("scalefactors", {}))
         metadata = library.get("metadata", {})
         hires = library.get("images", {}).get("hires")
         path = metadata.get("source_image_path")
@@ -104,7 +107,7 @@ class Section:
 
             def opener() -> SlideImage:
                 image = open_image(str(path))
-                _check_not_hires(image, hires, factors, name)
+                _check_full_resolution(image, library, factors, name)
                 return image
 
         elif hires is not None:
@@ -118,26 +121,18 @@ class Section:
             def opener() -> SlideImage:
                 msg = (
                     f"Section {name!r} has no H&E image. Read it with its image, or set "
-                    f"adata.uns['spatial'][{name!r}]['metadata']['source_image_path'] to the file."
+                    f"adata.uns['spatial'][{name!r}]['metadata']['source_image_path'] to the file "
+                    "(anndata.concat keeps uns['spatial'] only with uns_merge='unique')."
                 )
                 raise ValueError(msg)
 
-        tiles = adata.uns.get(_keys.TILES, {}).get(name, {})
-        hints = _scale.ScaleHints(
-            argument=mpp,
-            metadata=factors.get("microns_per_pixel"),
-            pitch_um=float(metadata["spot_pitch_um"]) if metadata.get("spot_pitch_um") else None,
-            spot_diameter_px=factors.get("spot_diameter_fullres"),
-            remembered=(float(tiles["mpp"]), str(tiles["mpp_source"])) if tiles else None,
-            scalefactors=factors,
-        )
         return cls(
             name=name,
             adata=adata,
             rows=rows,
             centres=centres,
             open_image=opener,
-            hints=hints,
+            hints=_scale_hints(adata, name, mpp),
             image_scale=scale,
             has_image=bool(path) or hires is not None,
         )
@@ -152,27 +147,27 @@ class Section:
         image_key: str | None = None,
         mpp: float | None = None,
     ) -> Section:
-        """View one region (shapes element) of a SpatialData with the image that shares its coordinate system."""
-        from stpredict._spatialdata import region_centres, region_image, table_of
+        """View one region (shapes element) of a SpatialData with the image that shares its coordinate system.
+
+        `mpp` is the scale of that image at its finest level.
+        """
+        from stpredict._spatialdata import bin_um, region_centres, region_image, table_of
 
         adata = table_of(sdata, table_key)
-        region, rows, centres, image_key = region_centres(sdata, adata, region=region, image_key=image_key)
+        region, rows, centres, image_key, scale = region_centres(sdata, adata, region=region, image_key=image_key)
         if not np.isfinite(centres).all():
             msg = f"Region {region!r} has spots whose centres are not finite; drop them first."
             raise ValueError(msg)
-        tiles = adata.uns.get(_keys.TILES, {}).get(region, {})
-        hints = _scale.ScaleHints(
-            argument=mpp,
-            remembered=(float(tiles["mpp"]), str(tiles["mpp_source"])) if tiles else None,
-            metadata=_region_mpp(adata, region),
-        )
+        hints = _scale_hints(adata, region, mpp * scale if mpp is not None else None)
         return cls(
             name=region,
             adata=adata,
             rows=rows,
-            centres=centres,
+            centres=centres / scale,
             open_image=lambda: region_image(sdata, region, image_key),
-            hints=hints,
+            hints=replace(hints, pitch_um=hints.pitch_um or bin_um(region)),
+            image_scale=scale,
+            has_image=image_key is not None,
         )
 
     # ------------------------------------------------------------------ image and scale
@@ -199,31 +194,37 @@ class Section:
         return _scale.find_lattice(self.centres)
 
     @cached_property
-    def _scale(self) -> tuple[float, str]:
-        lattice = _scale.find_lattice(self.centres / self._image_scale)
+    def _mpp(self) -> tuple[float, str]:
+        lattice = _scale.find_lattice(self.centres / self.image_scale)
         _scale.check_coordinates(self._hints, lattice, self.name)
         hints = self._hints
         if hints.argument is None and hints.metadata is None and hints.remembered is None:
-            from dataclasses import replace
-
-            hints = replace(hints, image_file=self.image.mpp)
+            in_file = self.image.mpp if self.has_image else None
+            hints = replace(hints, image_file=in_file * self.image_scale if in_file else None)
         mpp, source = _scale.resolve_mpp(hints, lattice, self.name)
         return mpp, source
 
     @property
     def mpp(self) -> float:
         """Microns per pixel of ``image`` at its finest level."""
-        return self._scale[0] / self._image_scale
+        return self._mpp[0] / self.image_scale
 
     @property
     def mpp_of_coordinates(self) -> float:
         """Microns per pixel of ``obsm['spatial']``; differs from ``mpp`` where only a downscaled image is at hand."""
-        return self._scale[0]
+        return self._mpp[0]
 
     @property
     def mpp_source(self) -> str:
         """Where the scale was found."""
-        return self._scale[1]
+        return self._mpp[1]
+
+    @property
+    def spot_diameter(self) -> float:
+        """Diameter of a spot in pixels of ``image``, for drawing: as stated, else half of the spots' distance."""
+        if self._hints.spot_diameter_px:
+            return self._hints.spot_diameter_px * self.image_scale
+        return 0.55 * self.lattice.pitch_px if self.lattice else 55.0 / self.mpp
 
     def neighbours(self, *, reach: float = 1.5) -> sparse.csr_matrix:
         """(n, n) adjacency of spots at most `reach` pitches apart: 8 on a square lattice, 6 on a hexagonal one."""
@@ -261,9 +262,10 @@ class Section:
         """float32 (n spots, genes): log1p of counts per 10,000, by the total over all genes of the section."""
         from scipy import sparse
 
+        genes = list(genes)
         counts = self.counts()
         totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-        columns = self.genes.get_indexer(list(genes))
+        columns = self.genes.get_indexer(genes)
         if (columns < 0).any():
             lost = [g for g, c in zip(genes, columns, strict=True) if c < 0]
             msg = f"Section {self.name!r} does not measure {', '.join(lost[:5])}{', …' if len(lost) > 5 else ''}."
@@ -274,7 +276,11 @@ class Section:
 
     def features(self, key: str) -> np.ndarray:
         """float32 (n, d): what ``obsm[key]`` holds for this section's spots."""
-        return np.asarray(self.adata.obsm[key][self.rows], dtype=np.float32)
+        if key not in self.adata.obsm:
+            known = ", ".join(map(repr, self.adata.obsm)) or "nothing"
+            msg = f"Section {self.name!r} has no obsm[{key!r}] (it has {known}): run stpredict.pp.encode first."
+            raise KeyError(msg)
+        return np.asarray(self.adata.obsm[key], dtype=np.float32)[self.rows]
 
     def record(self, key: str) -> Mapping[str, Any]:
         """How the features under `key` were made (``uns[key]``)."""
@@ -291,23 +297,25 @@ def open_sections(
 ) -> list[Section]:
     """Every section of an AnnData or SpatialData; results go to each section's ``adata``.
 
+    Sections whose spots were all filtered away are left out, unless there are no spots at all.
+
     Raises
     ------
     TypeError
         If `data` is neither.
     """
-    if hasattr(data, "tables") and hasattr(data, "shapes"):
-        from stpredict._spatialdata import regions_of, table_of
+    adata = table_of(data, table_key)
+    if adata is not data:
+        from stpredict._spatialdata import regions_of
 
-        regions = regions_of(table_of(data, table_key))
-        return [
-            Section.from_spatialdata(data, table_key=table_key, region=r, image_key=image_key, mpp=mpp) for r in regions
+        sections = [
+            Section.from_spatialdata(data, table_key=table_key, region=region, image_key=image_key, mpp=mpp)
+            for region in regions_of(adata)
         ]
-    if not (hasattr(data, "obsm") and hasattr(data, "uns")):
-        msg = f"Expected an AnnData or a SpatialData, got {type(data).__name__}. Read files with stpredict.read_visium or read_st."
-        raise TypeError(msg)
-    libraries = list(data.uns.get(_keys.SPATIAL, {})) or [_keys.DEFAULT_LIBRARY]
-    return [Section.from_anndata(data, library_id=lib, library_key=library_key, mpp=mpp) for lib in libraries]
+    else:
+        libraries = list(adata.uns.get(_keys.SPATIAL, {})) or [_keys.DEFAULT_LIBRARY]
+        sections = [Section.from_anndata(adata, library_id=lib, library_key=library_key, mpp=mpp) for lib in libraries]
+    return [section for section in sections if len(section)] or sections
 
 
 def table_of(data: Data, table_key: str | None = None) -> AnnData:
@@ -317,13 +325,17 @@ def table_of(data: Data, table_key: str | None = None) -> AnnData:
 
         return _spatialdata.table_of(data, table_key)
     if not (hasattr(data, "obsm") and hasattr(data, "uns")):
-        msg = f"Expected an AnnData or a SpatialData, got {type(data).__name__}."
+        msg = (
+            f"Expected an AnnData or a SpatialData, got {type(data).__name__}. "
+            "Read files with stpredict.read_visium or stpredict.read_st."
+        )
         raise TypeError(msg)
     return data
 
 
 def _library_column(adata: AnnData, library_key: str | None, libraries: list[str]) -> np.ndarray:
-    key = library_key or "library_id"
+    remembered = (tiles["library_key"] for tiles in adata.uns.get(_keys.TILES, {}).values() if "library_key" in tiles)
+    key = library_key or next(remembered, "library_id")
     if key not in adata.obs:
         msg = (
             f"This AnnData holds {len(libraries)} sections; pass library_key=, the obs column that names each spot's "
@@ -352,21 +364,41 @@ def _spot_centres(adata: AnnData, rows: np.ndarray, name: str) -> np.ndarray:
     return centres
 
 
-def _check_not_hires(image: SlideImage, hires: Any, factors: Mapping[str, float], name: str) -> None:
-    """Refuse the downscaled image where the full-resolution one is meant."""
-    factor = factors.get("tissue_hires_scalef")
-    if hires is None or not factor or factor > 0.95:
-        return
-    if image.shape == tuple(hires.shape[:2]):
-        full = tuple(round(n / factor) for n in image.shape)
+def _check_full_resolution(
+    image: SlideImage, library: Mapping[str, Any], factors: Mapping[str, float], name: str
+) -> None:
+    """Refuse a downscaled image where the full-resolution one is meant, by the size of the downscaled ones at hand."""
+    for key in ("hires", "lowres"):
+        small, factor = library.get("images", {}).get(key), factors.get(f"tissue_{key}_scalef")
+        if small is None or not factor:
+            continue
+        full = tuple(round(n / factor) for n in small.shape[:2])
+        if all(0.95 < have / want < 1.05 for have, want in zip(image.shape, full, strict=True)):
+            continue
+        which = f"the {key} one" if image.shape == tuple(small.shape[:2]) else "another one"
         msg = (
-            f"Section {name!r}: the image at {image.source} is the hires one ({image.shape[1]} × {image.shape[0]} px, "
-            f"tissue_hires_scalef={factor:g}); the full-resolution image would be about {full[1]} × {full[0]} px. "
-            "Pass that one, or none to use the hires image knowingly."
+            f"Section {name!r}: the image at {image.source} has {image.shape[1]} × {image.shape[0]} px, but by "
+            f"tissue_{key}_scalef={factor:g} the full-resolution image has about {full[1]} × {full[0]} px, so this is "
+            f"{which}. Pass the full-resolution image, or none to use the hires image knowingly."
         )
         raise ValueError(msg)
 
 
-def _region_mpp(adata: AnnData, region: str) -> float | None:
-    value = adata.uns.get(_keys.SPATIAL, {}).get(region, {}).get("scalefactors", {}).get("microns_per_pixel")
-    return float(value) if value else None
+def _scale_hints(adata: AnnData, name: str, mpp: float | None) -> _scale.ScaleHints:
+    """What the table knows of the scale of section `name`, in pixels of its spots' own coordinates."""
+    library = adata.uns.get(_keys.SPATIAL, {}).get(name, {})
+    factors = _numbers(library.get("scalefactors", {}))
+    pitch_um = library.get("metadata", {}).get("spot_pitch_um")
+    tiles = adata.uns.get(_keys.TILES, {}).get(name, {})
+    return _scale.ScaleHints(
+        argument=mpp,
+        metadata=factors.get("microns_per_pixel"),
+        pitch_um=float(pitch_um) if pitch_um else None,
+        spot_diameter_px=factors.get("spot_diameter_fullres"),
+        remembered=(float(tiles["mpp"]), str(tiles["mpp_source"])) if tiles else None,
+        scalefactors=factors,
+    )
+
+
+def _numbers(factors: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in factors.items() if np.isscalar(value)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".qptiff")
 WHOLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+LARGEST_CHUNK = 2**24
+"""Pixels: a TIFF with larger compressed pieces is decoded whole, once, instead of piece by piece for every window."""
+UM_PER_UNIT = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "&#181;m": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 BACKGROUND = 255
 """What lies outside the image: glass."""
 
@@ -52,6 +56,9 @@ class SlideImage:
         self.source = source
         spatial = slice(1, 3) if channels_first else slice(0, 2)
         shapes = [tuple(int(n) for n in level.shape[spatial]) for level in self._levels]
+        if not all(min(shape) > 0 for shape in shapes):
+            msg = f"{source} has no pixels (levels of {shapes} px). Get the image again."
+            raise ValueError(msg)
         self.shape: tuple[int, int] = shapes[0]
         self.downsamples = [self.shape[0] / height for height, _ in shapes]
         self._shapes = shapes
@@ -97,7 +104,7 @@ class SlideImage:
         factor = max(1.0, max(self.shape) / max_side)
         level = self.best_level(factor)
         height, width = self._shapes[level]
-        step = max(1, int(factor / self.downsamples[level]))
+        step = min(max(1, int(factor / self.downsamples[level])), height, width)
         rows = []
         strip = max(step, 1024 // step * step)
         for y in range(0, height - height % step, strip):
@@ -138,7 +145,8 @@ def _open_cached(path: Path, size: int, mtime_ns: int) -> SlideImage:
         return _open_tiff(path, fingerprint)
     levels = [_WholeImage(path)]
     if levels[0].is_jpeg:
-        levels += [_WholeImage(path, reduction) for reduction in (2, 4, 8)]
+        smallest = min(levels[0].shape[:2])
+        levels += [_WholeImage(path, reduction) for reduction in (2, 4, 8) if reduction <= smallest]
     return SlideImage(levels, source=str(path), fingerprint=fingerprint)
 
 
@@ -153,6 +161,7 @@ class _WholeImage:
 
         self.path, self._reduction = path, reduction
         self._pixels: np.ndarray | None = None
+        self._lock = Lock()
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             with Image.open(path) as image:
@@ -172,8 +181,9 @@ class _WholeImage:
         self.shape = (-(-height // reduction), -(-width // reduction), 3)
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
-        if self._pixels is None:
-            self._pixels = self._decode()
+        with self._lock:
+            if self._pixels is None:
+                self._pixels = self._decode()
         return self._pixels[window]
 
     def _decode(self) -> np.ndarray:
@@ -188,7 +198,10 @@ class _WholeImage:
                 if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                     glass = Image.new("RGBA", image.size, (BACKGROUND,) * 4)
                     image = Image.alpha_composite(glass, image.convert("RGBA"))
-                pixels = np.asarray(image.convert("RGB"))
+                if image.mode.startswith("I"):  # 16-bit grey, which PIL would clip instead of scaling
+                    pixels = _as_rgb(np.asarray(image).astype(np.uint16), str(self.path))
+                else:
+                    pixels = np.asarray(image.convert("RGB"))
                 if pixels.shape != self.shape:
                     msg = f"decoded to {pixels.shape} instead of {self.shape}"
                     raise ValueError(msg)
@@ -208,30 +221,41 @@ def _open_tiff(path: Path, fingerprint: str) -> SlideImage:
             number, series = max(enumerate(tif.series), key=lambda item: int(np.prod(item[1].shape)))
             axes = series.axes
             levels = [_TiffLevel(path, number, i, level) for i, level in enumerate(series.levels)]
+            end = max(_end_of_data(level.pages[0]) for level in series.levels)
             mpp = _tiff_mpp(tif)
-    except (tifffile.TiffFileError, OSError, ValueError, IndexError, StopIteration) as error:
+    except Exception as error:  # (damaged tags raise every kind of error)
         msg = f"{path} cannot be read as a TIFF ({error}). Get the image again, or convert it to a tiled TIFF."
         raise ValueError(msg) from error
     if axes not in ("YX", "YXS", "SYX", "CYX"):
         msg = f"{path} has axes {axes!r}; an H&E image has height, width and three colours."
+        raise ValueError(msg)
+    if end > path.stat().st_size:
+        msg = f"{path} is truncated: it should have {end:,} bytes and has {path.stat().st_size:,}. Get the image again."
         raise ValueError(msg)
     channels_first = axes in ("SYX", "CYX")
     return SlideImage(levels, mpp=mpp, source=str(path), fingerprint=fingerprint, channels_first=channels_first)
 
 
 class _TiffLevel:
-    """One level of a TIFF, mapped (uncompressed) or read chunk by chunk (compressed)."""
+    """One level of a TIFF: mapped where uncompressed, read chunk by chunk where compressed, or else decoded whole."""
 
     def __init__(self, path: Path, series: int, level: int, info: Any) -> None:
         self.path, self._series, self._level = path, series, level
         self.shape, self._array = tuple(info.shape), None
+        self._lock = Lock()
+        chunk = int(np.prod(info.pages[0].chunks[:2]))
+        self._whole = info.dataoffset is None and chunk > LARGEST_CHUNK
+        if self._whole and chunk > settings.max_image_pixels:
+            msg = f"chunks of {chunk / 1e6:,.0f} million pixels are more than settings.max_image_pixels allows"
+            raise ValueError(msg)
 
     def __getitem__(self, window: tuple[slice, ...]) -> np.ndarray:
         try:
-            if self._array is None:
-                self._array = self._open()
+            with self._lock:
+                if self._array is None:
+                    self._array = self._open()
             return np.asarray(self._array[window])
-        except Exception as error:  # noqa: BLE001 (codecs raise every kind of error on damaged data)
+        except Exception as error:  # (codecs raise every kind of error on damaged data)
             msg = f"{self.path} is truncated or damaged ({error}). Get the image again."
             raise ValueError(msg) from error
 
@@ -239,31 +263,40 @@ class _TiffLevel:
         import tifffile
         import zarr
 
+        where: dict[str, Any] = {"series": self._series, "level": self._level}
+        if self._whole:
+            return tifffile.imread(self.path, **where)
         with tifffile.TiffFile(self.path) as tif:
             if tif.series[self._series].levels[self._level].dataoffset is not None:
-                return tifffile.memmap(self.path, series=self._series, level=self._level, mode="r")
-        store = tifffile.imread(self.path, series=self._series, level=self._level, aszarr=True)
-        return zarr.open_array(store, mode="r")
+                return tifffile.memmap(self.path, **where, mode="r")
+        return zarr.open_array(tifffile.imread(self.path, **where, aszarr=True), mode="r")
+
+
+def _end_of_data(page: Any) -> int:
+    """File size that the pixels of a TIFF page need."""
+    return max(offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True))
 
 
 def _tiff_mpp(tif: Any) -> float | None:
     """Microns per pixel from OME metadata or a resolution in physical units; None where the file does not say."""
+    mpp = _stated_mpp(tif)
+    return mpp if mpp and 0 < mpp < 20 else None  # 72 dpi and its like describe a screen, not a microscope
+
+
+def _stated_mpp(tif: Any) -> float | None:
     import re
 
+    page = tif.pages[0]
     if tif.is_ome and (found := re.search(r'PhysicalSizeX="([\d.eE+-]+)"', tif.ome_metadata or "")):
         unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', tif.ome_metadata)
-        to_um = {"mm": 1e3, "nm": 1e-3, "cm": 1e4, "m": 1e6}.get(unit[1] if unit else "µm", 1.0)
-        return float(found[1]) * to_um
-    page = tif.pages[0]
+        to_um = UM_PER_UNIT.get(unit[1] if unit else "µm")
+        return float(found[1]) * to_um if to_um else None
     if found := re.search(r"MPP = ([\d.]+)", page.description or ""):  # Aperio
         return float(found[1])
-    tags = page.tags
-    if "XResolution" in tags and "ResolutionUnit" in tags:
-        numerator, denominator = tags["XResolution"].value
-        um_per_unit = {2: 25_400.0, 3: 10_000.0}.get(int(tags["ResolutionUnit"].value))
-        if um_per_unit and numerator:
-            mpp = um_per_unit * denominator / numerator
-            return mpp if mpp < 20 else None  # 72 dpi and its like describe a screen, not a microscope
+    if "XResolution" in page.tags and "ResolutionUnit" in page.tags:
+        numerator, denominator = page.tags["XResolution"].value
+        um_per_unit = {2: 25_400.0, 3: 10_000.0}.get(int(page.tags["ResolutionUnit"].value))
+        return um_per_unit * denominator / numerator if um_per_unit and numerator else None
     return None
 
 
@@ -271,6 +304,9 @@ def _as_rgb(pixels: np.ndarray, source: str) -> np.ndarray:
     """uint8 RGB from grey, RGB or RGBA pixels of the usual dtypes."""
     if pixels.dtype != np.uint8:
         if np.issubdtype(pixels.dtype, np.floating):
+            if not (pixels.min(initial=0) >= 0 and pixels.max(initial=0) <= 1):
+                msg = f"{source} has fractional pixels outside of [0, 1]. Scale them, or give uint8."
+                raise ValueError(msg)
             pixels = np.clip(pixels * 255 + 0.5, 0, 255).astype(np.uint8)
         elif pixels.dtype == np.uint16:
             pixels = (pixels >> 8).astype(np.uint8)
