@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import matplotlib as mpl
+import numpy as np
 import pytest
+from anndata import AnnData
 
 import stpredict as st
 
@@ -51,3 +53,38 @@ def _available(dataset: str) -> list[str]:
         return list(st.datasets.available(folder))
     except (FileNotFoundError, ValueError, KeyError):
         return []
+
+
+@pytest.fixture
+def paired():
+    """Make small sections whose features, under ``X_fake`` and ``X_fake_niche``, drive their counts; no image."""
+
+    def make(n_sections=1, *, side=9, n_genes=15, depth=4000, effect=0.6, seed=0, patients=None):
+        out = [_paired_section(i, side, n_genes, depth, effect, seed) for i in range(n_sections)]
+        for i, adata in enumerate(out):
+            adata.obs["patient"] = patients[i] if patients else f"P{i}"
+        return out[0] if n_sections == 1 else out
+
+    return make
+
+
+def _paired_section(number: int, side: int, n_genes: int, depth: float, effect: float, seed: int) -> AnnData:
+    shared, own = np.random.default_rng(seed), np.random.default_rng([seed, number])
+    n = side * side
+    features = own.standard_normal((n, 6))
+    loadings = shared.standard_normal((6, n_genes)) * effect
+    rate = np.exp(shared.standard_normal(n_genes) + features @ loadings)
+    fraction = rate / rate.sum(axis=1, keepdims=True)
+    totals = depth * np.exp(0.3 * own.standard_normal(n))
+    adata = AnnData(own.poisson(totals[:, None] * fraction).astype(np.float32))
+    adata.var_names = [f"GENE{i}" for i in range(n_genes)]
+    adata.obs_names = [f"s{number}_{i}" for i in range(n)]
+    rows, columns = np.divmod(np.arange(n), side)
+    adata.obsm["spatial"] = np.column_stack([columns, rows]) * 100.0 + 50
+    adata.uns["spatial"] = {f"section{number}": {"images": {}, "scalefactors": {}, "metadata": {"spot_pitch_um": 100.0}}}
+    record = {"encoder": "fake", "encoder_hash": "f00d", "spot_um": 112.0, "niche_um": 560.0, "mpp": 1.0}
+    for key, values in (("X_fake", features[:, :4]), ("X_fake_niche", features[:, 4:])):
+        adata.obsm[key] = values.astype(np.float32)
+        adata.uns[key] = dict(record)
+    adata.layers["truth"] = np.log1p(1e4 * fraction)
+    return adata

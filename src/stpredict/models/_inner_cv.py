@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from stpredict._section import Section
 
 MAX_FOLDS = 5
+MIN_GROUPS = 3
+"""With fewer patients than this, an inner fold would learn from one alone, which says little about learning from two."""
+
 MIN_SPOTS = 10
 """Fewer spots than this cannot be trained on."""
 
@@ -47,6 +50,24 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.design)
+
+    def levelled(self) -> Table:
+        """The same, with every section's mean expression and mean log total moved to the mean over sections.
+
+        The design says nothing of differences between sections, so a model can only learn them as noise.
+        """
+        return replace(self, expression=self._level(self.expression), log_total=self._level(self.log_total))
+
+    def _level(self, values: np.ndarray) -> np.ndarray:
+        out = np.array(values)
+        means = self.section_means(values)
+        for number, mean in zip(np.unique(self.section), means, strict=True):
+            out[self.section == number] += means.mean(axis=0) - mean
+        return out
+
+    def section_means(self, values: np.ndarray) -> np.ndarray:
+        """Mean of `values` (n, …) over the spots of every section."""
+        return np.stack([values[self.section == s].mean(axis=0) for s in np.unique(self.section)])
 
     def take(self, rows: np.ndarray) -> Table:
         """Only `rows`, a mask or row numbers."""
@@ -109,12 +130,15 @@ def training_table(
 
 
 def inner_folds(table: Table) -> tuple[list[np.ndarray], str]:
-    """Held-out masks (n,), and in words what each holds out: patients, else sections, else blocks of the section."""
+    """Held-out masks (n,), and in words what they hold out.
+
+    Patients (groups), where there are at least `MIN_GROUPS`; else sections; else strips of the only section.
+    """
     from sklearn.model_selection import GroupKFold
 
-    for units, word in ((table.group, "groups"), (table.section, "sections")):
+    for units, least, word in ((table.group, MIN_GROUPS, "groups"), (table.section, 2, "sections")):
         n = len(np.unique(units))
-        if n > 1:
+        if n >= least:
             splits = GroupKFold(min(n, MAX_FOLDS)).split(units, groups=units)
             return [_mask(rows, len(table)) for _, rows in splits], f"inner folds hold out {word} ({n})"
     axis = np.ptp(table.centres, axis=0).argmax()

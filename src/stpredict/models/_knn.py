@@ -24,13 +24,21 @@ class Knn(Baseline):
     """Every spot gets the mean expression of the K training spots most similar to it.
 
     Similarity is the cosine between designs in their first principal axes; search is exact. The model is its bank:
-    every training spot with its expression. Uncertainty is the spread of the neighbours' expression.
+    every training spot with its expression, levelled between sections so that neighbours from a shallow section do not
+    pull a spot down. Uncertainty is the spread of the neighbours' expression, and that between sections.
     """
 
     method: ClassVar[str] = "knn"
     hyperparameter: ClassVar[str] = "k"
     candidates: ClassVar = (200, 100, 50, 20, 10)
-    shapes: ClassVar = {"bank": ("m", "p"), "expression": ("m", "g"), "axes": ("d", "p"), "centre": ("d",), "k": ("o",)}
+    shapes: ClassVar = {
+        "bank": ("m", "p"),
+        "expression": ("m", "g"),
+        "between": ("g",),
+        "axes": ("d", "p"),
+        "centre": ("d",),
+        "k": ("o",),
+    }
 
     def learn(self, table: Table, value: float) -> dict[str, np.ndarray]:
         """Principal axes, and the bank in them."""
@@ -40,24 +48,25 @@ class Knn(Baseline):
             "centre": centre,
             "axes": axes,
             "bank": normalise((table.design - centre) @ axes),
-            "expression": table.expression,
+            "expression": table.levelled().expression,
+            "between": table.section_means(table.expression).var(axis=0),
             "k": np.array([min(value, len(table))], dtype=np.int64),
         }
 
     def apply(self, arrays: dict[str, np.ndarray], queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation over the K neighbours."""
+        """Mean over the K neighbours, and standard deviation over them and between sections."""
         neighbours = nearest(_project(arrays, queries), arrays["bank"], int(arrays["k"][0]))
         mean = average(neighbours, arrays["expression"])
         level = arrays["expression"].mean(axis=0)
         square = average(neighbours, np.square(arrays["expression"] - level))
-        return mean, np.sqrt(np.maximum(square - np.square(mean - level), 0))
+        return mean, np.sqrt(np.maximum(square - np.square(mean - level), 0) + arrays["between"])
 
     def try_candidates(self, table: Table, queries: np.ndarray) -> Iterator[np.ndarray]:
         """Predictions with every K, from one search."""
         arrays = self.learn(table, max(self.candidates))
         neighbours = nearest(_project(arrays, queries), arrays["bank"], int(arrays["k"][0]))
         for k in self.candidates:
-            yield average(neighbours[:, :k], table.expression)
+            yield average(neighbours[:, :k], arrays["expression"])
 
     def embed(self, section: Section) -> np.ndarray:
         """float32 (n_spots, p): principal axes of the design, scaled to length 1."""

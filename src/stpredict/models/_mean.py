@@ -25,8 +25,7 @@ class Mean(Baseline):
 
     def learn(self, table: Table, value: float) -> dict[str, np.ndarray]:
         """Mean over sections of the means over their spots."""
-        sections = [table.expression[table.section == s].mean(axis=0) for s in np.unique(table.section)]
-        return {"mean": np.mean(sections, axis=0, dtype=np.float32)}
+        return {"mean": table.section_means(table.expression).mean(axis=0)}
 
     def apply(self, arrays: dict[str, np.ndarray], queries: np.ndarray) -> tuple[np.ndarray, None]:
         """Repeat the mean."""

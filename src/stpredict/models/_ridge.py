@@ -50,9 +50,10 @@ class Ridge(Baseline):
 
 
 class _Decomposed:
-    """A training table in the principal axes of its design."""
+    """A training table, levelled between sections, in the principal axes of its design."""
 
     def __init__(self, table: Table) -> None:
+        table = table.levelled()
         self.centre = table.design.mean(axis=0, dtype=np.float64)
         self.level = table.expression.mean(axis=0, dtype=np.float64)
         centred = (table.design - self.centre).astype(np.float32)
