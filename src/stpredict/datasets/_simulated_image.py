@@ -28,6 +28,9 @@ CYTOPLASM = np.array([0.34, 0.50, 0.22, 0.0])
 BASOPHILIA = np.array([0.13, 0.02, 0.10, 0.0])
 """Haematoxylin outside of nuclei, by compartment."""
 
+HALF = SIDE // 2
+"""Side of everything that is painted at 2 µm; only nuclei need the full resolution."""
+
 PATCH = 13
 """A nucleus is painted within this many pixels of its centre."""
 
@@ -38,13 +41,11 @@ def render(rng: np.random.Generator, tissue: Tissue, nuclei: Nuclei) -> np.ndarr
 
     masks = (np.float32(tissue.compartment == kind) for kind in range(len(REGIONS)))
     weight = [_enlarge(uniform_filter(mask, 3)) for mask in masks]
-    eosin = _eosin(rng, tissue, weight)
-    hematoxylin = sum(w * level for w, level in zip(weight, BASOPHILIA, strict=True))
+    ground = sum(w * level for w, level in zip(weight, BASOPHILIA, strict=True))
     chromatin = _stamp(rng, nuclei)
-    covered = np.minimum(chromatin / 0.5, 1)
-    grain = 1 + 0.16 * _enlarge(smooth_noise(rng, 1.6, cell=2))
-    hematoxylin = np.maximum(hematoxylin * grain, chromatin * grain)
-    eosin *= 1 - 0.5 * covered
+    eosin = _enlarge(_eosin(rng, tissue, weight), SIDE) * (1 - np.minimum(chromatin, 0.5))
+    grain = _enlarge(1 + 0.16 * smooth_noise(rng, 1.6, cell=2), SIDE)
+    hematoxylin = np.maximum(_enlarge(ground, SIDE), chromatin) * grain
     return _expose(rng, hematoxylin, eosin)
 
 
@@ -67,23 +68,22 @@ def _fibres(rng: np.random.Generator, tissue: Tissue) -> np.ndarray:
     """Mean 0, sd 1: streaks that run along the tissue's angle."""
     from scipy.ndimage import gaussian_filter1d, map_coordinates
 
-    cell = 2
-    n = SIDE // cell
-    streaks = gaussian_filter1d(rng.standard_normal((n, n)).astype(np.float32), 14, axis=1, mode="wrap")
+    streaks = gaussian_filter1d(rng.standard_normal((HALF, HALF), np.float32), 14, axis=1, mode="wrap")
     streaks = gaussian_filter1d(streaks, 1.0, axis=0, mode="wrap")
     streaks /= streaks.std()
-    y, x = np.mgrid[:n, :n].astype(np.float32)
-    wave = 9 * _enlarge(smooth_noise(rng, 55), n)
-    painted = np.zeros((n, n), np.float32)
-    total = np.zeros((n, n), np.float32)
-    angle = _enlarge(tissue.angle, n)
+    y, x = np.mgrid[:HALF, :HALF].astype(np.float32)
+    wave = 9 * _enlarge(smooth_noise(rng, 55))
+    angle = _enlarge(tissue.angle)
+    painted, total = np.zeros((2, HALF, HALF), np.float32)
     for direction in np.arange(6) * np.pi / 6:  # few directions, blended: streaks bend without being torn
-        share = np.abs(np.cos(angle - direction)) ** 24
-        across = y * np.cos(direction) - x * np.sin(direction) + wave
-        along = x * np.cos(direction) + y * np.sin(direction)
-        painted += share * map_coordinates(streaks, [across, along], order=1, mode="grid-wrap")
-        total += share**2
-    return _enlarge(painted / np.sqrt(total))
+        share = np.cos(angle - direction) ** 24
+        here = share > 0.01
+        cos, sin = np.float32(np.cos(direction)), np.float32(np.sin(direction))
+        across = y[here] * cos - x[here] * sin + wave[here]
+        along = x[here] * cos + y[here] * sin
+        painted[here] += share[here] * map_coordinates(streaks, [across, along], order=1, mode="grid-wrap")
+        total[here] += share[here] ** 2
+    return painted / np.sqrt(total)
 
 
 def _membranes(vacuoles: np.ndarray) -> np.ndarray:
@@ -129,8 +129,9 @@ def _nucleus(
     cos, sin = per(np.cos(nuclei.angle)), per(np.sin(nuclei.angle))
     u, v = (x * cos + y * sin) / per(nuclei.axes[:, 0]), (y * cos - x * sin) / per(nuclei.axes[:, 1])
     tumor = per(nuclei.kind == TUMOR)
-    lobes = np.cos(3 * np.arctan2(v, u) + per(phase))
-    r = np.sqrt(u**2 + v**2) * (1 + 0.16 * tumor * per(nuclei.grade) * lobes)
+    around = np.arctan2(v, u)
+    lobes = np.cos(2 * around - 3 * per(phase)) + np.cos(3 * around + per(phase))
+    r = np.sqrt(u**2 + v**2) * (1 + 0.07 * tumor * per(nuclei.grade) * lobes)
     inside = np.clip((1 - r) * per(nuclei.axes[:, 1]) + 0.5, 0, 1)
     rim = 0.8 + 0.3 * np.minimum(r, 1) ** 3
     spot = np.exp(-((u - 0.3 * np.cos(per(phase))) ** 2 + (v - 0.3 * np.sin(per(phase))) ** 2) / 0.06)
@@ -152,8 +153,8 @@ def _expose(rng: np.random.Generator, hematoxylin: np.ndarray, eosin: np.ndarray
     return image
 
 
-def _enlarge(field: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """A coarse map at image resolution, float32."""
+def _enlarge(field: np.ndarray, side: int = HALF) -> np.ndarray:
+    """A map, interpolated to `side` cells a side; float32."""
     from PIL import Image
 
     return np.asarray(Image.fromarray(field.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR))

@@ -1,0 +1,114 @@
+"""Expression of genes on the tissue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stpredict import _keys
+from stpredict.models._contract import UNITS
+from stpredict.pl import _canvas
+from stpredict.pl._values import expression_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+    from stpredict._typing import Data
+
+
+def expression(
+    data: Data,
+    genes: str | Iterable[str],
+    *,
+    layer: str | None = _keys.PREDICTED,
+    cmap: str | Colormap = "viridis",
+    vmin: float | None = None,
+    vmax: float | None = None,
+    size: float = 1.0,
+    alpha_img: float = 0.4,
+    ncols: int = 4,
+    library_id: str | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    image_key: str | None = None,
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool | None = None,
+) -> Axes | list[Axes] | Figure | None:
+    """Draw genes over the H&E image, one panel each.
+
+    Parameters
+    ----------
+    data
+        A section with expression in `layer`.
+    genes
+        One or more genes, of ``var`` or of those predicted beside it (``obsm["predicted_genes"]``). Aliases and
+        Ensembl ids are resolved.
+    layer
+        Layer to draw; None normalises the measured counts (log1p of counts per 10,000).
+    cmap
+        Colour map.
+    vmin, vmax
+        Limits of every panel's colours; by default each gene's 1st and 99th percentile.
+    size
+        Diameter of the drawn spots, in true diameters.
+    alpha_img
+        How strongly the image shows, from 0 (not at all) to 1.
+    ncols
+        Panels per row.
+    library_id
+        Section to draw, where there are several.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key, image_key
+        Which table and image of a SpatialData to use, where it has several.
+    ax
+        Axes to draw on, one per gene; by default a new figure is made.
+    show
+        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
+    save
+        File to save the figure to.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    Axes (a list, for several genes) if ``show=False`` or `ax` is given, the figure if `return_fig`, else None. Spots
+    without a value are grey.
+
+    Raises
+    ------
+    KeyError
+        If the layer, a gene or the section is not there.
+    ValueError
+        If no gene is given, there are several sections and none is chosen, or `ax` has another number of axes.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> axes = st.pl.expression(adata, ["ERBB2", "COL1A1"], layer="truth", show=False)
+    >>> [ax.get_title() for ax in axes]
+    ['ERBB2', 'COL1A1']
+    """
+    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
+    values = expression_of(section, genes, layer)
+    slide = _canvas.slide_of(section) if alpha_img > 0 else None
+    panels = _canvas.Panels.make(values.shape[1], columns=ncols, size=_canvas.map_size(section), ax=ax)
+    for panel, gene in zip(panels.axes, values, strict=True):
+        column = values[gene].to_numpy()
+        low, high = _canvas.robust_limits(column)
+        _canvas.draw_slide(panel, section, slide, alpha=alpha_img)
+        spots = _canvas.draw_spots(panel, section, column, size=size, cmap=cmap)
+        spots.set_clim(low if vmin is None else vmin, high if vmax is None else vmax)
+        known = values[gene].notna().any()
+        panel.set_title(gene if known else f"{gene} (no values)", size=11)
+        _canvas.draw_colour_bar(panel, spots, UNITS if layer in (None, _keys.PREDICTED) else layer)
+    _canvas.draw_scale_bar(panels.axes[0], section)
+    return panels.finish(show=show, save=save, return_fig=return_fig)

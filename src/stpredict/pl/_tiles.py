@@ -1,0 +1,140 @@
+"""A gallery of the tiles that encoders see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from stpredict import _keys
+from stpredict._checks import one_of
+from stpredict._settings import settings
+from stpredict.pl import _canvas
+from stpredict.pp._tiles import NICHE_UM, SPOT_UM
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from stpredict._section import Section
+    from stpredict._typing import Data
+
+PIXELS = 300
+"""A tile is drawn from at least this many pixels across, where the image has them."""
+
+OUTLINE = "#ffd400"
+
+
+def tiles(
+    data: Data,
+    n: int = 8,
+    *,
+    seed: int | None = None,
+    window: Literal["spot", "niche"] = "spot",
+    ncols: int = 4,
+    library_id: str | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    image_key: str | None = None,
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool | None = None,
+) -> Axes | list[Axes] | Figure | None:
+    """Draw the windows around a few spots as encoders see them: the check that scale and alignment are right.
+
+    The spot itself is outlined as a circle, and in a niche the spot window as a square. Axes are in pixels of the
+    image.
+
+    Parameters
+    ----------
+    data
+        A section with its H&E image. The sides of the windows are those of `pp.tiles`, or its defaults if it has not
+        been called.
+    n
+        Number of spots, drawn at random; all of them if there are fewer.
+    seed
+        Seed of the choice; None takes ``stpredict.settings.seed``.
+    window
+        Which window to draw.
+    ncols
+        Tiles per row.
+    library_id
+        Section to draw, where there are several.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key, image_key
+        Which table and image of a SpatialData to use, where it has several.
+    ax
+        Axes to draw on, one per tile; by default a new figure is made.
+    show
+        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
+    save
+        File to save the figure to.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    Axes (a list, for several tiles) if ``show=False`` or `ax` is given, the figure if `return_fig`, else None.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If `n` is not positive, there is no image, its scale is unknown, there are several sections and none is chosen,
+        or `ax` has another number of axes.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> axes = st.pl.tiles(adata, n=3, window="niche", show=False)
+    >>> left, right = axes[0].get_xlim()
+    >>> len(axes), float(right - left)
+    (3, 560.0)
+    """
+    one_of(window, ("spot", "niche"), "window")
+    if n < 1:
+        msg = f"n must be at least 1, got {n!r}."
+        raise ValueError(msg)
+    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
+    geometry = section.adata.uns.get(_keys.TILES, {}).get(section.name, {})
+    spot_px = float(geometry.get("spot_um", SPOT_UM)) / section.mpp
+    niche_px = float(geometry.get("niche_um", NICHE_UM)) / section.mpp
+    side = spot_px if window == "spot" else niche_px
+    rng = np.random.default_rng(settings.seed if seed is None else seed)
+    chosen = np.sort(rng.choice(len(section), min(n, len(section)), replace=False))
+    pictures = [_window(section, centre, side) for centre in section.centres[chosen]]
+
+    panels = _canvas.Panels.make(len(chosen), columns=ncols, size=(2.2, 2.45), ax=ax)
+    for panel, spot, (pixels, extent) in zip(panels.axes, chosen, pictures, strict=True):
+        panel.imshow(pixels, extent=extent, interpolation="nearest")
+        x, y = section.centres[spot]
+        panel.set(xlim=(x - side / 2, x + side / 2), ylim=(y + side / 2, y - side / 2), xticks=[], yticks=[])
+        panel.set_title(section.obs_names[spot], size=8)
+        _outline(panel, (x, y), section.spot_diameter, spot_px if window == "niche" else None)
+    _canvas.draw_scale_bar(panels.axes[0], section)
+    return panels.finish(show=show, save=save, return_fig=return_fig)
+
+
+def _window(section: Section, centre: np.ndarray, side: float) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """Pixels around `centre` and where they lie: left, right, bottom, top in pixels of the image."""
+    level = section.image.best_level(max(1.0, side / PIXELS))
+    scale = section.image.downsamples[level]
+    x0, y0 = np.floor((centre - side / 2) / scale).astype(int)
+    x1, y1 = np.ceil((centre + side / 2) / scale).astype(int)
+    pixels = section.image.read(int(x0), int(y0), int(x1), int(y1), level=level)
+    return pixels, (x0 * scale, x1 * scale, y1 * scale, y0 * scale)
+
+
+def _outline(ax: Axes, centre: tuple[float, float], diameter: float, square: float | None) -> None:
+    from matplotlib.patches import Circle, Rectangle
+
+    style = {"fill": False, "edgecolor": OUTLINE, "linewidth": 1.2}
+    ax.add_patch(Circle(centre, diameter / 2, linestyle="--", **style))
+    if square is not None:
+        corner = (centre[0] - square / 2, centre[1] - square / 2)
+        ax.add_patch(Rectangle(corner, square, square, **style))

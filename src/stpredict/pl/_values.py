@@ -1,0 +1,63 @@
+"""The numbers behind a figure: expression of a section's spots, measured or from a layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from stpredict import _keys
+from stpredict.datasets import _genes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stpredict._section import Section
+
+
+def expression_of(section: Section, genes: str | Iterable[str], layer: str | None) -> pd.DataFrame:
+    """(spots, genes) of a layer and of the genes beside it, or of the counts as log1p CP10k where `layer` is None.
+
+    Columns are named as the genes were asked for; aliases and Ensembl ids are resolved.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer, or a gene is in neither place.
+    ValueError
+        If no gene is asked for, or counts are needed and are none.
+    """
+    wanted = list(dict.fromkeys([genes] if isinstance(genes, str) else genes))
+    if not wanted:
+        msg = "No genes to draw: pass a gene name or a list of them."
+        raise ValueError(msg)
+    adata = section.adata
+    if layer is not None and layer not in adata.layers:
+        hint = "Call tl.predict_expression first, or pass layer=None for the measured counts."
+        msg = f"There is no layers[{layer!r}]; there is {', '.join(adata.layers) or 'none'}. {hint}"
+        raise KeyError(msg)
+    extra = None if layer is None else adata.obsm.get(_keys.extra_genes(layer))
+    inside = _genes.match(wanted, section.genes)
+    beside = {} if extra is None else _genes.match(wanted, extra.columns)
+    unknown = [gene for gene in wanted if gene not in inside and gene not in beside]
+    if unknown:
+        where = "var_names" + ("" if extra is None else f" or obsm[{_keys.extra_genes(layer)!r}]")
+        msg = f"Not in {where}: {_genes.describe_missing(unknown)}."
+        raise KeyError(msg)
+    table = pd.DataFrame(index=section.obs_names, columns=wanted, dtype=float)
+    if inside:
+        table[list(inside)] = _from_var(section, list(inside.values()), layer)
+    for gene, column in beside.items():
+        if table[gene].isna().all():
+            table[gene] = extra[column].to_numpy()[section.rows]
+    return table
+
+
+def _from_var(section: Section, names: list[str], layer: str | None) -> np.ndarray:
+    from scipy import sparse
+
+    if layer is None:
+        return section.log_expression(names)
+    values = section.adata.layers[layer][section.rows][:, section.genes.get_indexer(names)]
+    return values.toarray() if sparse.issparse(values) else np.asarray(values)
