@@ -8,7 +8,6 @@ import pytest
 import stpredict as st
 from stpredict._images.mask import mask_tissue, tissue_fraction
 
-needs_data = pytest.mark.skipif(not st.datasets.available("her2st"), reason="STPREDICT_DATA holds no real sections")
 GLASS, TISSUE = (240, 238, 241), (150, 90, 160)
 
 
@@ -73,15 +72,12 @@ def test_tissue_fraction_is_the_share_of_the_window():
     np.testing.assert_allclose(tissue_fraction(mask, centres, 11), [0, 6 / 11, 1, 9 / 11], atol=1e-6)
 
 
-@needs_data
 @pytest.mark.parametrize(
     ("reader", "section", "least", "most"),
     [("her2st", "C2", 0.15, 0.19), ("her2st_midres", "A1", 0.30, 0.38), ("mouse_colon", "d0", 0.33, 0.42)],
 )
-def test_real_tissue_lies_under_the_spots_and_covers_what_we_saw(reader, section, least, most):
-    if section not in st.datasets.available(reader):
-        pytest.skip(f"STPREDICT_DATA has no {reader} {section}")
-    adata = getattr(st.datasets, reader)(section)
+def test_real_tissue_lies_under_the_spots_and_covers_what_we_saw(real, reader, section, least, most):
+    adata = real(reader, section)
     mask, mpp = st.pp.tissue_mask(adata)
     assert mpp == pytest.approx(8.0, rel=0.02)
     assert least < mask.mean() < most
@@ -89,11 +85,18 @@ def test_real_tissue_lies_under_the_spots_and_covers_what_we_saw(reader, section
     assert (adata.obs["tissue_fraction"] > 0.5).mean() > 0.95
 
 
-@needs_data
-def test_blackened_background_of_the_midres_section_is_no_tissue():
-    if "A1" not in st.datasets.available("her2st_midres"):
-        pytest.skip("STPREDICT_DATA has no her2st_midres A1")
-    adata = st.datasets.her2st_midres("A1")
+def test_blackened_background_of_the_midres_section_is_no_tissue(real):
+    adata = real("her2st_midres", "A1")
     mask, mpp = st.pp.tissue_mask(adata, mpp=16)
     x, y = (np.array([[100, 100], [1000, 200], [100, 2000], [1800, 1800]]) * 3.19 / mpp).astype(int).T
     assert not mask[y, x].any()
+
+
+def test_simulated_tissue_is_found(section):
+    mask, mpp = st.pp.tissue_mask(section)
+    assert mpp == pytest.approx(8.0, rel=0.02)
+    st.pp.qc(section)
+    solid = section.obs["region"] != "adipose"
+    assert (section.obs["tissue_fraction"][solid] > 0.5).mean() > 0.95
+    assert 0.5 < mask.mean() < 0.8
+    assert not mask[:4].any()

@@ -10,8 +10,6 @@ from scipy import sparse
 
 import stpredict as st
 
-needs_data = pytest.mark.skipif(not st.datasets.available("her2st"), reason="STPREDICT_DATA holds no real sections")
-
 # Counts per 1,000 of each gene in the two halves of a section; the filler makes every total 1,000.
 GENES = {
     "MT-CO1": (200, 200),
@@ -114,9 +112,8 @@ def test_bad_sections_are_refused():
         st.pp.gene_panel(twice)
 
 
-@needs_data
-def test_her2st_panels_are_those_of_the_benchmark():
-    train = [st.datasets.her2st(name) for name in ("B4", "C3", "C4", "C5")]
+def test_her2st_panels_are_those_of_the_benchmark(real):
+    train = [real("her2st", name) for name in ("B4", "C3", "C4", "C5")]
     panel = st.pp.gene_panel(train, n_top=1000)
     assert len(panel) == 1000
     assert not any(gene.startswith(("MT-", "RPL", "RPS")) for gene in panel)

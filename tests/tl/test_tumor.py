@@ -9,9 +9,6 @@ import pytest
 
 import stpredict as st
 
-needs_data = pytest.mark.skipif(
-    not st.datasets.available("her2st_counts_only"), reason="STPREDICT_DATA holds no labelled sections"
-)
 GENES = ["ERBB2", "EPCAM", "KRT8", "COL1A1", *(f"OTHER{i}" for i in range(20))]
 
 
@@ -187,13 +184,10 @@ def test_one_spot_has_no_z_score():
         st.tl.localize_tumor(section()[:1].copy(), markers=["ERBB2"])
 
 
-@needs_data
 @pytest.mark.parametrize(("name", "auroc"), [("A1", 0.81), ("B1", 0.92), ("E1", 0.67), ("H1", 0.85)])
 @pytest.mark.filterwarnings("ignore:The tumour scores")
-def test_breast_markers_find_the_pathologists_tumour(name, auroc):
-    if name not in st.datasets.available("her2st_counts_only"):
-        pytest.skip(f"STPREDICT_DATA has no her2st_counts_only {name}")
-    adata = st.datasets.her2st_counts_only(name)
+def test_breast_markers_find_the_pathologists_tumour(real, name, auroc):
+    adata = real("her2st_counts_only", name)
     st.tl.localize_tumor(adata, markers="breast", layer=None, label_key="label")
     assert not adata.uns["tumor"]["markers_missing"]
     assert next(iter(adata.uns["tumor"]["auroc"].values())) == pytest.approx(auroc, abs=0.005)

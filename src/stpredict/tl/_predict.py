@@ -204,7 +204,7 @@ def _forget(adata: AnnData, key_added: str) -> None:
 
 def _record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any]) -> dict[str, Any]:
     """What ``uns`` keeps of how a prediction was made."""
-    import anndata
+    from importlib.metadata import version
 
     from stpredict import __version__
     from stpredict.models._contract import UNITS
@@ -216,7 +216,7 @@ def _record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any]) 
         "method": model.method,
         "encoder": ", ".join(dict.fromkeys(str(made.get("encoder", key)) for key, made in features.items())),
         "units": UNITS,
-        "versions": {"stpredict": __version__, "anndata": anndata.__version__, "numpy": np.__version__},
+        "versions": {"stpredict": __version__, "anndata": version("anndata"), "numpy": np.__version__},
         "parameters": {"features": list(features), **parameters},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
