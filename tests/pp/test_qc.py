@@ -12,7 +12,7 @@ import stpredict as st
 GLASS, TISSUE = (240, 238, 241), (150, 90, 160)
 
 
-def section(*, image=True, counts=True):
+def slide(*, image=True, counts=True):
     """4 spots on a slide of 1 mm at 2 µm whose left half is tissue: in it, on its edge, off it, and in it but empty."""
     rgb = np.full((500, 500, 3), GLASS, dtype=np.uint8)
     rgb[:, :250] = TISSUE
@@ -25,7 +25,7 @@ def section(*, image=True, counts=True):
 
 
 def test_counts_and_tissue_are_measured_and_judged():
-    adata = section()
+    adata = slide()
     assert st.pp.qc(adata) is None
     assert adata.obs["total_counts"].tolist() == [100, 200, 90, 2]
     assert adata.obs["n_genes_by_counts"].tolist() == [2, 2, 3, 1]
@@ -34,7 +34,7 @@ def test_counts_and_tissue_are_measured_and_judged():
 
 
 def test_limits_are_the_callers():
-    adata = section()
+    adata = slide()
     st.pp.qc(adata, min_counts=150, min_tissue=0)
     assert adata.obs["qc_pass"].tolist() == [False, True, False, False]
     st.pp.qc(adata, min_counts=0, min_tissue=0.9)
@@ -42,7 +42,7 @@ def test_limits_are_the_callers():
 
 
 def test_the_window_is_that_of_the_tiles():
-    adata = section()
+    adata = slide()
     adata.obsm["spatial"][1, 0] = 280  # 60 µm off the tissue
     st.pp.qc(adata)
     assert adata.obs["tissue_fraction"].iloc[1] == 0
@@ -52,23 +52,23 @@ def test_the_window_is_that_of_the_tiles():
 
 
 def test_without_an_image_counts_alone_decide():
-    adata = section(image=False)
+    adata = slide(image=False)
     st.pp.qc(adata)
     assert adata.obs["qc_pass"].tolist() == [True, True, True, False]
     assert "tissue_fraction" not in adata.obs
 
 
 def test_without_counts_tissue_alone_decides():
-    adata = section(counts=False)
+    adata = slide(counts=False)
     st.pp.qc(adata)
     assert adata.obs["qc_pass"].tolist() == [True, True, False, True]
     assert "total_counts" not in adata.obs
     with pytest.raises(ValueError, match="neither counts nor an H&E image"):
-        st.pp.qc(section(image=False, counts=False))
+        st.pp.qc(slide(image=False, counts=False))
 
 
 def test_counts_in_a_layer_are_preferred():
-    adata = section()
+    adata = slide()
     adata.layers["counts"] = adata.X * 2
     adata.X.data = np.log1p(adata.X.data)
     st.pp.qc(adata)
@@ -76,10 +76,8 @@ def test_counts_in_a_layer_are_preferred():
 
 
 def test_two_libraries_each_with_its_own_image():
-    both = ad.concat(
-        [section(), section(image=False)], uns_merge=None, keys=["a", "b"], label="where", index_unique="-"
-    )
-    both.uns["spatial"] = {"a": section().uns["spatial"]["one"], "b": section(image=False).uns["spatial"]["one"]}
+    both = ad.concat([slide(), slide(image=False)], uns_merge=None, keys=["a", "b"], label="where", index_unique="-")
+    both.uns["spatial"] = {"a": slide().uns["spatial"]["one"], "b": slide(image=False).uns["spatial"]["one"]}
     st.pp.qc(both, library_key="where")
     np.testing.assert_allclose(both.obs["tissue_fraction"][:4], [1, 0.5, 0, 1], atol=0.04)
     assert both.obs["tissue_fraction"][4:].isna().all()
@@ -93,7 +91,7 @@ def test_two_libraries_each_with_its_own_image():
 
 
 def test_a_copy_leaves_the_original_alone():
-    adata = section()
+    adata = slide()
     result = st.pp.qc(adata, copy=True)
     assert "qc_pass" in result.obs
     assert adata.obs.empty
@@ -102,19 +100,29 @@ def test_a_copy_leaves_the_original_alone():
 @pytest.mark.parametrize("change", [{"min_counts": -1}, {"min_tissue": 1.5}, {"min_counts": np.nan}])
 def test_bad_limits_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
-        st.pp.qc(section(), **change)
+        st.pp.qc(slide(), **change)
 
 
 def test_a_failure_writes_nothing(tmp_path):
-    logged = section()
+    logged = slide()
     logged.X.data = np.log1p(logged.X.data)
     with pytest.raises(ValueError, match="fractional values"):
         st.pp.qc(logged)
     assert logged.obs.empty
-    gone = section()
+    gone = slide()
     gone.uns["spatial"]["one"]["metadata"]["source_image_path"] = str(tmp_path / "gone.tif")
     with pytest.raises(FileNotFoundError, match="There is no image at"):
         st.pp.qc(gone)
     assert gone.obs.empty
     with pytest.raises(ValueError, match="mpp must be positive"):
-        st.pp.tissue_mask(section(), mpp=0)
+        st.pp.tissue_mask(slide(), mpp=0)
+
+
+def test_spatialdata_is_judged_alike(section):
+    sdata = st.io.to_spatialdata(section)
+    st.pp.qc(section)
+    judged = st.pp.qc(sdata, copy=True)
+    assert "qc_pass" not in sdata.tables["table"].obs
+    obs = judged.tables["table"].obs
+    assert obs["total_counts"].tolist() == section.obs["total_counts"].tolist()
+    np.testing.assert_allclose(obs["tissue_fraction"], section.obs["tissue_fraction"], atol=0.05)

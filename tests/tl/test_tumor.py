@@ -191,3 +191,14 @@ def test_breast_markers_find_the_pathologists_tumour(real, name, auroc):
     st.tl.localize_tumor(adata, markers="breast", layer=None, label_key="label")
     assert not adata.uns["tumor"]["markers_missing"]
     assert next(iter(adata.uns["tumor"]["auroc"].values())) == pytest.approx(auroc, abs=0.005)
+
+
+def test_spatialdata_is_scored_alike():
+    adata = st.datasets.simulate()
+    sdata = st.io.to_spatialdata(adata)
+    st.tl.localize_tumor(sdata, markers="breast", layer=None, label_key="region")
+    st.tl.localize_tumor(adata, markers="breast", layer=None, label_key="region")
+    table = sdata.tables["table"]
+    np.testing.assert_allclose(table.obs["tumor_score"], adata.obs["tumor_score"])
+    assert table.uns["tumor"]["auroc"] == adata.uns["tumor"]["auroc"]
+    assert adata.uns["tumor"]["auroc"]["sim_1"] > 0.9
