@@ -35,7 +35,7 @@ def raw_counts(adata: AnnData) -> Matrix:
     from stpredict import _keys
 
     where = f"layers[{_keys.COUNTS!r}]" if _keys.COUNTS in adata.layers else "X"
-    matrix = adata.layers[_keys.COUNTS] if _keys.COUNTS in adata.layers else adata.X
+    matrix = adata.layers.get(_keys.COUNTS, adata.X)
     if matrix is None or adata.n_vars == 0:
         msg = "This section has no expression matrix: counts are needed in X or layers['counts']."
         raise ValueError(msg)
@@ -59,4 +59,11 @@ def one_of(value: Any, allowed: Iterable[Any], name: str) -> None:
     """Refuse a `value` outside of `allowed`."""
     if value not in (choices := list(allowed)):
         msg = f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}."
+        raise ValueError(msg)
+
+
+def slot_name(key: str) -> None:
+    """Refuse a name under which results could not be stored."""
+    if not key or "/" in key:
+        msg = f"key_added must be a name without '/', got {key!r}."
         raise ValueError(msg)

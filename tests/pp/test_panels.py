@@ -38,6 +38,7 @@ def section(names=None, *, depth=1, shallow=0):
 def test_heg_ranks_by_mean_without_mitochondrial_ribosomal_and_silent_genes():
     assert st.pp.gene_panel(section()) == ["FILLER", "KRT8", "EPCAM", "ERBB2", "CD74"]
     assert st.pp.gene_panel(section(), n_top=2, exclude=()) == ["FILLER", "MT-CO1"]
+    assert st.pp.gene_panel(section(), n_top=2, exclude="FILLER") == ["MT-CO1", "RPL3"]
     assert st.pp.gene_panel(section(), n_top=1, exclude=("filler", "Krt", "mt-", "rpl")) == ["EPCAM"]
 
 

@@ -166,6 +166,7 @@ def test_a_copy_leaves_the_original_alone():
         ({"layer": "imputed"}, KeyError, "there is predicted. Call tl.predict_expression first"),
         ({"markers": "brain"}, ValueError, "no marker set 'brain'"),
         ({"markers": ["MUC1", "NEU"]}, ValueError, "MUC1, NEU \\(may be ERBB2 or NEU1\\)"),
+        ({"key_added": "my/tumor"}, ValueError, "without '/'"),
         ({"markers": {"ERBB2": 0.0}}, ValueError, "finite and not 0"),
         ({"label_key": "pathologist"}, KeyError, "obs has label"),
         ({"label_key": "label", "tumor_labels": ["DCIS"]}, ValueError, "connective tissue\\) is a tumour's"),

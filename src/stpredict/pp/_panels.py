@@ -26,7 +26,7 @@ def gene_panel(
     kind: Literal["heg", "hvg", "markers"] = "heg",
     n_top: int = 1000,
     markers: str | Iterable[str] | None = None,
-    exclude: Iterable[str] = ("MT-", "RPL", "RPS"),
+    exclude: str | Iterable[str] = ("MT-", "RPL", "RPS"),
     among: int = 1000,
     min_counts: int = 50,
     library_key: str | None = None,
@@ -90,7 +90,7 @@ def gene_panel(
     shared = _shared_genes(opened)
     if kind == "markers":
         return _measured_markers(marker_genes(markers), shared)
-    names = _without(shared, tuple(exclude))
+    names = _without(shared, (exclude,) if isinstance(exclude, str) else tuple(exclude))
     mean, variance = _moments(opened, names, min_counts)
     by_mean = np.argsort(-mean, kind="stable")
     by_mean = by_mean[mean[by_mean] > 0]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from stpredict import _keys
+from stpredict._checks import slot_name
 from stpredict._copy import copy_of
 from stpredict._section import table_of
 from stpredict.tl._sections import open_all
@@ -99,9 +100,7 @@ def predict_expression(
     >>> int(new.var["predicted"].sum()), new.layers["predicted"].shape == new.shape
     (2, True)
     """
-    if "/" in key_added or not key_added:
-        msg = f"key_added must be a name without '/', got {key_added!r}."
-        raise ValueError(msg)
+    slot_name(key_added)
     if as_anndata and copy:
         msg = "as_anndata=True already leaves the data untouched and returns a new object; leave copy out."
         raise ValueError(msg)

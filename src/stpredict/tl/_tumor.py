@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict import _keys
+from stpredict._checks import slot_name
 from stpredict._copy import copy_of
 from stpredict._section import open_sections, table_of
 from stpredict.datasets import _genes
@@ -111,6 +112,7 @@ def localize_tumor(
     .. [1] Otsu, A threshold selection method from gray-level histograms. IEEE Transactions on Systems, Man, and
        Cybernetics 9, 62–66 (1979).
     """
+    slot_name(key_added)
     if copy:
         data = copy_of(data)
     adata = table_of(data, table_key)
