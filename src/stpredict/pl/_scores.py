@@ -22,7 +22,17 @@ UNITS = ("section", "fold")
 
 MARKERS = "osD^vPX*"
 
-LABELS = {"pearson": "Pearson r", "spearman": "Spearman ρ", "mse": "mean squared error", "sd_ratio": "sd ratio"}
+LABELS = {
+    "pcc": "Pearson r",
+    "spearman": "Spearman ρ",
+    "mse": "mean squared error",
+    "sd_ratio": "sd, predicted / measured",
+    "ceiling": "noise ceiling of Pearson r",
+    "pcc_of_ceiling": "Pearson r / noise ceiling",
+    "gene_structure": "agreement of gene–gene structure",
+    "spatial_structure": "agreement of spatial structure",
+}
+"""Metrics of `tl.evaluate`, in words."""
 
 
 def scores(
@@ -45,10 +55,10 @@ def scores(
     Parameters
     ----------
     table
-        One row per method, panel, gene and metric, as `tl.evaluate` returns: columns ``method``, ``panel``, ``gene``,
-        ``metric``, ``value`` and, where there are several, ``section`` or ``fold``.
+        Tidy table as `tl.evaluate` returns it: columns ``panel``, ``gene``, ``metric``, ``value`` and, where there are
+        several, ``method``, ``section`` or ``fold``.
     metric
-        Metric to draw; None takes ``"pearson"``, or the only one there is.
+        Metric to draw; None takes ``"pcc"``, or the first one if that is missing.
     methods, panels
         Which to draw and in what order; None takes all, in the order of the table.
     ax
@@ -76,7 +86,7 @@ def scores(
     >>> import pandas as pd
     >>> import stpredict as st
     >>> table = pd.DataFrame({"method": ["ridge", "knn"] * 2, "panel": "HEG", "gene": ["ERBB2"] * 2 + ["FASN"] * 2})
-    >>> table = table.assign(metric="pearson", value=[0.5, 0.4, 0.3, 0.4])
+    >>> table = table.assign(metric="pcc", value=[0.5, 0.4, 0.3, 0.4])
     >>> ax = st.pl.scores(table, show=False)
     >>> ax.get_ylabel(), ax.get_title(loc="left")
     ('Pearson r', 'mean and 95 % interval over 2 genes')
@@ -93,22 +103,8 @@ def scores(
     for i, method in enumerate(methods):
         at = np.arange(len(panels)) + (i - (len(methods) - 1) / 2) * step
         samples = [values.get((method, panel), np.array([])) for panel in panels]
-        style = {"color": COLOURS[i % len(COLOURS)], "zorder": 3}
-        mean, reach = np.array([_mean_interval(sample) for sample in samples]).T
-        axes.errorbar(
-            at,
-            mean,
-            reach,
-            fmt=MARKERS[i % len(MARKERS)],
-            markersize=7,
-            capsize=3,
-            elinewidth=1.6,
-            label=method,
-            **style,
-        )
-        if unit != "gene":
-            for x, sample in zip(at, samples, strict=True):
-                axes.scatter(np.full(len(sample), x + 0.28 * step), sample, s=9, alpha=0.6, linewidths=0, **style)
+        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "label": method}
+        _draw_method(axes, at, samples, dots_at=None if unit == "gene" else at + 0.28 * step, style=style)
     axes.axhline(0, color=_canvas.INK, linewidth=0.8)
     for edge in np.arange(len(panels) - 1) + 0.5:
         axes.axvline(edge, color="#dddddd", linewidth=0.8)
@@ -118,8 +114,19 @@ def scores(
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+    if len(methods) > 1:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
     return canvas.finish(show=show, save=save, return_fig=return_fig)
+
+
+def _draw_method(
+    ax: Axes, at: np.ndarray, samples: list[np.ndarray], *, dots_at: np.ndarray | None, style: dict[str, str]
+) -> None:
+    mean, reach = np.array([_mean_interval(sample) for sample in samples]).T
+    ax.errorbar(at, mean, reach, linestyle="", markersize=7, capsize=3, elinewidth=1.6, zorder=3, **style)
+    if dots_at is not None:
+        for x, sample in zip(dots_at, samples, strict=True):
+            ax.scatter(np.full(len(sample), x), sample, s=9, alpha=0.6, linewidths=0, zorder=3, color=style["color"])
 
 
 def _chosen(
@@ -128,15 +135,17 @@ def _chosen(
     """Rows to draw, with ``method`` and ``panel`` as categories in the order to draw them, and the metric."""
     import pandas as pd
 
-    missing = [name for name in ("method", "panel", "gene", "metric", "value") if name not in table]
+    missing = [name for name in ("panel", "gene", "metric", "value") if name not in table]
     if missing:
         msg = f"The table lacks the column(s) {', '.join(missing)}; it has {', '.join(map(str, table.columns))}."
         raise KeyError(msg)
     if table.empty:
         msg = "The table has no rows."
         raise ValueError(msg)
+    if "method" not in table:
+        table = table.assign(method="prediction")
     known = list(table["metric"].unique())
-    metric = metric or ("pearson" if "pearson" in known else known[0])
+    metric = metric or ("pcc" if "pcc" in known else known[0])
     _all_known([metric], known, "metric")
     table = table[table["metric"] == metric].copy()
     for name, wanted in (("method", methods), ("panel", panels)):

@@ -136,7 +136,7 @@ def _draw_score(
     label = "mean z-score of markers"
     if np.isfinite(threshold):
         low, high = min(low, threshold), max(high, threshold)
-        label += f"; line: {threshold:.2f}"
+        label += f" (tumor above {threshold:.2f})"
     spots.set_clim(low, high)
     bar = _canvas.draw_colour_bar(ax, spots, label)
     bar.axhline(threshold, color=_canvas.INK, linewidth=2)
