@@ -56,6 +56,26 @@ def _available(dataset: str) -> list[str]:
 
 
 @pytest.fixture
+def assert_same():
+    """Compare two AnnData slot by slot and value by value; NaN equals NaN."""
+    from anndata.tests.helpers import assert_equal
+
+    def without_nan(adata):
+        adata = adata.copy()
+        for slot in (adata.obsm, adata.layers):
+            for key, values in slot.items():
+                slot[key] = np.nan_to_num(values) if isinstance(values, np.ndarray) else values
+        if isinstance(adata.X, np.ndarray):
+            adata.X = np.nan_to_num(adata.X)
+        return adata
+
+    def compare(one, other):
+        assert_equal(without_nan(one), without_nan(other), exact=True)
+
+    return compare
+
+
+@pytest.fixture
 def paired():
     """Make small sections whose features, under ``X_fake`` and ``X_fake_niche``, drive their counts; no image."""
 
@@ -81,7 +101,9 @@ def _paired_section(number: int, side: int, n_genes: int, depth: float, effect: 
     adata.obs_names = [f"s{number}_{i}" for i in range(n)]
     rows, columns = np.divmod(np.arange(n), side)
     adata.obsm["spatial"] = np.column_stack([columns, rows]) * 100.0 + 50
-    adata.uns["spatial"] = {f"section{number}": {"images": {}, "scalefactors": {}, "metadata": {"spot_pitch_um": 100.0}}}
+    adata.uns["spatial"] = {
+        f"section{number}": {"images": {}, "scalefactors": {}, "metadata": {"spot_pitch_um": 100.0}}
+    }
     record = {"encoder": "fake", "encoder_hash": "f00d", "spot_um": 112.0, "niche_um": 560.0, "mpp": 1.0}
     for key, values in (("X_fake", features[:, :4]), ("X_fake_niche", features[:, 4:])):
         adata.obsm[key] = values.astype(np.float32)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-DEPTH = 0.25
-"""Depth of a thinned replicate, relative to the median spot."""
+MEDIAN_SHARE = 0.25
+"""Replicates are at most this share of the median spot deep, so that most counts are left to compare with."""
+
+REACHED_BY = 0.95
+"""Share of spots that can give two replicates of the common depth."""
 
 
 def noise_ceiling(counts: np.ndarray, totals: np.ndarray, *, seed: int = 0, n_splits: int = 10) -> np.ndarray:
@@ -15,7 +18,7 @@ def noise_ceiling(counts: np.ndarray, totals: np.ndarray, *, seed: int = 0, n_sp
     fraction of the spot's RNA, and the measured log1p CP10k, if counts are Poisson given the truth; whatever varies
     more than that counts as expression. Two independent
     replicates A and B of every spot are drawn by binomial thinning, each down to the *same* depth (a quarter of the
-    median total; half of a spot that has less than twice that). With T the truth as it is seen at that depth,
+    median total, or less where more than one spot in twenty could not give two such replicates). With T the truth as it is seen at that depth,
     cov(A, B) estimates var(T), and cov(A, rest) estimates cov(T, rest), where the rest are the counts not in A. So
     corr(T, rest) = cov(A, rest) / sqrt(cov(A, B) · var(rest)), which the Spearman–Brown formula brings from the
     depth of the rest to the full one.
@@ -47,7 +50,8 @@ def noise_ceiling(counts: np.ndarray, totals: np.ndarray, *, seed: int = 0, n_sp
     counts = np.asarray(counts).astype(np.int64)
     totals = np.asarray(totals).astype(np.int64)
     others = totals - counts.sum(axis=1)
-    share = np.minimum(0.5, DEPTH * np.median(totals) / np.maximum(totals, 1))
+    depth = min(MEDIAN_SHARE * np.median(totals), np.quantile(totals, 1 - REACHED_BY) / 2)
+    share = np.minimum(0.5, depth / np.maximum(totals, 1))
     rng = np.random.default_rng(seed)
     with_rest, between, of_rest = np.zeros((3, counts.shape[1]))
     for _ in range(n_splits):

@@ -97,10 +97,11 @@ def spatial_structure(measured: np.ndarray, predicted: np.ndarray, adjacency: sp
 
 
 def _unit_columns(values: np.ndarray) -> np.ndarray:
-    """Columns with mean 0 and length 1; NaN for those that are constant up to rounding."""
+    """Columns with mean 0 and length 1; NaN for those that are constant up to rounding, or not finite."""
     values = np.asarray(values, dtype=np.float64)
-    mean = values.mean(axis=0)
-    centred = values - mean
-    length = np.sqrt(np.square(centred).sum(axis=0))
-    constant = length <= 1e-6 * np.sqrt(len(values)) * np.abs(mean) + 1e-12
-    return centred / np.where(constant, np.nan, length)
+    with np.errstate(invalid="ignore"):
+        mean = values.mean(axis=0)
+        centred = values - mean
+        length = np.sqrt(np.square(centred).sum(axis=0))
+        constant = length <= 1e-6 * np.sqrt(len(values)) * np.abs(mean) + 1e-12
+        return centred / np.where(constant, np.nan, length)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from stpredict import _keys
-from stpredict._checks import slot_name
+from stpredict._checks import check_unique_genes, slot_name
 from stpredict._copy import copy_of
 from stpredict._section import table_of
 from stpredict.tl._sections import open_all
@@ -80,8 +80,8 @@ def predict_expression(
     Raises
     ------
     ValueError
-        If features are missing or were not made as in training, the model knows none of `genes`, or a section has
-        fewer than two spots. `data` is then unchanged.
+        If features are missing or were not made as in training, the model knows none of `genes`, gene names are
+        duplicated, or a section has fewer than two spots. `data` is then unchanged.
 
     Warns
     -----
@@ -105,6 +105,7 @@ def predict_expression(
         msg = "as_anndata=True already leaves the data untouched and returns a new object; leave copy out."
         raise ValueError(msg)
     adata = table_of(data, table_key)
+    check_unique_genes(adata.var_names, "This AnnData")
     wanted = None if genes is None else _asked_genes(genes, model)
     inside, outside = _places(wanted, model.genes, adata.var_names)
     mean, spread = _predict(data, model, library_key=library_key, table_key=table_key)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import sparse, stats
+
+from stpredict._evaluation import metrics
+
+
+@pytest.fixture
+def values():
+    rng = np.random.default_rng(0)
+    measured = rng.poisson(3, (80, 7)).astype(float)
+    return measured, 0.5 * measured + rng.standard_normal((80, 7))
+
+
+def test_correlations_are_scipys(values):
+    a, b = values
+    for ours, theirs in ((metrics.pearson, stats.pearsonr), (metrics.spearman, stats.spearmanr)):
+        correlation, undefined = ours(a, b)
+        assert undefined == 0
+        np.testing.assert_allclose(correlation, [theirs(x, y).statistic for x, y in zip(a.T, b.T, strict=True)])
+
+
+@pytest.mark.parametrize("metric", [metrics.pearson, metrics.spearman])
+def test_undefined_correlations_are_zero_and_counted(values, metric):
+    a, b = values
+    a[:, 0] = 2.3
+    b[:, 1] = 0.1  # not exactly representable: constant up to rounding
+    b[:, 2] = np.nan
+    b[4, 3] = np.inf
+    correlation, undefined = metric(a, b)
+    assert undefined == 4
+    assert (correlation[:4] == 0).all()
+    assert (correlation[4:] > 0.3).all()
+
+
+def test_float32_constants_are_constant():
+    constant = np.full((1000, 1), 0.1, dtype=np.float32)
+    correlation, undefined = metrics.pearson(constant, np.random.default_rng(0).random((1000, 1)))
+    assert (correlation[0], undefined) == (0, 1)
+
+
+def test_errors_and_contrast(values):
+    a, b = values
+    np.testing.assert_allclose(metrics.mse(a, b), ((a - b) ** 2).mean(axis=0))
+    np.testing.assert_allclose(metrics.sd_ratio(a, b), b.std(axis=0) / a.std(axis=0))
+    a[:, 0] = 1
+    assert np.isnan(metrics.sd_ratio(a, b)[0])
+
+
+def test_gene_structure_is_the_correlation_of_the_upper_triangles(values, monkeypatch):
+    a, b = values
+    upper = np.triu_indices(7, 1)
+    expected = stats.pearsonr(np.corrcoef(a.T)[upper], np.corrcoef(b.T)[upper]).statistic
+    assert metrics.gene_structure(a, b) == pytest.approx(expected)
+    monkeypatch.setattr(metrics, "_ROWS", 2)
+    assert metrics.gene_structure(a, b) == pytest.approx(expected)
+    b[:, 3] = 0
+    kept = [0, 1, 2, 4, 5, 6]
+    assert metrics.gene_structure(a, b) == pytest.approx(metrics.gene_structure(a[:, kept], b[:, kept]))
+    assert np.isnan(metrics.gene_structure(a[:, :2], b[:, :2]))
+
+
+def grid(side):
+    line = sparse.diags([np.ones(side - 1)] * 2, [-1, 1])
+    return sparse.csr_matrix(sparse.kron(sparse.eye(side), line) + sparse.kron(line, sparse.eye(side)))
+
+
+def test_morans_i_is_scanpys():
+    import scanpy as sc
+
+    values = np.random.default_rng(0).random((81, 4))
+    values[:, 0] = np.arange(81) // 9
+    np.testing.assert_allclose(metrics.morans_i(values, grid(9)), sc.metrics.morans_i(grid(9), values.T), rtol=1e-6)
+
+
+def test_morans_i_of_stripes_is_high_of_a_checkerboard_minus_one_and_of_constants_undefined():
+    rows, columns = np.divmod(np.arange(64), 8)
+    moran = metrics.morans_i(np.column_stack([rows > 3, (rows + columns) % 2, np.ones(64)]).astype(float), grid(8))
+    assert moran[0] > 0.8
+    assert moran[1] == pytest.approx(-1)
+    assert np.isnan(moran[2])
+    assert np.isnan(metrics.morans_i(np.eye(3), sparse.csr_matrix((3, 3)))).all()
+
+
+def test_spatial_structure_is_one_for_the_same_and_undefined_for_a_constant():
+    values = np.random.default_rng(0).random((81, 6))
+    values[:, 0] = np.arange(81) // 9
+    assert metrics.spatial_structure(values, values * 2, grid(9)) == pytest.approx(1)
+    assert np.isnan(metrics.spatial_structure(values, np.ones_like(values), grid(9)))

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import stpredict as st
+from stpredict._section import open_sections
+from stpredict.models import _store
+
+
+@pytest.fixture
+def saved(paired, tmp_path):
+    model = st.tl.train(paired(3), genes=["GENE1", "GENE4"])
+    model.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("method", ["mean", "density", "ridge", "knn"])
+def test_a_loaded_model_predicts_bit_for_bit_the_same(paired, tmp_path, method):
+    train, new = paired(3)[:2], open_sections(paired(3)[2])[0]
+    model = st.tl.train(train, method=method, genes=["GENE1", "GENE4", "GENE9"])
+    model.save(tmp_path / "deep" / "model")
+    again = st.models.load(tmp_path / "deep" / "model")
+    assert type(again) is type(model)
+    assert again.config == model.config
+    assert again.history == model.history
+    assert _store.identity(again) == _store.identity(model)
+    before, after = model.predict(new), again.predict(new)
+    np.testing.assert_array_equal(before.mean, after.mean)
+    np.testing.assert_array_equal(before.std, after.std)
+    assert after.genes == ["GENE1", "GENE4", "GENE9"]
+
+
+def test_identity_tells_models_apart(paired):
+    sections = paired(3)
+    first, same, other = (st.tl.train(sections, genes=g) for g in (["GENE1"], ["GENE1"], ["GENE2"]))
+    assert _store.identity(first) == _store.identity(same)
+    assert _store.identity(first) != _store.identity(other)
+
+
+def test_saving_replaces_a_model_and_leaves_nothing_else(paired, saved):
+    st.tl.train(paired(3), method="mean", genes=["GENE2"]).save(saved)
+    assert st.models.load(saved).method == "mean"
+    assert [p.name for p in saved.parent.iterdir()] == ["model"]
+    assert sorted(p.name for p in saved.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_saving_never_replaces_something_else(paired, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    model = st.tl.train(paired(2), method="mean", genes=["GENE2"])
+    for path in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(FileExistsError, match="is not a model; choose another path"):
+            model.save(path)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_a_failed_save_leaves_the_old_model(paired, saved, monkeypatch):
+    model = st.tl.train(paired(3), method="mean", genes=["GENE2"])
+    model.config["odd"] = object()
+    with pytest.raises(TypeError):
+        model.save(saved)
+    assert st.models.load(saved).method == "ridge"
+    assert [p.name for p in saved.parent.iterdir()] == ["model"]
+
+
+def test_an_untrained_model_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="not trained"):
+        st.models.METHODS["ridge"]().save(tmp_path / "model")
+
+
+def edit_json(path, **changes):
+    rest = json.loads((path / "model.json").read_text())
+    rest.update(changes)
+    (path / "model.json").write_text(json.dumps(rest))
+
+
+def bad_json(path):
+    (path / "model.json").write_text('{"format": 1, "method"')
+
+
+def not_an_object(path):
+    (path / "model.json").write_text("[1, 2]")
+
+
+def deep_json(path):
+    (path / "model.json").write_text("[" * 100_000)
+
+
+def no_bytes(path):
+    (path / "model.json").write_bytes(b"\xff\xfe\x00")
+
+
+def lacking_genes(path):
+    edit_json(path, genes=None)
+
+
+def odd_genes(path):
+    edit_json(path, genes=[1, 2])
+
+
+def truncated(path):
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def empty(path):
+    (path / "model.safetensors").write_bytes(b"")
+
+
+def flipped(path):
+    file = path / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 0xFF
+    file.write_bytes(bytes(content))
+
+
+def tampered_config(path):
+    edit_json(path, config={})
+
+
+def renamed_gene(path):
+    edit_json(path, genes=["GENE1", "GENE5"])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        bad_json,
+        not_an_object,
+        deep_json,
+        no_bytes,
+        lacking_genes,
+        odd_genes,
+        truncated,
+        empty,
+        flipped,
+        tampered_config,
+        renamed_gene,
+    ],
+)
+def test_damage_is_one_clear_error(saved, damage):
+    damage(saved)
+    with pytest.raises(ValueError, match=r"is damaged.*save.* again"):
+        st.models.load(saved)
+
+
+def test_newer_formats_and_unknown_methods_are_told(saved):
+    edit_json(saved, format=2)
+    with pytest.raises(ValueError, match=r"has format 2.*update stpredict"):
+        st.models.load(saved)
+    stored = _store.Stored("oracle", ["A"], {}, {"x": np.zeros(1)})
+    _store.write(saved, stored)
+    with pytest.raises(ValueError, match="is a 'oracle'; this version of stpredict knows mean, density, ridge, knn"):
+        st.models.load(saved)
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_missing_files_are_told(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+        st.models.load(saved)
+
+
+def test_arrays_that_do_not_fit_are_refused_even_when_signed(saved):
+    stored = _store.read(saved)
+    for arrays in (
+        {**stored.arrays, "weights": stored.arrays["weights"][:-1]},
+        {**stored.arrays, "weights": stored.arrays["weights"][:, :1]},
+        {k: v for k, v in stored.arrays.items() if k != "intercept"},
+        {**stored.arrays, "more": np.zeros(2)},
+    ):
+        _store.write(saved, _store.Stored(stored.method, stored.genes, stored.config, arrays))
+        with pytest.raises(ValueError, match="missing or of wrong shape"):
+            st.models.load(saved)
+
+
+def test_loading_as_another_method_points_to_load(saved):
+    with pytest.raises(ValueError, match=r"is a 'ridge', not a 'mean'; use stpredict.models.load"):
+        st.models.METHODS["mean"].load(saved)
+    assert st.models.METHODS["ridge"].load(saved).genes == ["GENE1", "GENE4"]
+
+
+def test_files_are_plain_safetensors_and_json(saved):
+    arrays = load_file(saved / "model.safetensors")
+    assert set(arrays) == {"weights", "intercept", "residual_sd"}
+    rest = json.loads((saved / "model.json").read_text())
+    assert rest["config"]["features"]["X_fake"]["encoder"] == "fake"
+    save_file(arrays, saved / "model.safetensors")
+    assert st.models.load(saved).genes == ["GENE1", "GENE4"]
