@@ -111,8 +111,10 @@ def evaluate(
     rows = []
     for section, name in zip(sections, _unique([s.name for s in sections]), strict=True):
         compared = _Compared(section, predicted, panels, min_counts)
+        if {"ceiling", "pcc_of_ceiling"} & set(chosen):
+            compared.ceiling = noise_ceiling(compared.counts, compared.totals, seed=seed)
         for panel, genes in compared.panels.items():
-            for metric, names, values in _scores(compared, genes, chosen, seed):
+            for metric, names, values in _scores(compared, genes, chosen):
                 rows.append(pd.DataFrame({"gene": names, "metric": metric, "value": values, "panel": panel}))
                 rows[-1].insert(0, "section", name)
     table = pd.concat(rows, ignore_index=True)
@@ -148,19 +150,18 @@ class _Compared:
         self.measured = section.log_expression(self.genes)[enough].astype(np.float64)
         self.counts = _rows(counts[:, columns], enough)
         self.totals = totals[enough]
+        self.ceiling: np.ndarray | None = None
         self.adjacency = section.neighbours()[enough][:, enough]
 
 
 def _scores(
-    compared: _Compared, genes: list[str], chosen: list[str], seed: int
+    compared: _Compared, genes: list[str], chosen: list[str]
 ) -> Iterator[tuple[str, list[str], np.ndarray | list[float]]]:
     """Each chosen metric of one panel: its name, gene names (or one empty), and values."""
     columns = compared.genes.get_indexer(genes)
     measured, predicted = compared.measured[:, columns], compared.predicted[:, columns]
     pcc, undefined = m.pearson(measured, predicted)
-    ceiling = None
-    if {"ceiling", "pcc_of_ceiling"} & set(chosen):
-        ceiling = noise_ceiling(compared.counts[:, columns], compared.totals, seed=seed)
+    ceiling = compared.ceiling[columns] if compared.ceiling is not None else None
     for metric in chosen:
         match metric:
             case "pcc":

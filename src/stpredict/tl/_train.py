@@ -32,8 +32,9 @@ def train(
 ) -> ExpressionModel:
     """Train a model that predicts gene expression from H&E.
 
-    Targets are log1p of counts per 10,000, by the total over all measured genes. Hyper-parameters are chosen on inner
-    folds of the training sections that hold out whole patients.
+    Targets are log1p of counts per 10,000, by the total over all measured genes. The hyper-parameter is chosen on inner
+    folds of the training sections that hold out whole patients, where there are at least three; else sections; else
+    strips of the only section.
 
     Parameters
     ----------
