@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PITCH_UM, SPOT_UM = 100.0, 55.0
 
-HIDDEN = 0.5
+HIDDEN = 0.6
 """Log sd of what the image does not show of a programme's activity."""
 
 
@@ -166,7 +166,7 @@ def _measure(centres: np.ndarray, tissue: Tissue, nuclei: Nuclei, rng: np.random
         "stroma": share[STROMA] * (0.3 + 0.9 * density),
         "fibrosis": share[STROMA] * 1.5 * alignment**2,
         "immune": per_spot(nuclei.kind == IMMUNE) / 22,
-        "interferon": 0.3 * (1 - share[ADIPOSE]),
+        "interferon": np.full(len(centres), 0.3),
         "adipose": share[ADIPOSE],
         "endothelial": 0.5 * share[STROMA] + 0.2,
     }

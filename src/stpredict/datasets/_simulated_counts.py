@@ -35,6 +35,12 @@ IS_DRIVEN = np.isin(PROGRAMME_OF, DRIVEN)
 DRIVEN_SHARE = 0.5
 """Share of a spot's transcripts from driven genes: fixed, so that the others do not vary at all."""
 
+OUTPUT = np.array([1.0, 0.4, 1.0, 0.4, 1.0, 0.4, 1.0, 0.4])
+"""Transcripts of each programme at activity 1: no region is the poorer in them all."""
+
+LEAK = 0.8
+"""Transcripts of all driven genes without any activity, in the same unit."""
+
 DEPTH = 5000
 """Counts of a spot with the usual number of cells."""
 
@@ -57,7 +63,8 @@ def biology() -> Biology:
         4.0 * (np.array(DRIVEN)[:, None] == np.array(PROGRAMME_OF))
         + 0.5 * IS_DRIVEN * (rng.random((len(DRIVEN), n)) < 0.12)
     )
-    return Biology(baseline, dispersion=rng.uniform(3, 12, n), loadings=loadings)
+    loadings *= OUTPUT[:, None] * baseline[IS_DRIVEN].sum() / (loadings @ baseline)[:, None]
+    return Biology(baseline, dispersion=rng.uniform(2, 8, n), loadings=loadings)
 
 
 def batch_factor(rng: np.random.Generator) -> np.ndarray:
@@ -71,7 +78,7 @@ def expected_fraction(activity: np.ndarray, factor: np.ndarray, signal: float) -
     `activity` is (spots, programmes), `factor` the patient's `batch_factor`.
     """
     life = biology()
-    rate = life.baseline * factor * np.where(IS_DRIVEN, 0.6 + signal * activity @ life.loadings, 1.0)
+    rate = life.baseline * factor * np.where(IS_DRIVEN, LEAK + signal * activity @ life.loadings, 1.0)
     of_driven, of_others = rate[:, IS_DRIVEN].sum(axis=1), rate[:, ~IS_DRIVEN].sum(axis=1)
     return np.where(IS_DRIVEN, DRIVEN_SHARE * rate / of_driven[:, None], (1 - DRIVEN_SHARE) * rate / of_others[:, None])
 

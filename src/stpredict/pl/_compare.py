@@ -98,7 +98,7 @@ def compare(
     >>> adata = st.datasets.simulate()
     >>> axes = st.pl.compare(adata, "ERBB2", predicted="truth", show=False)
     >>> axes[1].get_title()
-    'predicted, r = 0.73 (n = 413)'
+    'predicted, r = 0.74 (n = 413)'
     """
     section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
     before = expression_of(section, genes, measured)
