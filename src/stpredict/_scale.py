@@ -8,12 +8,14 @@ than 10 %; that number only serves to notice coordinates of the wrong image.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from stpredict._images import SlideImage
 
 VISIUM_PITCH_UM = 100.0
 """Centre to centre distance of Visium spots (10x Genomics, Visium Spatial Gene Expression)."""
@@ -24,6 +26,10 @@ DISAGREEMENT = 1.25
 
 PITCH_PER_DIAMETER = (0.8, 2.8)
 """Pitch over spot diameter: 1.0 for bins, 1.5–1.8 for Visium, 2.0 for legacy ST."""
+
+
+FEW = 0.05
+"""Share of spots off the image up to which they may be strays rather than a mix-up."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def find_lattice(centres: np.ndarray) -> Lattice | None:
         return None
     close = distances < 1.25 * nearest
     pitch = float(distances[close].mean())
-    n_close = np.quantile(close.sum(axis=1), 0.75)
+    n_close = np.quantile(close.sum(axis=1), 0.9, method="lower")
     spread = np.median(np.abs(distances[close] - pitch)) / pitch
     kind = "irregular" if spread > 0.1 else "hexagonal" if n_close >= 6 else "square" if n_close == 4 else "irregular"
     return Lattice(pitch, kind)
@@ -103,7 +109,8 @@ def resolve_mpp(hints: ScaleHints, lattice: Lattice | None, name: str) -> tuple[
     if from_lattice is not None and not 1 / DISAGREEMENT <= mpp / from_lattice <= DISAGREEMENT:
         msg = (
             f"Section {name!r}: {source} says {mpp:.3g} µm per pixel, but the spots lie {lattice.pitch_px:.1f} px apart, "
-            f"which is {from_lattice:.3g} µm per pixel. {_mixup_advice(mpp / from_lattice, hints)}"
+            f"which is {from_lattice:.3g} µm per pixel. "
+            f"{_mixup_advice(mpp / from_lattice / DISAGREEMENT, mpp / from_lattice * DISAGREEMENT, hints)}"
         )
         raise ValueError(msg)
     return mpp, source
@@ -120,10 +127,12 @@ def check_coordinates(hints: ScaleHints, lattice: Lattice | None, name: str) -> 
     if lattice is None or lattice.kind == "irregular" or not hints.spot_diameter_px:
         return
     ratio = lattice.pitch_px / hints.spot_diameter_px
-    if not PITCH_PER_DIAMETER[0] <= ratio <= PITCH_PER_DIAMETER[1]:
+    smallest, largest = PITCH_PER_DIAMETER
+    if not smallest <= ratio <= largest:
         msg = (
             f"Section {name!r}: spots lie {lattice.pitch_px:.1f} px apart but spot_diameter_fullres is "
-            f"{hints.spot_diameter_px:.1f} px. {_mixup_advice(1 / ratio, hints)}"
+            f"{hints.spot_diameter_px:.1f} px. "
+            f"{_mixup_advice(ratio / largest, ratio / smallest, hints)}"
         )
         raise ValueError(msg)
 
@@ -141,7 +150,9 @@ def check_inside(centres: np.ndarray, shape: tuple[int, int], name: str, hints: 
     off = (x < 0) | (y < 0) | (x >= width) | (y >= height)
     if not off.any():
         return
-    reach = f"spots reach ({x.max():.0f}, {y.max():.0f})" if x.max() >= width or y.max() >= height else "some are negative"
+    reach = (
+        f"spots reach ({x.max():.0f}, {y.max():.0f})" if x.max() >= width or y.max() >= height else "some are negative"
+    )
     msg = (
         f"Section {name!r}: {off.sum()} of {len(off)} spot centres lie outside the image of {width} × {height} px "
         f"({reach}). "
@@ -149,8 +160,35 @@ def check_inside(centres: np.ndarray, shape: tuple[int, int], name: str, hints: 
     for key, factor in hints.scalefactors.items():
         if key.startswith("tissue_") and factor and (centres * factor < [width, height]).all() and (centres >= 0).all():
             msg += f"Multiplied by {key}={factor:g} they would fit: this looks like the downscaled image. "
+    if off.mean() < FEW:
+        msg += "If these few are strays, as at the edge of a CytAssist capture area, drop them from the AnnData. "
     msg += "obsm['spatial'] must be (x, y) in pixels of the full-resolution image; pass that image when reading."
     raise ValueError(msg)
+
+
+def check_full_resolution(image: SlideImage, library: Mapping[str, Any], name: str) -> None:
+    """Refuse a downscaled image where the full-resolution one is meant, by the size of the downscaled ones at hand.
+
+    Raises
+    ------
+    ValueError
+        If the image is not about as large as ``hires`` and ``lowres`` of ``uns["spatial"]`` say.
+    """
+    for key in ("hires", "lowres"):
+        small = library.get("images", {}).get(key)
+        factor = library.get("scalefactors", {}).get(f"tissue_{key}_scalef")
+        if small is None or not factor:
+            continue
+        full = tuple(round(n / factor) for n in small.shape[:2])
+        if all(0.95 < have / want < 1.05 for have, want in zip(image.shape, full, strict=True)):
+            continue
+        which = f"the {key} one" if image.shape == tuple(small.shape[:2]) else "another one"
+        msg = (
+            f"Section {name!r}: the image at {image.source} has {image.shape[1]} × {image.shape[0]} px, but by "
+            f"tissue_{key}_scalef={factor:g} the full-resolution image has about {full[1]} × {full[0]} px, so this is "
+            f"{which}. Pass the full-resolution image, or none to use the hires image knowingly."
+        )
+        raise ValueError(msg)
 
 
 def _lattice_mpp(hints: ScaleHints, lattice: Lattice | None) -> float | None:
@@ -160,11 +198,12 @@ def _lattice_mpp(hints: ScaleHints, lattice: Lattice | None) -> float | None:
     return pitch_um / lattice.pitch_px if pitch_um else None
 
 
-def _mixup_advice(factor: float, hints: ScaleHints) -> str:
+def _mixup_advice(low: float, high: float, hints: ScaleHints) -> str:
+    """What to do about coordinates that are too small by a factor between `low` and `high`."""
     for key, scale in hints.scalefactors.items():
-        if key.startswith("tissue_") and scale and 0.8 < factor / scale < 1.25:
+        if key.startswith("tissue_") and scale < 0.95 and low < scale < high:
             return (
-                f"The two differ by {key}={scale:g}: obsm['spatial'] holds coordinates of the downscaled image. "
+                f"That is as if obsm['spatial'] held coordinates of the downscaled image ({key}={scale:g}). "
                 f"Divide obsm['spatial'] by {key}."
             )
     return "Give obsm['spatial'] in full-resolution pixels and the scale (mpp=) of that same image."

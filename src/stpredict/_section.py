@@ -107,7 +107,7 @@ class Section:
 
             def opener() -> SlideImage:
                 image = open_image(str(path))
-                _check_full_resolution(image, library, factors, name)
+                _scale.check_full_resolution(image, library, name)
                 return image
 
         elif hires is not None:
@@ -362,26 +362,6 @@ def _spot_centres(adata: AnnData, rows: np.ndarray, name: str) -> np.ndarray:
         msg = f"Section {name!r}: obsm['spatial'] holds NaN or infinite coordinates; drop those spots first."
         raise ValueError(msg)
     return centres
-
-
-def _check_full_resolution(
-    image: SlideImage, library: Mapping[str, Any], factors: Mapping[str, float], name: str
-) -> None:
-    """Refuse a downscaled image where the full-resolution one is meant, by the size of the downscaled ones at hand."""
-    for key in ("hires", "lowres"):
-        small, factor = library.get("images", {}).get(key), factors.get(f"tissue_{key}_scalef")
-        if small is None or not factor:
-            continue
-        full = tuple(round(n / factor) for n in small.shape[:2])
-        if all(0.95 < have / want < 1.05 for have, want in zip(image.shape, full, strict=True)):
-            continue
-        which = f"the {key} one" if image.shape == tuple(small.shape[:2]) else "another one"
-        msg = (
-            f"Section {name!r}: the image at {image.source} has {image.shape[1]} × {image.shape[0]} px, but by "
-            f"tissue_{key}_scalef={factor:g} the full-resolution image has about {full[1]} × {full[0]} px, so this is "
-            f"{which}. Pass the full-resolution image, or none to use the hires image knowingly."
-        )
-        raise ValueError(msg)
 
 
 def _scale_hints(adata: AnnData, name: str, mpp: float | None) -> _scale.ScaleHints:

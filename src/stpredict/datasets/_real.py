@@ -9,6 +9,7 @@ import numpy as np
 
 from stpredict import _keys
 from stpredict._settings import settings
+from stpredict.io._library import library_entry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +58,7 @@ def her2st(section: str = "C2") -> AnnData:
     -------
     One section. ``X``: raw counts (CSR, float32). ``obs``: ``patient``, ``section``, ``array_row``, ``array_col`` and,
     where known, ``label``. ``obsm["spatial"]``: spot centres (x, y) in pixels of the image, whose path is in
-    ``uns["spatial"][library]["metadata"]["source_image_path"]``.
+    ``uns["spatial"][library]["metadata"]["source_image_path"]``; ``images`` there holds a small one, for plots.
 
     Raises
     ------
@@ -298,6 +299,5 @@ def _library(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
     metadata = {word: str(meta[word]) for word in words if word in meta}
     if meta.get("technology") in SPOT_UM:
         metadata["spot_pitch_um"], metadata["spot_diameter_um"] = SPOT_UM[meta["technology"]]
-    if "image" in meta:
-        metadata["source_image_path"] = str(folder / meta["image"])
-    return {"images": {}, "scalefactors": scalefactors, "metadata": metadata}
+    image = folder / meta["image"] if "image" in meta else None
+    return library_entry(image, images={}, scalefactors=scalefactors, metadata=metadata)
