@@ -45,7 +45,7 @@ def simulate(
     factor that no image shows. Some programmes show as colour (stroma, fat, lymphocytes), some only as texture
     (``fibrosis``: straight, contrasted fibres) or nuclear size (``proliferation``), ``interferon`` hardly at all;
     housekeeping genes and those of no programme do not vary. Stain, scanner and expression differ between patients,
-    and counts are overdispersed, so no model can reach a correlation of 1.
+    and few molecules are counted, so no model can reach a correlation of 1.
 
     Parameters
     ----------

@@ -41,16 +41,15 @@ OUTPUT = np.array([1.0, 0.4, 1.0, 0.4, 1.0, 0.4, 1.0, 0.4])
 LEAK = 0.8
 """Transcripts of all driven genes without any activity, in the same unit."""
 
-DEPTH = 5000
+DEPTH = 3000
 """Counts of a spot with the usual number of cells."""
 
 
 @dataclass(frozen=True)
 class Biology:
-    """What all simulated sections share: (genes,) baseline and dispersion, (programmes, genes) loadings."""
+    """What all simulated sections share: (genes,) baseline, (programmes, genes) loadings."""
 
     baseline: np.ndarray
-    dispersion: np.ndarray
     loadings: np.ndarray
 
 
@@ -64,7 +63,7 @@ def biology() -> Biology:
         + 0.5 * IS_DRIVEN * (rng.random((len(DRIVEN), n)) < 0.12)
     )
     loadings *= OUTPUT[:, None] * baseline[IS_DRIVEN].sum() / (loadings @ baseline)[:, None]
-    return Biology(baseline, dispersion=rng.uniform(2, 8, n), loadings=loadings)
+    return Biology(baseline, loadings=loadings)
 
 
 def batch_factor(rng: np.random.Generator) -> np.ndarray:
@@ -84,7 +83,6 @@ def expected_fraction(activity: np.ndarray, factor: np.ndarray, signal: float) -
 
 
 def draw_counts(rng: np.random.Generator, fraction: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """(spots, genes) negative binomial counts; spots with more cells are deeper."""
+    """(spots, genes) Poisson counts, as molecules are sampled; spots with more cells are deeper."""
     depth = DEPTH * ((cells + 2) / (np.median(cells) + 2)) ** 0.6 * np.exp(0.22 * rng.standard_normal(len(cells)))
-    dispersion = biology().dispersion
-    return rng.poisson(rng.gamma(dispersion, fraction * depth[:, None] / dispersion))
+    return rng.poisson(fraction * depth[:, None])
