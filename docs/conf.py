@@ -27,7 +27,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 suppress_warnings = ["toc.empty_glob"]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "jupyter_execute", "**.ipynb_checkpoints"]
 
 autosummary_generate = True
 autodoc_typehints = "none"

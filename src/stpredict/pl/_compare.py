@@ -97,8 +97,8 @@ def compare(
     >>> import stpredict as st
     >>> adata = st.datasets.simulate()
     >>> axes = st.pl.compare(adata, "ERBB2", predicted="truth", show=False)
-    >>> axes[1].get_title()
-    'predicted, r = 0.74 (n = 413)'
+    >>> axes[1].get_title()  # doctest: +ELLIPSIS
+    'predicted, r = 0.7... (n = 413)'
     """
     section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
     before = expression_of(section, genes, measured)
