@@ -130,3 +130,4 @@ def test_real_tissue_is_described_the_same_from_jpeg_and_tiff(her2st_c2, tmp_pat
     a, b = adata.obsm["X_morphology"], other.obsm["X_morphology"]
     correlation = [np.corrcoef(a[:, j], b[:, j])[0, 1] for j in range(a.shape[1]) if a[:, j].std() > 0]
     assert np.min(correlation) > 0.98
+    assert (np.abs(a.mean(axis=0) - b.mean(axis=0)) < 0.15 * (a.std(axis=0) + 1e-3)).all()

@@ -201,7 +201,12 @@ def test_hub_model_comes_with_its_own_preprocessing(tmp_path, monkeypatch):
         "architecture": "resnet10t",
         "num_classes": 0,
         "num_features": 512,
-        "pretrained_cfg": {"input_size": [3, 64, 64], "mean": [0.7, 0.6, 0.5], "std": [0.2, 0.2, 0.3], "num_classes": 0},
+        "pretrained_cfg": {
+            "input_size": [3, 64, 64],
+            "mean": [0.7, 0.6, 0.5],
+            "std": [0.2, 0.2, 0.3],
+            "num_classes": 0,
+        },
     }
     (folder / "config.json").write_text(json.dumps(config))
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")

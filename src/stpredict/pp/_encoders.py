@@ -96,11 +96,11 @@ class MorphologyEncoder:
             bottom = min(top + tall, height)
             y0, y1 = round((start[1] + top - pad) * factor), round((start[1] + bottom + pad) * factor)
             strip = torch.from_numpy(section.image.read(x0, y0, x1, y1, level=level)).to(self.device)
-            strip = strip.permute(2, 0, 1)[None]
+            strip = strip.permute(2, 0, 1)[None].float()
             size = (bottom - top + 2 * pad, width + 2 * pad)
-            if strip.shape[-2:] != size:
-                strip = F.interpolate(strip, size=size, mode="bilinear", antialias=True)
-            out[:, top:bottom] = strip[0, :, pad:-pad, pad:-pad].float() / 255
+            if strip.shape[-2:] != size:  # area means, as pyramids are made of: a level more or less changes little
+                strip = F.interpolate(strip, size=size, mode="area")
+            out[:, top:bottom] = strip[0, :, pad:-pad, pad:-pad] / 255
         return out
 
 
