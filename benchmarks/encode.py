@@ -27,8 +27,9 @@ PITCH_UM = 100.0
 
 def write_slide(path: Path, side: int) -> None:
     """Tiled, JPEG-compressed TIFF of simulated tissue, repeated; written tile by tile."""
-    import stpredict as st
     import tifffile
+
+    import stpredict as st
 
     tissue = st.datasets.simulate(seed=1)
     library = next(iter(tissue.uns["spatial"].values()))
@@ -54,7 +55,11 @@ def section(path: Path, side: int, n_spots: int | None = None):
     margin = 600
     rows = np.arange(margin, side - margin, pitch * np.sqrt(3) / 2)
     centres = np.array(
-        [(x + (i % 2) * pitch / 2, y) for i, y in enumerate(rows) for x in np.arange(margin, side - margin - pitch, pitch)]
+        [
+            (x + (i % 2) * pitch / 2, y)
+            for i, y in enumerate(rows)
+            for x in np.arange(margin, side - margin - pitch, pitch)
+        ]
     )[:n_spots]
     adata = ad.AnnData(np.zeros((len(centres), 0), dtype=np.float32))
     adata.obsm["spatial"] = centres
@@ -69,9 +74,10 @@ def section(path: Path, side: int, n_spots: int | None = None):
 
 
 def ratio(folder: Path, rounds: int) -> list[str]:
-    import stpredict as st
     import timm
     import torch
+
+    import stpredict as st
     from stpredict.pp._windows import read_crops
 
     network = timm.create_model("resnet18", pretrained=False, num_classes=0).eval()
@@ -117,7 +123,9 @@ def morphology(rounds: int) -> list[str]:
             start = time.perf_counter()
             st.pp.encode(adata, show_progress=False)
             rates.append(adata.n_obs / (time.perf_counter() - start))
-        rows.append(f"| default encoder, spot + niche, {name}, JPEG decoding included | {statistics.median(rates):.0f} spots/s | |")
+        rows.append(
+            f"| default encoder, spot + niche, {name}, JPEG decoding included | {statistics.median(rates):.0f} spots/s | |"
+        )
     return rows
 
 

@@ -10,8 +10,9 @@ spots, stratified by class: they say nothing about other patients.
 from __future__ import annotations
 
 import numpy as np
-import stpredict as st
 from sklearn.metrics import average_precision_score, roc_auc_score
+
+import stpredict as st
 
 
 def main() -> None:
@@ -45,7 +46,9 @@ def main() -> None:
         maps[f"{feature} in the spot window"] = new.obsm["X_morphology"][:, names.index(feature)]
     maps["measured total counts"] = np.asarray(new.X.sum(axis=1)).ravel()
 
-    print(f"\n{known.sum()} labelled spots, {truth.sum()} of them tumour\n\n| map | AUROC (95 % interval) | AP |\n|---|---|---|")
+    print(
+        f"\n{known.sum()} labelled spots, {truth.sum()} of them tumour\n\n| map | AUROC (95 % interval) | AP |\n|---|---|---|"
+    )
     rng = np.random.default_rng(0)
     tumour, other = np.flatnonzero(truth), np.flatnonzero(~truth)
     for name, score in maps.items():

@@ -23,9 +23,9 @@ HEIGHT, WIDTH = 150, 210
 
 @pytest.fixture(scope="module")
 def pixels():
-    """Smooth colours, so that lossy formats stay close."""
+    """Smooth colours, so that lossy formats stay close; none is black, which would read as glass."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
-    return np.stack([x, y, (x + y) // 2], axis=-1).astype(np.uint8)
+    return np.stack([x, y, (x + y) // 2], axis=-1).clip(10, None).astype(np.uint8)
 
 
 def write_pyramid(path, pixels, *, compression="deflate", unit="µm", size=0.5):
@@ -270,3 +270,14 @@ def test_channels_first(pixels):
     image = SlideImage([np.moveaxis(pixels, -1, 0)], channels_first=True)
     assert image.shape == (HEIGHT, WIDTH)
     np.testing.assert_array_equal(image.read(70, 30, 140, 130), pixels[30:130, 70:140])
+
+
+def test_blackened_background_reads_as_glass():
+    pixels = np.full((20, 30, 3), (120, 60, 140), dtype=np.uint8)
+    pixels[:, :10] = 0
+    pixels[5, 20] = (0, 0, 3)
+    image = SlideImage([pixels])
+    window = image.read(0, 0, 30, 20)
+    assert (window[:, :10] == 255).all()
+    np.testing.assert_array_equal(window[:, 10:], pixels[:, 10:])
+    assert (pixels[:, :10] == 0).all()

@@ -84,7 +84,11 @@ class SlideImage:
         return fine_enough[-1] if fine_enough else 0
 
     def read(self, x0: int, y0: int, x1: int, y1: int, *, level: int = 0) -> np.ndarray:
-        """Window in pixels of `level`, as uint8 (y1 − y0, x1 − x0, 3); outside the image is white."""
+        """Window in pixels of `level`, as uint8 (y1 − y0, x1 − x0, 3).
+
+        What lies outside the image is white, and so are pixels that are exactly black: tools blacken what is no tissue,
+        and black would read as the darkest of stains.
+        """
         height, width = self._shapes[level]
         out = np.full((y1 - y0, x1 - x0, 3), BACKGROUND, dtype=np.uint8)
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
@@ -94,7 +98,9 @@ class SlideImage:
                 pixels = np.moveaxis(np.asarray(self._levels[level][:, window[0], window[1]]), 0, -1)
             else:
                 pixels = np.asarray(self._levels[level][window])
-            out[top - y0 : bottom - y0, left - x0 : right - x0] = _as_rgb(pixels, self.source)
+            inside = out[top - y0 : bottom - y0, left - x0 : right - x0]
+            inside[...] = _as_rgb(pixels, self.source)
+            inside[(inside[..., 0] | inside[..., 1] | inside[..., 2]) == 0] = BACKGROUND
         return out
 
     def thumbnail(self, max_side: int = 1024) -> np.ndarray:
