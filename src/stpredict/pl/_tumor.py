@@ -93,8 +93,8 @@ def tumor(
     >>> adata = st.datasets.simulate()
     >>> st.tl.localize_tumor(adata, markers=["ERBB2", "EPCAM"], layer=None, threshold=0.5)
     >>> axes = st.pl.tumor(adata, show=False)
-    >>> axes[1].get_title()
-    'tumor score (2 markers)'
+    >>> axes[1].get_title().split(";")[0]
+    'tumor score (2 markers'
     """
     section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
     obs = section.adata.obs
@@ -133,15 +133,14 @@ def _draw_score(
     spots = _canvas.draw_spots(ax, section, score, size=size, cmap=cmap)
     threshold = record.get("threshold", {}).get(section.name, np.nan)
     low, high = _canvas.robust_limits(score)
-    label = "mean z-score of markers"
     if np.isfinite(threshold):
         low, high = min(low, threshold), max(high, threshold)
-        label += f" (tumor above {threshold:.2f})"
     spots.set_clim(low, high)
-    bar = _canvas.draw_colour_bar(ax, spots, label)
+    bar = _canvas.draw_colour_bar(ax, spots, "mean z-score")
     bar.axhline(threshold, color=_canvas.INK, linewidth=2)
     n = len(record.get("markers", ()))
-    ax.set_title(f"tumor score ({n} marker{'s' if n != 1 else ''})", size=11)
+    line = f"; line {threshold:.2f}" if np.isfinite(threshold) else ""
+    ax.set_title(f"tumor score ({n} marker{'s' if n != 1 else ''}{line})", size=11)
 
 
 def _draw_labels(ax: Axes, section: Section, labels: pd.Series, *, size: float) -> None:
