@@ -145,13 +145,13 @@ def main() -> None:
         print("|---" * (len(told) + 3) + "|")
         for method in arguments.methods:
             rows = part[part["method"] == method].set_index("panel").loc[shown]
-            others = " | ".join(f"{rows.loc['HVG', c]:.2f}" for c in told)
+            others = " | ".join(joined([rows.loc["HVG", c]]) for c in told)
             print(f"| {method} | {joined(rows['pcc'])} | {joined(rows['of ceiling'])} | {others} |")
         print()
 
 
 def joined(values) -> str:
-    return " / ".join(f"{v:.2f}" for v in values)
+    return " / ".join(f"{v:.2f}" if np.isfinite(v) else "–" for v in values)
 
 
 if __name__ == "__main__":

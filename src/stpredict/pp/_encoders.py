@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stpredict._section import Section
 
 SPOTS_PER_PART = 1024
-BLOCK_PX = 1536
+BLOCK_PX = 1024
 """Side of the blocks that the morphology descriptor works on, in pixels of its own resolution."""
 
 
