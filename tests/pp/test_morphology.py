@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import stpredict as st
 import torch
+
+import stpredict as st
 from stpredict.pp import _morphology as morphology
 
 SIZE = 512
@@ -112,6 +113,7 @@ def test_a_spot_is_described_the_same_whichever_spots_are_with_it(mpp, monkeypat
 def test_real_tissue_is_described_the_same_from_jpeg_and_tiff(her2st_c2, tmp_path):
     """One section, as JPEG (decoded whole) and as tiled pyramidal TIFF: the same morphology to a few percent."""
     import tifffile
+
     from stpredict._images import open_image
 
     adata = her2st_c2

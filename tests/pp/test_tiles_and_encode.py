@@ -6,6 +6,7 @@ import warnings
 import anndata as ad
 import numpy as np
 import pytest
+
 import stpredict as st
 from stpredict.pp import _encoders, _hub
 
@@ -130,6 +131,30 @@ def test_batch_size_does_not_change_features():
     st.pp.encode(adata, network, key_added="X_b", batch_size=64, show_progress=False)
     np.testing.assert_allclose(adata.obsm["X_a"], adata.obsm["X_b"], atol=1e-5)
     np.testing.assert_allclose(adata.obsm["X_a_niche"], adata.obsm["X_b_niche"], atol=1e-5)
+
+
+def test_batch_normalisation_is_folded_only_where_nothing_changes():
+    import torch
+
+    class Wayward(torch.nn.Module):
+        """Has batch normalisation, but what it does depends on the pixels, so it cannot be traced."""
+
+        def __init__(self):
+            super().__init__()
+            self.convolution, self.norm = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
+
+        def forward(self, tiles):
+            out = self.norm(self.convolution(tiles))
+            return out.mean(dim=(2, 3)) if tiles.mean() > 0 else -out.mean(dim=(2, 3))
+
+    network = tiny_network().eval()
+    folded = _encoders._folded(network, 64)
+    tiles = torch.randn(4, 3, 64, 64)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
+    with torch.inference_mode():
+        np.testing.assert_allclose(folded(tiles).numpy(), network(tiles).numpy(), atol=1e-4)
+    wayward = Wayward().eval()
+    assert _encoders._folded(wayward, 64) is wayward
 
 
 def test_record_tells_weights_apart():
