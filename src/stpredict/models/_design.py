@@ -2,8 +2,7 @@
 
 A spot is described by its spot and niche features, every column standardised within the section. The latter uses
 nothing but the section's own image features, so it leaks no expression, and it removes what stain and scanner do to a
-whole slide. Means over lattice neighbours were tried and left out: with a niche window they add nothing (on her2st they
-cost ridge 0.01 mean PCC).
+whole slide. Means over lattice neighbours are left out on purpose: beside a niche window they added nothing.
 """
 
 from __future__ import annotations
