@@ -264,6 +264,16 @@ def test_hub_model_comes_with_its_own_preprocessing(tmp_path, monkeypatch):
         st.pp.encode(adata, "hf-hub:lab/absent", show_progress=False)
 
 
+def test_an_encoder_of_transformers_names_its_extra(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    adata = section()
+    st.pp.tiles(adata)
+    with pytest.raises(ValueError, match=r"pip install 'stpredict\[encoders\]'"):
+        st.pp.encode(adata, "phikon-v2", show_progress=False)
+
+
 def test_virchow_pools_class_token_and_mean_of_patches():
     import torch
 
