@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stpredict.models import _store
+from stpredict.models._bank import Banked, bank_record, check_bank
 from stpredict.models._contract import ExpressionModel, History, Prediction
 from stpredict.models._design import check_features, column_names, describe_features, design, find_features
 from stpredict.models._inner_cv import Choice, Table, choose, training_table
@@ -105,6 +106,8 @@ class Baseline(ExpressionModel):
         }
         if self.hyperparameter:
             self.config[self.hyperparameter] = choice.value
+        if isinstance(self, Banked):
+            self.config["bank"] = bank_record(table, sections)
         return history
 
     def _history(self, choice: Choice) -> History:
@@ -191,6 +194,8 @@ class Baseline(ExpressionModel):
             msg = f"The model at {path} is a {stored.method!r}, not a {cls.method!r}; use stpredict.models.load."
             raise ValueError(msg)
         _store.check_shapes(stored, cls.shapes | {"residual_sd": ("g",)}, path)
+        if issubclass(cls, Banked):
+            check_bank(stored, path)
         model = cls(min_counts=stored.config["min_counts"])
         model.genes, model.config, model.arrays = stored.genes, stored.config, stored.arrays
         return model

@@ -37,6 +37,8 @@ class Table:
         (n,), log1p of each spot's total count.
     section, group
         (n,), number of the section, and of the patient or other unit that must not be split.
+    row
+        (n,), number of the spot within its section.
     centres
         (n, 2), spot centres.
     """
@@ -46,6 +48,7 @@ class Table:
     log_total: np.ndarray
     section: np.ndarray
     group: np.ndarray
+    row: np.ndarray
     centres: np.ndarray
 
     def __len__(self) -> int:
@@ -116,6 +119,7 @@ def training_table(
             log_total=np.log1p(totals),
             section=np.full(len(section), i),
             group=np.full(len(section), numbers[group]),
+            row=np.arange(len(section)),
             centres=section.centres,
         )
         parts.append(part.take(totals >= max(min_counts, 1)))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from stpredict.models._bank import Banked
 from stpredict.models._baseline import Baseline
 from stpredict.models._linear import principal_axes
 from stpredict.models._retrieval import nearest, normalise
@@ -20,7 +21,7 @@ N_AXES = 64
 """Principal axes of the design in which spots are compared."""
 
 
-class Knn(Baseline):
+class Knn(Banked, Baseline):
     """Every spot gets the mean expression of the K training spots most similar to it.
 
     Similarity is the cosine between designs in their first principal axes; search is exact. The model is its bank:
@@ -55,7 +56,7 @@ class Knn(Baseline):
 
     def apply(self, arrays: dict[str, np.ndarray], queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean over the K neighbours, and standard deviation over them and between sections."""
-        neighbours = nearest(_project(arrays, queries), arrays["bank"], int(arrays["k"][0]))
+        neighbours, _ = nearest(_project(arrays, queries), arrays["bank"], int(arrays["k"][0]))
         mean = average(neighbours, arrays["expression"])
         level = arrays["expression"].mean(axis=0)
         square = average(neighbours, np.square(arrays["expression"] - level))
@@ -64,7 +65,7 @@ class Knn(Baseline):
     def try_candidates(self, table: Table, queries: np.ndarray) -> Iterator[np.ndarray]:
         """Predictions with every K, from one search."""
         arrays = self.learn(table, max(self.candidates))
-        neighbours = nearest(_project(arrays, queries), arrays["bank"], int(arrays["k"][0]))
+        neighbours, _ = nearest(_project(arrays, queries), arrays["bank"], int(arrays["k"][0]))
         for k in self.candidates:
             yield average(neighbours[:, :k], arrays["expression"])
 

@@ -22,31 +22,51 @@ def normalise(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.where(length > 0, length, 1)).astype(np.float32)
 
 
-def nearest(queries: np.ndarray, bank: np.ndarray, k: int, *, device: str | None = None) -> np.ndarray:
-    """Row numbers (n, k) in `bank` of the k most similar vectors, best first; all rows have length 1."""
+def nearest(
+    queries: np.ndarray, bank: np.ndarray, k: int, *, device: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k vectors of `bank` that are most similar to each query; all rows have length 1.
+
+    Returns
+    -------
+    Row numbers in `bank`, int64 (n, k), best first, and their cosine similarities, float32 (n, k).
+
+    Raises
+    ------
+    ValueError
+        If the bank holds fewer than `k` vectors, or `k` is not positive.
+    """
     import torch
 
+    if not 1 <= k <= len(bank):
+        msg = f"k must lie between 1 and the {len(bank)} spots of the reference bank, got {k!r}."
+        raise ValueError(msg)
     where = resolve_device(device)
-    found = np.empty((len(queries), k), dtype=np.int64)
+    similarity = torch.full((len(queries), k), -torch.inf)
+    rows = torch.zeros((len(queries), k), dtype=torch.int64)
     with torch.inference_mode():
-        for start in range(0, len(queries), QUERIES):
-            rows = slice(start, start + QUERIES)
-            found[rows] = _nearest(torch.from_numpy(queries[rows]).to(where), bank, k).cpu().numpy()
-    return found
+        for first in range(0, len(bank), REFERENCES):
+            piece = torch.from_numpy(bank[first : first + REFERENCES]).to(where)
+            for start in range(0, len(queries), QUERIES):
+                block = slice(start, start + QUERIES)
+                found = _best(torch.from_numpy(queries[block]).to(where), piece, k)
+                similarity[block], rows[block] = _merged(
+                    (similarity[block], rows[block]), (found[0].cpu(), found[1].cpu() + first)
+                )
+    return rows.numpy(), similarity.numpy()
 
 
-def _nearest(queries: torch.Tensor, bank: np.ndarray, k: int) -> torch.Tensor:
-    """Best k over the pieces of the bank, merged piece by piece."""
+def _best(queries: torch.Tensor, piece: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Similarity and place of the best k, or of all where there are fewer."""
+    return (queries @ piece.T).topk(min(k, len(piece)), dim=1)
+
+
+def _merged(
+    before: tuple[torch.Tensor, torch.Tensor], found: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Best of both, as many as there were before."""
     import torch
 
-    best = index = None
-    for start in range(0, len(bank), REFERENCES):
-        piece = torch.from_numpy(bank[start : start + REFERENCES]).to(queries.device)
-        values, places = (queries @ piece.T).topk(min(k, len(piece)), dim=1)
-        places += start
-        if best is not None:
-            values, places = torch.cat([best, values], 1), torch.cat([index, places], 1)
-            values, order = values.topk(min(k, values.shape[1]), dim=1)
-            places = places.gather(1, order)
-        best, index = values, places
-    return index
+    values, places = (torch.cat(pair, dim=1) for pair in zip(before, found, strict=True))
+    values, order = values.topk(before[0].shape[1], dim=1)
+    return values, places.gather(1, order)

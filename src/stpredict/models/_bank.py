@@ -1,0 +1,66 @@
+"""The reference bank: training spots that a model compares new ones with, and where each of them came from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stpredict.models._retrieval import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+
+    from stpredict._section import Section
+    from stpredict.models._inner_cv import Table
+    from stpredict.models._store import Stored
+
+
+class Banked:
+    """What a model with a reference bank adds to the contract; name it before the model's other base.
+
+    ``arrays["bank"]`` holds the training spots as `embed` places new ones, in rows of length 1, and ``config["bank"]``
+    tells what they are, as `bank_record` wrote it.
+    """
+
+    def neighbours(self, section: Section, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find the `k` reference spots most similar to each spot of `section`; the search is exact.
+
+        Returns
+        -------
+        Rows of the bank, int64 (n_spots, k), best first, and their cosine similarities, float32 (n_spots, k).
+
+        Raises
+        ------
+        ValueError
+            If `k` is larger than the bank, or the section's features were made differently from those in training.
+        """
+        return nearest(self.embed(section), self.arrays["bank"], k)
+
+
+def bank_record(table: Table, sections: Sequence[Section]) -> dict[str, Any]:
+    """Where every row of a bank made of `table` came from: its section's number and its spot's name, ready for JSON."""
+    names = [section.obs_names.astype(str) for section in sections]
+    return {
+        "sections": [section.name for section in sections],
+        "section": [int(number) for number in table.section],
+        "spots": [names[number][row] for number, row in zip(table.section, table.row, strict=True)],
+    }
+
+
+def check_bank(stored: Stored, path: str | Path) -> None:
+    """Refuse a stored model whose bank and the record of it do not belong together.
+
+    Raises
+    ------
+    ValueError
+        If the record is missing or is of another bank.
+    """
+    record = stored.config.get("bank", {})
+    n = len(stored.arrays["bank"])
+    sections = record.get("sections", [])
+    numbers = record.get("section", [])
+    if not (len(numbers) == len(record.get("spots", [])) == n and set(numbers) <= set(range(len(sections)))):
+        msg = f"The model at {path} does not tell where its reference spots came from; train and save it again."
+        raise ValueError(msg)
