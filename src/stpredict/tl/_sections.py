@@ -37,3 +37,14 @@ def open_all(
             )
             raise ValueError(msg)
     return sections
+
+
+def unique_names(sections: Sequence[Section]) -> list[str]:
+    """Section names, those that come again with ``-1``, ``-2``, … appended."""
+    seen: dict[str, int] = {}
+    out = []
+    for section in sections:
+        number = seen.get(section.name, 0)
+        seen[section.name] = number + 1
+        out.append(f"{section.name}-{number}" if number else section.name)
+    return out

@@ -1,0 +1,188 @@
+"""Scores of one section: predicted against measured expression, panel by panel."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from stpredict._evaluation import metrics as m
+from stpredict._evaluation.ceiling import noise_ceiling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from stpredict._section import Section
+
+METRICS = (
+    "pcc",
+    "spearman",
+    "mse",
+    "sd_ratio",
+    "ceiling",
+    "pcc_of_ceiling",
+    "gene_structure",
+    "spatial_structure",
+    "undefined",
+)
+COLUMNS = ["panel", "gene", "metric", "value"]
+MIN_SPOTS = 3
+
+
+def score(
+    section: Section,
+    values: np.ndarray,
+    genes: Sequence[str],
+    *,
+    panels: Mapping[str, Iterable[str]] | None,
+    metrics: Sequence[str],
+    min_counts: int,
+    seed: int,
+    ceilings: pd.Series | None = None,
+) -> pd.DataFrame:
+    """Score predicted `values` (spots of the section, genes) in log1p CP10k; a gene that `genes` lacks is undefined.
+
+    Parameters
+    ----------
+    section
+        Where expression was measured.
+    values, genes
+        The prediction and the names of its columns.
+    panels
+        Names of gene sets and their genes; None takes every predicted gene as ``"all"``.
+    metrics
+        Which of `METRICS`.
+    min_counts
+        Spots with fewer counts are left out.
+    seed
+        Seed of the thinning for the noise ceiling.
+    ceilings
+        What `noise_ceilings` said of the genes, where it is known already.
+
+    Returns
+    -------
+    Tidy table with the columns ``panel``, ``gene``, ``metric`` and ``value``.
+    """
+    compared = _Compared(section, values, genes, panels, min_counts)
+    if {"ceiling", "pcc_of_ceiling"} & set(metrics):
+        if ceilings is None:
+            ceilings = noise_ceilings(section, compared.genes, min_counts=min_counts, seed=seed)
+        compared.ceiling = ceilings.loc[compared.genes].to_numpy()
+    rows = [
+        pd.DataFrame({"panel": panel, "gene": names, "metric": metric, "value": values})
+        for panel, panel_genes in compared.panels.items()
+        for metric, names, values in _scores(compared, panel_genes, metrics)
+    ]
+    return pd.concat(rows, ignore_index=True)[COLUMNS]
+
+
+def noise_ceilings(section: Section, genes: Iterable[str], *, min_counts: int, seed: int) -> pd.Series:
+    """`noise_ceiling` of `genes` over the section's spots with enough counts, by gene name."""
+    genes = list(genes)
+    counts, totals, enough = _deep_spots(section, min_counts)
+    chosen = _rows(counts[:, section.genes.get_indexer(genes)], enough)
+    return pd.Series(noise_ceiling(chosen, totals[enough], seed=seed), index=genes)
+
+
+def check_deep_spots(section: Section, min_counts: int) -> None:
+    """Refuse a section with too few spots to score.
+
+    Raises
+    ------
+    ValueError
+        If counts are not raw counts, or fewer than `MIN_SPOTS` spots have `min_counts`.
+    """
+    _deep_spots(section, min_counts)
+
+
+class _Compared:
+    """A section's measured and predicted values, of spots with enough counts and genes of any panel."""
+
+    def __init__(
+        self,
+        section: Section,
+        values: np.ndarray,
+        genes: Sequence[str],
+        panels: Mapping[str, Iterable[str]] | None,
+        min_counts: int,
+    ) -> None:
+        _, _, enough = _deep_spots(section, min_counts)
+        values, known = values[enough], pd.Index(genes)
+        if panels is None:
+            panels = {"all": list(known[np.isfinite(values).any(axis=0)])}
+        self.panels = {panel: _measured(list(names), section, panel) for panel, names in panels.items()}
+        self.genes = pd.Index(list(dict.fromkeys(gene for names in self.panels.values() for gene in names)))
+        places = known.get_indexer(self.genes)
+        self.predicted = np.where(places < 0, np.nan, values[:, places]).astype(np.float64)
+        self.measured = section.log_expression(self.genes)[enough].astype(np.float64)
+        self.ceiling: np.ndarray | None = None
+        self.adjacency = section.neighbours()[enough][:, enough]
+
+
+def _deep_spots(section: Section, min_counts: int) -> tuple[object, np.ndarray, np.ndarray]:
+    """Counts, totals and which spots have enough of them."""
+    counts = section.counts()
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    enough = totals >= max(min_counts, 1)
+    if enough.sum() < MIN_SPOTS:
+        msg = (
+            f"Section {section.name!r} has {enough.sum()} spots with min_counts={min_counts} counts; "
+            f"{MIN_SPOTS} are needed. Lower min_counts, or leave the section out."
+        )
+        raise ValueError(msg)
+    return counts, totals, enough
+
+
+def _scores(
+    compared: _Compared, genes: list[str], chosen: Sequence[str]
+) -> Iterator[tuple[str, list[str], np.ndarray | list[float]]]:
+    """Each chosen metric of one panel: its name, gene names (or one empty), and values."""
+    columns = compared.genes.get_indexer(genes)
+    measured, predicted = compared.measured[:, columns], compared.predicted[:, columns]
+    pcc, undefined = m.pearson(measured, predicted)
+    ceiling = compared.ceiling[columns] if compared.ceiling is not None else None
+    for metric in chosen:
+        match metric:
+            case "pcc":
+                yield metric, genes, pcc
+            case "spearman":
+                yield metric, genes, m.spearman(measured, predicted)[0]
+            case "mse":
+                yield metric, genes, m.mse(measured, predicted)
+            case "sd_ratio":
+                yield metric, genes, m.sd_ratio(measured, predicted)
+            case "ceiling":
+                yield metric, genes, ceiling
+            case "pcc_of_ceiling":
+                top = ceiling.mean()
+                yield metric, [""], [pcc.mean() / top if top > 0 else np.nan]
+            case "gene_structure":
+                yield metric, [""], [m.gene_structure(measured, predicted)]
+            case "spatial_structure":
+                yield metric, [""], [m.spatial_structure(measured, predicted, compared.adjacency)]
+            case "undefined":
+                yield metric, [""], [float(undefined)]
+
+
+def _measured(genes: list[str], section: Section, panel: str) -> list[str]:
+    """Those of `genes` that the section measures, each once."""
+    genes, there = list(dict.fromkeys(genes)), set(section.genes)
+    kept = [gene for gene in genes if gene in there]
+    if not kept:
+        which = "Nothing was predicted for" if not genes else f"None of the genes of panel {panel!r} is measured in"
+        msg = f"{which} section {section.name!r}. Give genes by the names in var_names."
+        raise ValueError(msg)
+    if missing := [gene for gene in genes if gene not in there]:
+        told = ", ".join(missing[:10])
+        msg = f"Section {section.name!r} does not measure {len(missing)} genes of panel {panel!r}, left out: {told}."
+        warnings.warn(msg, UserWarning, stacklevel=6)
+    return kept
+
+
+def _rows(matrix: object, rows: np.ndarray) -> np.ndarray:
+    from scipy import sparse
+
+    taken = matrix[rows]
+    return taken.toarray() if sparse.issparse(taken) else np.asarray(taken)
