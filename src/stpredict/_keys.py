@@ -14,6 +14,9 @@ TILES = "tiles"
 PREDICTED = "predicted"
 """``layers``, ``uns`` and ``var``: the default name of predicted expression."""
 
+RETRIEVED = "retrieved"
+"""``obsm`` and ``uns``: the default name of retrieved reference spots."""
+
 TUMOR_SCORE = "tumor_score"
 TUMOR = "tumor"
 """``obs``: tumour map; ``uns[TUMOR]`` holds its threshold and markers."""
@@ -40,3 +43,8 @@ def std(key: str) -> str:
 def extra_genes(key: str) -> str:
     """``obsm`` DataFrame of predicted genes that ``var`` lacks."""
     return f"{key}_genes"
+
+
+def similarity(key: str) -> str:
+    """``obsm`` key of the similarities that belong to the retrieved spots under `key`."""
+    return f"{key}_similarity"

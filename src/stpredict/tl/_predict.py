@@ -13,6 +13,7 @@ from stpredict import _keys
 from stpredict._checks import check_unique_genes, slot_name
 from stpredict._copy import copy_of
 from stpredict._section import table_of
+from stpredict.models._contract import UNITS
 from stpredict.tl._sections import open_all
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def predict_expression(
     inside, outside = _places(wanted, model.genes, adata.var_names)
     mean, spread = _predict(data, model, library_key=library_key, table_key=table_key)
     results = {key_added: mean} | ({_keys.std(key_added): spread} if std else {})
-    record = _record(model, adata, {"genes": wanted or "all", "std": std})
+    record = run_record(model, adata, {"genes": wanted or "all", "std": std}) | {"units": UNITS}
     column = {gene: i for i, gene in enumerate(model.genes)}
 
     if as_anndata:
@@ -202,12 +203,11 @@ def _forget(adata: AnnData, key_added: str) -> None:
                 del slot[key]
 
 
-def _record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any]) -> dict[str, Any]:
-    """What ``uns`` keeps of how a prediction was made."""
+def run_record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any]) -> dict[str, Any]:
+    """What ``uns`` keeps of how a model was applied."""
     from importlib.metadata import version
 
     from stpredict import __version__
-    from stpredict.models._contract import UNITS
     from stpredict.models._store import identity
 
     features = model.config.get("features", {})
@@ -215,7 +215,6 @@ def _record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any]) 
         "model_id": identity(model),
         "method": model.method,
         "encoder": ", ".join(dict.fromkeys(str(made.get("encoder", key)) for key, made in features.items())),
-        "units": UNITS,
         "versions": {"stpredict": __version__, "anndata": version("anndata"), "numpy": np.__version__},
         "parameters": {"features": list(features), **parameters},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

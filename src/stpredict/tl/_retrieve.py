@@ -1,0 +1,119 @@
+"""Which reference spots a prediction comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict import _keys
+from stpredict._checks import slot_name
+from stpredict._copy import copy_of
+from stpredict._section import table_of
+from stpredict.tl._predict import run_record
+from stpredict.tl._sections import open_all
+
+if TYPE_CHECKING:
+    from stpredict._typing import Data
+    from stpredict.models import ExpressionModel
+
+
+def retrieve(
+    data: Data,
+    model: ExpressionModel,
+    *,
+    k: int = 10,
+    key_added: str = _keys.RETRIEVED,
+    copy: bool = False,
+    library_key: str | None = None,
+    table_key: str | None = None,
+) -> Data | None:
+    """Find the training spots that look most like each spot, in the eyes of the model.
+
+    A model that predicts by retrieval is its reference bank: what it says of a spot, it has from the spots found here.
+    `stpredict.pl.retrieval` draws them. The search is exact.
+
+    Parameters
+    ----------
+    data
+        One or more sections, after `stpredict.pp.tiles` and `stpredict.pp.encode` as in training. Counts are neither
+        needed nor looked at.
+    model
+        A model with a reference bank, ``"knn"`` for example.
+    k
+        Reference spots to find for each spot.
+    key_added
+        Name of the results.
+    copy
+        Return a changed copy and leave `data` untouched.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key
+        Table of a SpatialData that has several.
+
+    Returns
+    -------
+    None, or the copy. Written:
+
+    - ``obsm["retrieved"]``: int64 (spots, k), rows of the reference bank, most similar first
+    - ``obsm["retrieved_similarity"]``: float32 (spots, k), their cosine similarities, at most 1
+    - ``uns["retrieved"]``: ``sections``, the names of the training sections; ``bank_section`` and ``bank_spot``, for
+      every row of the bank the number of its section in ``sections`` and the name of its spot; ``model_id``,
+      ``method``, ``encoder``, ``mpp``, ``versions``, ``parameters``, ``date``
+
+    Raises
+    ------
+    TypeError
+        If the model has no reference bank.
+    ValueError
+        If `k` is larger than the bank, features are missing or were not made as in training, or a section has fewer
+        than two spots. `data` is then unchanged.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> train, new = st.datasets.simulate(2)
+    >>> for adata in (train, new):
+    ...     st.pp.tiles(adata)
+    ...     st.pp.encode(adata, show_progress=False)
+    >>> model = st.tl.train(train, method="knn", genes=["ERBB2", "COL1A1"])
+    >>> st.tl.retrieve(new, model, k=5)
+    >>> found = new.uns["retrieved"]
+    >>> new.obsm["retrieved"].shape == (new.n_obs, 5), found["bank_spot"].shape == (train.n_obs,)
+    (True, True)
+    """
+    from stpredict.models._bank import Banked
+
+    slot_name(key_added)
+    if not isinstance(model, Banked):
+        raise TypeError(_no_bank(model))
+    adata = table_of(data, table_key)
+    sections = open_all(data, library_key=library_key, table_key=table_key)
+    found = [model.neighbours(section, k) for section in sections]
+    rows = np.empty((adata.n_obs, k), dtype=np.int64)
+    similarity = np.empty((adata.n_obs, k), dtype=np.float32)
+    for section, (their_rows, their_similarity) in zip(sections, found, strict=True):
+        rows[section.rows], similarity[section.rows] = their_rows, their_similarity
+    bank = model.config["bank"]
+    origin = {
+        "sections": np.array(bank["sections"], dtype=object),
+        "bank_section": np.array(bank["section"], dtype=np.int64),
+        "bank_spot": np.array(bank["spots"], dtype=object),
+    }
+    record = run_record(model, adata, {"k": k})
+    if copy:
+        data = copy_of(data)
+        adata = table_of(data, table_key)
+    adata.obsm[key_added] = rows
+    adata.obsm[_keys.similarity(key_added)] = similarity
+    adata.uns[key_added] = record | origin
+    return data if copy else None
+
+
+def _no_bank(model: ExpressionModel) -> str:
+    from stpredict.models import METHODS
+    from stpredict.models._bank import Banked
+
+    with_bank = ", ".join(repr(name) for name, kind in METHODS.items() if issubclass(kind, Banked))
+    method = getattr(model, "method", type(model).__name__)
+    return f"A model of method {method!r} keeps no reference spots to retrieve; train one that does: {with_bank}."
