@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -101,40 +102,62 @@ def tiles(
         msg = f"n must be at least 1, got {n!r}."
         raise ValueError(msg)
     section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
-    geometry = section.adata.uns.get(_keys.TILES, {}).get(section.name, {})
-    spot_px = float(geometry.get("spot_um", SPOT_UM)) / section.mpp
-    niche_px = float(geometry.get("niche_um", NICHE_UM)) / section.mpp
-    side = spot_px if window == "spot" else niche_px
     rng = np.random.default_rng(settings.seed if seed is None else seed)
     chosen = np.sort(rng.choice(len(section), min(n, len(section)), replace=False))
-    pictures = [_window(section, centre, side) for centre in section.centres[chosen]]
+    pictures = [read_tile(section, spot, window) for spot in chosen]
 
     panels = _canvas.Panels.make(len(chosen), columns=ncols, size=(2.2, 2.45), ax=ax)
-    for panel, spot, (pixels, extent) in zip(panels.axes, chosen, pictures, strict=True):
-        panel.imshow(pixels, extent=extent, interpolation="nearest")
-        x, y = section.centres[spot]
-        panel.set(xlim=(x - side / 2, x + side / 2), ylim=(y + side / 2, y - side / 2), xticks=[], yticks=[])
+    for panel, spot, picture in zip(panels.axes, chosen, pictures, strict=True):
+        picture.draw(panel)
         panel.set_title(section.obs_names[spot], size=8)
-        _outline(panel, (x, y), section.spot_diameter, spot_px if window == "niche" else None)
     _canvas.draw_scale_bar(panels.axes[0], section)
     return panels.finish(show=show, save=save, return_fig=return_fig)
 
 
-def _window(section: Section, centre: np.ndarray, side: float) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """Pixels around `centre` and where they lie: left, right, bottom, top in pixels of the image."""
+@dataclass(frozen=True)
+class Tile:
+    """The window around a spot, ready to be drawn; lengths and places are in pixels of the image."""
+
+    pixels: np.ndarray
+    extent: tuple[float, float, float, float]
+    """Where the pixels lie: left, right, bottom, top."""
+    centre: np.ndarray
+    side: float
+    diameter: float
+    """Of the spot."""
+    inner: float | None
+    """Side of the spot window within a niche."""
+
+    def draw(self, ax: Axes) -> None:
+        """Show the window with the spot outlined as a circle and, in a niche, the spot window as a square."""
+        from matplotlib.patches import Circle, Rectangle
+
+        (x, y), half = self.centre, self.side / 2
+        ax.imshow(self.pixels, extent=self.extent, interpolation="nearest")
+        ax.set(xlim=(x - half, x + half), ylim=(y + half, y - half), xticks=[], yticks=[])
+        style = {"fill": False, "edgecolor": OUTLINE, "linewidth": 1.2}
+        ax.add_patch(Circle((x, y), self.diameter / 2, linestyle="--", **style))
+        if self.inner is not None:
+            ax.add_patch(Rectangle((x - self.inner / 2, y - self.inner / 2), self.inner, self.inner, **style))
+
+
+def read_tile(section: Section, spot: int, window: Literal["spot", "niche"]) -> Tile:
+    """Read the window around a spot, of the side that `pp.tiles` gave it, from the level that is fine enough to draw.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If there is no image, or its scale is unknown.
+    """
+    geometry = section.adata.uns.get(_keys.TILES, {}).get(section.name, {})
+    spot_px = float(geometry.get("spot_um", SPOT_UM)) / section.mpp
+    niche_px = float(geometry.get("niche_um", NICHE_UM)) / section.mpp
+    side = spot_px if window == "spot" else niche_px
+    centre = section.centres[spot]
     level = section.image.best_level(max(1.0, side / PIXELS))
     scale = section.image.downsamples[level]
     x0, y0 = np.floor((centre - side / 2) / scale).astype(int)
     x1, y1 = np.ceil((centre + side / 2) / scale).astype(int)
     pixels = section.image.read(int(x0), int(y0), int(x1), int(y1), level=level)
-    return pixels, (x0 * scale, x1 * scale, y1 * scale, y0 * scale)
-
-
-def _outline(ax: Axes, centre: tuple[float, float], diameter: float, square: float | None) -> None:
-    from matplotlib.patches import Circle, Rectangle
-
-    style = {"fill": False, "edgecolor": OUTLINE, "linewidth": 1.2}
-    ax.add_patch(Circle(centre, diameter / 2, linestyle="--", **style))
-    if square is not None:
-        corner = (centre[0] - square / 2, centre[1] - square / 2)
-        ax.add_patch(Rectangle(corner, square, square, **style))
+    extent = (x0 * scale, x1 * scale, y1 * scale, y0 * scale)
+    return Tile(pixels, extent, centre, side, section.spot_diameter, spot_px if window == "niche" else None)
