@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from stpredict import _keys, _scale
 from stpredict._checks import check_unique_genes, raw_counts
@@ -15,7 +17,6 @@ from stpredict._images import SlideImage, open_image
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    import pandas as pd
     from anndata import AnnData
     from scipy import sparse
     from spatialdata import SpatialData
@@ -285,6 +286,15 @@ class Section:
     def record(self, key: str) -> Mapping[str, Any]:
         """How the features under `key` were made (``uns[key]``)."""
         return self.adata.uns.get(key, {})
+
+    def without_counts(self) -> Section:
+        """View the same slide as if nothing had ever been measured on it: image, spots and features, no expression."""
+        from anndata import AnnData
+
+        blind = copy(self)
+        names = pd.DataFrame(index=self.adata.obs_names)
+        blind.adata = AnnData(obs=names, obsm=dict(self.adata.obsm), uns=dict(self.adata.uns))
+        return blind
 
 
 def open_sections(

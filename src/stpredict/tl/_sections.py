@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stpredict._section import open_sections
+from stpredict import _keys
+from stpredict._copy import copy_of
+from stpredict._section import open_sections, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,3 +50,30 @@ def unique_names(sections: Sequence[Section]) -> list[str]:
         seen[section.name] = number + 1
         out.append(f"{section.name}-{number}" if number else section.name)
     return out
+
+
+def separate(data: Data | Sequence[Data], *, library_key: str | None, table_key: str | None) -> list[Data]:
+    """One object per section, in the order of `open_all`: the caller's own where it holds a single one, else a copy."""
+    several = data if isinstance(data, (list, tuple)) else [data]
+    parts: list[Data] = []
+    for one in several:
+        sections = open_sections(one, library_key=library_key, table_key=table_key)
+        alone = len(sections) == 1 and len(sections[0]) == table_of(one, table_key).n_obs
+        parts += [one] if alone else [_part(one, section, table_key) for section in sections]
+    return parts
+
+
+def _part(data: Data, section: Section, table_key: str | None) -> Data:
+    """Copy of what `data` holds of one section; a SpatialData shares its elements."""
+    table = section.adata[section.rows].copy()
+    if table_of(data, table_key) is data:
+        for key in (_keys.SPATIAL, _keys.TILES):
+            if key in table.uns:
+                table.uns[key] = {name: value for name, value in table.uns[key].items() if name == section.name}
+        return table
+    part = copy_of(data)
+    name = table_key or next(iter(part.tables))
+    if "region" in (attrs := table.uns.get("spatialdata_attrs", {})):
+        attrs["region"] = section.name
+    part.tables[name] = table
+    return part

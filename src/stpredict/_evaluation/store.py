@@ -1,0 +1,106 @@
+"""A folder of finished results, one small file each, so that a run that was cut short goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+FORMAT = 1
+PLAN = "plan.json"
+
+
+class ResultStore:
+    """Tables by name, in the folder `path`, of one and the same plan.
+
+    Every file is written under another name and renamed, so a name that exists is whole.
+
+    Parameters
+    ----------
+    path
+        Folder, made where it does not exist; None keeps nothing.
+    plan
+        What the results depend on, ready for JSON: a flat mapping whose values must be what they were.
+    methods
+        What further depends on the method alone, by label. More labels may be added later.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds results of another plan; what differs is named.
+    FileExistsError
+        If the folder holds something else.
+    """
+
+    def __init__(self, path: str | Path | None, plan: Mapping[str, Any], methods: Mapping[str, Any]) -> None:
+        self.path = None if path is None else Path(path)
+        if self.path is None:
+            return
+        known = self._plan()
+        plan, methods = (json.loads(json.dumps(part, default=repr, sort_keys=True)) for part in (plan, methods))
+        if known:
+            self._check(known, plan, methods)
+            methods = known["methods"] | methods
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"format": FORMAT, "plan": plan, "methods": methods}, indent=1)
+        self._write(PLAN, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+    def _plan(self) -> dict[str, Any]:
+        """What the folder was made for; empty where there is nothing."""
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return {}
+        try:
+            known = json.loads((self.path / PLAN).read_text(encoding="utf-8"))
+            if known["format"] == FORMAT and {"plan", "methods"} <= known.keys():
+                return known
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        msg = f"{self.path} holds no results of this version of stpredict; choose another path=, or empty the folder."
+        raise FileExistsError(msg)
+
+    def _check(self, known: dict[str, Any], plan: dict[str, Any], methods: dict[str, Any]) -> None:
+        differs = [name for name in known["plan"].keys() | plan.keys() if known["plan"].get(name) != plan.get(name)]
+        changed = [label for label, spec in methods.items() if known["methods"].get(label, spec) != spec]
+        if differs or changed:
+            told = sorted(differs) + [f"method {label!r}" for label in changed]
+            msg = (
+                f"{self.path} holds results of another run: {', '.join(told)} differ. Pass what it was made with to go "
+                "on, or another path= to start anew."
+            )
+            raise ValueError(msg)
+
+    def load(self, name: str) -> pd.DataFrame | None:
+        """Return the table `name`, or None where it is not there or cannot be read."""
+        import pandas as pd
+
+        if self.path is None or not self._file(name).exists():
+            return None
+        try:
+            return pd.read_parquet(self._file(name))
+        except (OSError, ValueError):
+            return None
+
+    def save(self, name: str, table: pd.DataFrame) -> None:
+        """Keep `table` as `name`."""
+        if self.path is not None:
+            self._write(self._file(name).name, lambda unfinished: table.to_parquet(unfinished, index=False))
+
+    def _file(self, name: str) -> Path:
+        plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:80]
+        return self.path / f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:10]}.parquet"
+
+    def _write(self, name: str, write: Any) -> None:
+        unfinished = self.path / f".{name}.{os.getpid()}.tmp"
+        try:
+            write(unfinished)
+            unfinished.replace(self.path / name)
+        finally:
+            unfinished.unlink(missing_ok=True)

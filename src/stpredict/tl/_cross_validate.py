@@ -1,0 +1,145 @@
+"""Cross-validate methods on held-out patients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stpredict._evaluation.splits import leave_one_group_out
+from stpredict.tl._study import Split, open_study, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+    from stpredict._typing import Data
+
+METRICS = ("pcc", "spearman", "mse", "sd_ratio", "gene_structure", "spatial_structure", "undefined")
+
+
+def cross_validate(
+    sections: Data | Sequence[Data],
+    *,
+    methods: Iterable[str] | Mapping[str, Mapping[str, Any]],
+    group_key: str | None = "patient",
+    test: Sequence[str] | None = None,
+    genes: Iterable[str] | None = None,
+    n_genes: int = 1000,
+    markers: str | Iterable[str] | Mapping[str, Iterable[str]] | None = None,
+    features: str | Sequence[str] | None = None,
+    reference: Data | Sequence[Data] | None = None,
+    metrics: Iterable[str] = METRICS,
+    seeds: Iterable[int] = (0,),
+    min_counts: int = 50,
+    n_jobs: int | None = 1,
+    path: str | Path | None = None,
+    show_progress: bool | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+) -> pd.DataFrame:
+    """Compare methods on patients they never saw, all on the same folds, genes and features.
+
+    Every group is held out in turn. Its gene panels are chosen on the other groups, methods are trained on these, and
+    they predict the held-out sections from image features alone: a method is handed sections without their counts.
+    Scores are those of `stpredict.tl.evaluate`. `stpredict.tl.compare_methods` says which differences are real, and
+    ``stpredict.pl.scores`` draws them.
+
+    Refused before anything is trained: one section under two groups (at least a tenth of its spots with identical
+    counts), and a reference that holds a section's spots without naming their group.
+
+    Parameters
+    ----------
+    sections
+        Sections with raw counts, after `stpredict.pp.tiles` and `stpredict.pp.encode`: one object or a list. They stay
+        as they are. Genes that all of them share are eligible.
+    methods
+        Names of methods, or label → arguments of `stpredict.tl.train`, as
+        ``{"small": {"method": "ridge", "features": ["X_small"]}}``.
+    group_key
+        Column of ``obs`` that names each section's patient. None makes every section a group of its own, which says
+        nothing about new patients where one patient has several.
+    test
+        Groups to hold out; by default every one. The others are trained on all the same.
+    genes
+        Genes to learn and score, by default the `n_genes` of highest mean in the training sections, without
+        mitochondrial and ribosomal ones.
+    n_genes
+        See `genes`.
+    markers
+        Further genes to learn and score: names, the name of a set of ``stpredict.datasets.marker_sets``, or panel →
+        names.
+    features
+        ``obsm`` keys to learn from; by default everything that `stpredict.pp.encode` left. A method's own win.
+    reference
+        Expression without images, for methods that learn from it. Rows that ``obs[group_key]`` gives to the held-out
+        group are left out of its fold. A method with ``"reference": None`` does without.
+    metrics
+        Metrics of `stpredict.tl.evaluate`; ``"ceiling"`` and ``"pcc_of_ceiling"`` are always added.
+    seeds
+        Seeds of methods that depend on chance; the others run once, under the first.
+    min_counts
+        Spots with fewer counts are neither learned from nor scored.
+    n_jobs
+        Jobs (fold × method × seed) at a time. None takes as many as there are cores, as long as free memory holds
+        1.5 GiB and twice the data for each, and one where a method trains on a GPU. Every job works on one thread, so
+        that numbers do not depend on `n_jobs`.
+    path
+        Folder that keeps the result of every finished job. The same call again does only what is missing; methods,
+        seeds and tested groups may be added.
+    show_progress
+        Show a progress bar; by default as ``stpredict.settings.progress``.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key
+        Table of a SpatialData that has several.
+
+    Returns
+    -------
+    Tidy table with columns ``method``, ``seed``, ``fold`` (the group held out), ``section``, ``panel``, ``gene``,
+    ``metric`` and ``value``. Panels: ``"HEG"``, the 50 genes of highest mean, ``"HVG"``, the 250 most variable ones,
+    the markers, and ``"all"``, each chosen on training sections among the genes learned.
+
+    Raises
+    ------
+    KeyError
+        If a section lacks ``obs[group_key]``.
+    ValueError
+        If there are fewer than two groups, a section has too few spots or belongs to two groups, sections share no
+        gene, counts are not raw counts, a method or group is unknown, spots of one group are found in another, or
+        `path` holds results of another run.
+
+    Warns
+    -----
+    UserWarning
+        If groups split the sections of one ``obs["patient"]``.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> sections = st.datasets.simulate(3)
+    >>> for adata in sections:
+    ...     st.pp.tiles(adata)
+    ...     st.pp.encode(adata, show_progress=False)
+    >>> table = st.tl.cross_validate(sections, methods=["mean", "ridge"], markers=["ERBB2", "EPCAM"])
+    >>> table["fold"].unique().tolist(), table["panel"].unique().tolist()
+    (['P1', 'P2', 'P3'], ['HEG', 'HVG', 'markers', 'all'])
+    """
+    study = open_study(
+        sections,
+        methods,
+        reference=reference,
+        genes=genes,
+        n_genes=n_genes,
+        markers=markers,
+        metrics=metrics,
+        seeds=seeds,
+        group_key=group_key,
+        features=features,
+        min_counts=min_counts,
+        library_key=library_key,
+        table_key=table_key,
+    )
+    folds = leave_one_group_out(study.groups, test)
+    splits = [Split(fold.group, fold.train, fold.test, pool=fold.train) for fold in folds]
+    return run(study, splits, path=path, n_jobs=n_jobs, show_progress=show_progress)

@@ -1,0 +1,68 @@
+"""Methods to compare: a label and what `tl.train` is told."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from stpredict._checks import one_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+OURS = ("sections", "genes", "group_key", "min_counts", "library_key", "table_key", "seed")
+"""Arguments of `tl.train` that are the same for all methods, or given by seeds=."""
+
+
+def method_specs(methods: str | Iterable[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Label → arguments of `tl.train`, ``"method"`` among them, checked.
+
+    Raises
+    ------
+    ValueError
+        If there is none, a method is unknown, or an argument is not one that a method may have.
+    """
+    from stpredict.models import METHODS
+
+    if isinstance(methods, str):
+        methods = [methods]
+    specs = methods if hasattr(methods, "items") else {name: {"method": name} for name in methods}
+    if not specs:
+        msg = f"No methods given; name some of {', '.join(METHODS)}."
+        raise ValueError(msg)
+    checked = {}
+    for label, given in specs.items():
+        spec = {"method": given} if isinstance(given, str) else dict(given)
+        if "method" not in spec:
+            msg = f"Method {label!r} needs a 'method', one of {', '.join(METHODS)}."
+            raise ValueError(msg)
+        one_of(spec["method"], METHODS, f"method of {label!r}")
+        _check_arguments(label, spec)
+        checked[str(label)] = spec
+    return checked
+
+
+def _check_arguments(label: str, spec: dict[str, Any]) -> None:
+    from stpredict.tl import train
+
+    known = inspect.signature(train).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    if fixed := [name for name in spec if name in OURS]:
+        msg = f"Method {label!r} sets {', '.join(fixed)}, which all methods share; pass it to the function itself."
+        raise ValueError(msg)
+    if spec.get("reference") is not None:
+        msg = (
+            f"Method {label!r} sets reference; pass reference= to the function, and reference=None to a method without."
+        )
+        raise ValueError(msg)
+    unknown = [name for name in spec if name not in known and name != "reference" and not open_ended]
+    if unknown:
+        msg = f"Method {label!r} sets {', '.join(unknown)}, which stpredict.tl.train does not know."
+        raise ValueError(msg)
+
+
+def seeded(spec: Mapping[str, Any]) -> bool:
+    """Whether the method's result depends on a seed."""
+    from stpredict.models import METHODS
+
+    return getattr(METHODS[spec["method"]], "seeded", False)
