@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scipy import sparse
 
 _ROWS = 512
@@ -18,7 +20,7 @@ _ROWS = 512
 
 def pearson(measured: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, int]:
     """Pearson correlation of every gene over spots, and of how many genes it is undefined (and set to 0)."""
-    a, b = _unit_columns(measured), _unit_columns(predicted)
+    a, b = unit_columns(measured), unit_columns(predicted)
     defined = np.isfinite(a).all(axis=0) & np.isfinite(b).all(axis=0)
     both = np.einsum("ng,ng->g", np.where(defined, a, 0), np.where(defined, b, 0))
     return np.clip(both, -1, 1), int((~defined).sum())
@@ -53,7 +55,7 @@ def gene_structure(measured: np.ndarray, predicted: np.ndarray) -> float:
 
     Genes for which either side is constant or not finite are left out.
     """
-    a, b = _unit_columns(measured), _unit_columns(predicted)
+    a, b = unit_columns(measured), unit_columns(predicted)
     defined = np.isfinite(a).all(axis=0) & np.isfinite(b).all(axis=0)
     a, b = a[:, defined], b[:, defined]
     g = a.shape[1]
@@ -96,7 +98,24 @@ def spatial_structure(measured: np.ndarray, predicted: np.ndarray, adjacency: sp
     return np.nan if undefined else float(correlation[0])
 
 
-def _unit_columns(values: np.ndarray) -> np.ndarray:
+def coverage(
+    measured: np.ndarray, predicted: np.ndarray, std: np.ndarray, nominal: Sequence[float] | np.ndarray
+) -> np.ndarray:
+    """Fraction of spots inside the central interval of each `nominal` probability, (nominal, genes).
+
+    Intervals are those of a normal distribution about the prediction. Spots where the prediction or its `std` is not
+    finite do not count; a gene without any other is NaN.
+    """
+    from scipy.stats import norm
+
+    away = np.abs(measured - predicted) / np.maximum(std, np.finfo(np.float32).tiny)
+    known = np.isfinite(away)
+    reach = norm.ppf(0.5 + np.asarray(nominal, dtype=np.float64) / 2)
+    inside = np.stack([(known & (away <= r)).sum(axis=0) for r in reach])
+    return np.where(known.any(axis=0), inside / np.maximum(known.sum(axis=0), 1), np.nan)
+
+
+def unit_columns(values: np.ndarray) -> np.ndarray:
     """Columns with mean 0 and length 1; NaN for those that are constant up to rounding, or not finite."""
     values = np.asarray(values, dtype=np.float64)
     with np.errstate(invalid="ignore"):
