@@ -82,6 +82,46 @@ def test_folds_count_where_no_section_is_named(table):
     assert ax.get_title(loc="left") == "mean and 95 % interval over 3 folds"
 
 
+def test_folds_are_the_units_where_a_table_has_several(table):
+    patients = table.assign(fold=table["section"].map({"C2": "B", "C3": "C", "C4": "C"}))
+    ax = st.pl.scores(patients, methods=["ridge"], show=False)
+    assert ax.get_title(loc="left") == "mean and 95 % interval over 2 folds"
+    chosen = patients.query("metric == 'pcc' and method == 'ridge' and panel == 'HEG'")
+    per_fold = chosen.groupby(["fold", "section"])["value"].mean().groupby("fold").mean()
+    assert drawn(ax)["ridge"][1][0] == pytest.approx(per_fold.mean())
+
+
+def test_seeds_are_averaged_and_do_not_narrow_the_interval(table):
+    seeds = pd.concat([table.assign(seed=0), table.assign(seed=1, value=table["value"] + 0.2)])
+    one, several = (drawn(st.pl.scores(t, show=False))["knn"] for t in (table, seeds))
+    np.testing.assert_allclose(several[1], one[1] + 0.1)
+    np.testing.assert_allclose(several[2], one[2])
+
+
+def test_paired_differences_are_drawn(table):
+    ax = st.pl.scores(table, against="ridge", show=False)
+    assert list(drawn(ax)) == ["mean", "knn"]
+    assert ax.get_ylabel() == "Pearson r\nminus that of ridge"
+    means = table[table["metric"] == "pcc"].groupby(["method", "panel", "section"])["value"].mean()
+    differences = means["knn"]["HEG"] - means["ridge"]["HEG"]
+    _, shown, reach = drawn(ax)["knn"]
+    assert shown[0] == pytest.approx(differences.mean())
+    assert reach[0] == pytest.approx(stats.t.ppf(0.975, 2) * stats.sem(differences))
+    with pytest.raises(ValueError, match="no method 'gnn'"):
+        st.pl.scores(table, against="gnn")
+
+
+def test_the_ceiling_is_a_line_and_endless_intervals_leave_room_for_the_rest(table):
+    ceiling = table[table["metric"] == "pcc"].assign(metric="ceiling", value=0.7)
+    two = pd.concat([table, ceiling])[lambda t: t["section"] != "C4"]
+    ax = st.pl.scores(two, show=False)
+    (line,) = [line for line in ax.lines if line.get_label() == "noise ceiling"]
+    np.testing.assert_allclose(line.get_ydata(), 0.7)
+    low, high = ax.get_ylim()
+    assert -0.6 < low < 0
+    assert 0.7 < high < 1.3
+
+
 def test_metric_methods_and_panels_can_be_chosen(table):
     ax = st.pl.scores(table, metric="mse", methods=["knn", "ridge"], panels=["HVG"], show=False)
     assert ax.get_ylabel() == "mean squared error"
@@ -98,8 +138,9 @@ def test_a_method_that_lacks_a_panel_leaves_a_gap(table):
 def test_a_table_of_one_prediction_needs_no_method(section):
     section.layers["predicted"] = section.layers["truth"]
     table = st.tl.evaluate(section, panels={"tumour": ["ERBB2", "EPCAM", "KRT8"]}, metrics=["pcc", "ceiling"])
+    assert st.pl.scores(table[table["metric"] == "pcc"], show=False).get_legend() is None
     ax = st.pl.scores(table, show=False)
-    assert ax.get_legend() is None
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["noise ceiling", "prediction"]
     (_, means, _) = drawn(ax)["prediction"]
     assert means == pytest.approx(table.query("metric == 'pcc'")["value"].mean())
 

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from stpredict.pl._calibration import calibration
 from stpredict.pl._compare import compare
 from stpredict.pl._expression import expression
+from stpredict.pl._gene_correlation import gene_correlation
+from stpredict.pl._history import history
+from stpredict.pl._learning_curve import learning_curve
 from stpredict.pl._retrieval import retrieval
 from stpredict.pl._scores import scores
 from stpredict.pl._tiles import tiles
 from stpredict.pl._tumor import tumor
 
-__all__ = ["compare", "expression", "retrieval", "scores", "tiles", "tumor"]
+__all__ = [
+    "calibration",
+    "compare",
+    "expression",
+    "gene_correlation",
+    "history",
+    "learning_curve",
+    "retrieval",
+    "scores",
+    "tiles",
+    "tumor",
+]

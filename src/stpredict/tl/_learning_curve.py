@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations, islice
+from itertools import combinations
 from math import comb
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from stpredict._settings import settings
 from stpredict.tl._study import Split, open_study, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -44,7 +44,7 @@ def learning_curve(
     library_key: str | None = None,
     table_key: str | None = None,
 ) -> pd.DataFrame:
-    """Score methods that learned from one section, from two, from three …
+    """Score methods that learned from one section, from two, from three, and so on.
 
     As `stpredict.tl.cross_validate`, but each method is trained on draws of few sections from those that are not of the
     group held out; all methods get the same draws. Panels are those of all training sections of the fold, so that
@@ -115,19 +115,17 @@ def learning_curve(
     return run(study, splits, path=path, n_jobs=n_jobs, show_progress=show_progress)
 
 
-def _draws(fold: Fold, size: int, repeats: int) -> Iterator[list[int]]:
-    """Different choices of `size` of the fold's training sections: all of them, or `repeats` at random."""
+def _draws(fold: Fold, size: int, repeats: int) -> list[list[int]]:
+    """Different choices of `size` of the fold's training sections: all of them, or `repeats` at random.
+
+    Random ones are the first of shuffled sections, so that larger draws tend to hold the smaller ones.
+    """
     if comb(len(fold.train), size) <= repeats:
-        yield from map(list, combinations(fold.train, size))
-        return
-    rng = np.random.default_rng([settings.seed, size])
-    random = (tuple(sorted(rng.choice(fold.train, size, replace=False).tolist())) for _ in iter(int, 1))
-    yield from map(list, islice(_distinct(random), repeats))
-
-
-def _distinct(items: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
-    seen = set()
-    for item in items:
-        if item not in seen:
-            seen.add(item)
-            yield item
+        return list(map(list, combinations(fold.train, size)))
+    rng = np.random.default_rng(settings.seed)
+    drawn: list[list[int]] = []
+    while len(drawn) < repeats:
+        draw = sorted(rng.permutation(fold.train)[:size].tolist())
+        if draw not in drawn:
+            drawn.append(draw)
+    return drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -217,9 +218,11 @@ def run(
     show = settings.progress if show_progress is None else show_progress
     options = {"inner_max_num_threads": 1, "mmap_mode": "c"} if workers > 1 else {}
     with (
+        warnings.catch_warnings(),
         tqdm(total=len(jobs), initial=len(tables), desc="cross-validate", unit="job", disable=not show) as bar,
         parallel_config(backend="loky" if workers > 1 else "sequential", **options),
     ):
+        warnings.filterwarnings("ignore", "A worker stopped", UserWarning, "joblib")  # it grew, and was replaced
         pool = Parallel(n_jobs=workers, return_as="generator_unordered")
         for name, table in pool(_calls(study, missing)):
             store.save(name, table)
