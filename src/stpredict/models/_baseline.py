@@ -1,70 +1,41 @@
-"""What the baselines share: from sections to tables, choice of one hyper-parameter, and storage."""
+"""What the baselines share: the choice of one hyper-parameter by inner cross-validation."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from stpredict.models import _store
-from stpredict.models._bank import Banked, bank_record, check_bank
-from stpredict.models._contract import ExpressionModel, History, Prediction
-from stpredict.models._design import check_features, column_names, describe_features, design, find_features
-from stpredict.models._inner_cv import Choice, Table, choose, training_table
+from stpredict.models._arrays import ArrayModel
+from stpredict.models._contract import History
+from stpredict.models._inner_cv import Choice, Table, choose
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
-    from typing import Self
+
+    import numpy as np
 
     from stpredict._section import Section
 
 
-class Baseline(ExpressionModel):
+class Baseline(ArrayModel):
     """A model that is a few arrays, with at most one hyper-parameter, chosen by inner cross-validation.
 
     A method says how it learns arrays from a `Table` (`learn`) and how these predict (`apply`).
-
-    Parameters
-    ----------
-    features
-        ``obsm`` keys to learn from; by default all that `stpredict.pp.encode` left.
-    min_counts
-        Spots with fewer counts are not learned from.
 
     Attributes
     ----------
     hyperparameter, candidates
         Name of the hyper-parameter, and the values to choose from.
-    columns
-        Names of the design's columns, known in training.
-    shapes
-        Arrays and their dimensions: ``"g"`` genes, ``"d"`` columns of the design; other letters are free.
     """
 
     hyperparameter: ClassVar[str] = ""
     candidates: ClassVar[tuple[float, ...]] = (0.0,)
-    shapes: ClassVar[dict[str, tuple[str, ...]]]
-    uses_features: ClassVar[bool] = True
-
-    def __init__(self, *, features: str | Sequence[str] | None = None, min_counts: int = 50) -> None:
-        self.genes: list[str] = []
-        self.config: dict[str, Any] = {}
-        self.arrays: dict[str, np.ndarray] = {}
-        self.columns: list[str] = []
-        self._features = features
-        self._min_counts = min_counts
 
     # ------------------------------------------------------------------ what a method defines
 
     @abstractmethod
     def learn(self, table: Table, value: float) -> dict[str, np.ndarray]:
         """Arrays of the model, with the hyper-parameter at `value`."""
-
-    @abstractmethod
-    def apply(self, arrays: dict[str, np.ndarray], queries: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Mean of every gene for the rows of a design matrix, and their own spread where the method has one."""
 
     def try_candidates(self, table: Table, queries: np.ndarray) -> Iterable[np.ndarray]:
         """Predictions for `queries` with every candidate in turn; methods may share work between candidates."""
@@ -85,30 +56,12 @@ class Baseline(ExpressionModel):
         ValueError
             If features or counts are missing or unusable, or too few spots are left.
         """
-        keys = find_features(sections, self._features) if self.uses_features else []
-        described = describe_features(sections[0], keys)
-        for section in sections[1:]:
-            check_features(section, described)
-        table = training_table(sections, groups, genes=genes, keys=keys, min_counts=self._min_counts)
-        self.columns = column_names(sections[0], keys)
+        table = self._table(sections, genes, groups)
         choice = choose(table, self.candidates, self.try_candidates)
-        self.genes = list(genes)
-        self.arrays = self.learn(table, choice.value) | {"residual_sd": choice.residual_sd}
-        history = self._history(choice)
-        self.config = {
-            "features": described,
-            "n_design": table.design.shape[1],
-            "min_counts": self._min_counts,
-            "n_spots": len(table),
-            "sections": [section.name for section in sections],
-            "groups": list(groups),
-            "history": {"values": history.values, "notes": history.notes},
-        }
         if self.hyperparameter:
             self.config[self.hyperparameter] = choice.value
-        if isinstance(self, Banked):
-            self.config["bank"] = bank_record(table, sections)
-        return history
+        arrays = self.learn(table, choice.value) | {"residual_sd": choice.residual_sd}
+        return self._finish(genes, arrays, self._history(choice))
 
     def _history(self, choice: Choice) -> History:
         values = {"inner_pcc": choice.scores}
@@ -117,85 +70,3 @@ class Baseline(ExpressionModel):
             values[self.hyperparameter] = list(self.candidates)
             notes.append(f"{self.hyperparameter} = {choice.value:g}")
         return History(values, notes)
-
-    @property
-    def history(self) -> History:
-        """What happened in training."""
-        return History(**self.config["history"])
-
-    def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:
-        """Expression of `genes` (default: all that the model knows) for every spot of `section`.
-
-        Raises
-        ------
-        ValueError
-            If the section's features are missing or were made differently from those in training.
-        """
-        mean, spread = self.apply(self.arrays, self.design(section))
-        std = np.broadcast_to(self.arrays["residual_sd"], mean.shape) if spread is None else spread
-        if genes is None or list(genes) == self.genes:
-            return Prediction(mean, np.array(std), list(self.genes))
-        column = {gene: i for i, gene in enumerate(self.genes)}
-        known = [i for i, gene in enumerate(genes) if gene in column]
-        taken = [column[genes[i]] for i in known]
-        out = np.full((2, len(section), len(genes)), np.nan, dtype=np.float32)
-        out[0][:, known], out[1][:, known] = mean[:, taken], std[:, taken]
-        return Prediction(out[0], out[1], list(genes))
-
-    def design(self, section: Section) -> np.ndarray:
-        """float32 (n_spots, d): the section's design matrix, its features checked against those in training."""
-        expected = self.config["features"]
-        check_features(section, expected)
-        return design(section, list(expected))
-
-    def embed(self, section: Section) -> np.ndarray:
-        """float32 (n_spots, d): the design matrix, where the method has no space of its own."""
-        return self.design(section)
-
-    # ------------------------------------------------------------------ storage
-
-    def save(self, path: str | Path) -> None:
-        """Write the model as a folder of ``model.safetensors`` and ``model.json``.
-
-        Parameters
-        ----------
-        path
-            Folder to make; a model that is already there is replaced.
-
-        Raises
-        ------
-        FileExistsError
-            If `path` holds something else than a model.
-        ValueError
-            If the model was not trained.
-        """
-        if not self.arrays:
-            msg = "This model was not trained, so there is nothing to save; stpredict.tl.train makes one."
-            raise ValueError(msg)
-        _store.write(path, _store.Stored(self.method, self.genes, self.config, self.arrays))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a model that `save` wrote; `stpredict.models.load` finds the method by itself.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no model at `path`.
-        ValueError
-            If it is damaged or of another method.
-        """
-        return cls.from_stored(_store.read(path), path)
-
-    @classmethod
-    def from_stored(cls, stored: _store.Stored, path: str | Path) -> Self:
-        """Rebuild the model from what was read from `path`."""
-        if stored.method != cls.method:
-            msg = f"The model at {path} is a {stored.method!r}, not a {cls.method!r}; use stpredict.models.load."
-            raise ValueError(msg)
-        _store.check_shapes(stored, cls.shapes | {"residual_sd": ("g",)}, path)
-        if issubclass(cls, Banked):
-            check_bank(stored, path)
-        model = cls(min_counts=stored.config["min_counts"])
-        model.genes, model.config, model.arrays = stored.genes, stored.config, stored.arrays
-        return model

@@ -1,0 +1,261 @@
+"""One training run of a network, by Lightning."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+
+from stpredict._device import resolve_device, resolve_precision
+from stpredict._training._checkpoints import SafeCheckpointIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+LAST = "last"
+"""Name of the checkpoint that a run continues from."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Attributes
+    ----------
+    epochs
+        Epochs to train.
+    batch_size
+        Spots per step; the last, smaller batch of an epoch is left out.
+    learning_rate, weight_decay
+        Of AdamW; the rate falls along a cosine to a tenth.
+    seed
+        Everything random follows from it and the epoch, so a resumed run goes on as if never cut.
+    schedule
+        Epochs over which the rate falls; by default `epochs`.
+    patience
+        Stop when the monitored value has not risen for this many epochs.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+    schedule: int | None = None
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left: the value of every quantity after each epoch, and the epoch (from 1) with the best monitored."""
+
+    values: dict[str, list[float]]
+    best_epoch: int
+
+
+def train_network(
+    network: nn.Module,
+    tensors: Sequence[Tensor],
+    plan: Plan,
+    *,
+    monitor: Callable[[], dict[str, float]] | None = None,
+    monitored: str = "val_pcc",
+    checkpoint: Path | None = None,
+    show_progress: bool = False,
+    title: str = "train",
+) -> Run:
+    """Train `network` in place; with a `monitor`, it ends as it was after its best epoch.
+
+    Parameters
+    ----------
+    network
+        Has ``losses(*batch)`` that returns a dataclass of losses with ``total``.
+    tensors
+        Spots to learn from, each tensor with one row per spot.
+    plan
+        How to train.
+    monitor
+        Called after each epoch, with the network in evaluation mode; returns values to keep, among them `monitored`.
+    monitored
+        The value that tells the best epoch.
+    checkpoint
+        Folder of checkpoints; an unfinished run that is found there is continued.
+    show_progress, title
+        Progress bar, and its name.
+
+    Raises
+    ------
+    ValueError
+        If the loss becomes NaN or infinite.
+    """
+    device = resolve_device()
+    bf16 = resolve_precision(None, device) == "bfloat16"
+    module = _Module(network, plan, steps=len(_Batches(tensors, plan, lambda: 0)), monitor=monitor)
+    batches = _Batches(tensors, plan, lambda: module.current_epoch)
+    callbacks: list[Callback] = []
+    if monitor is not None:
+        callbacks.append(_KeepBest(monitored))
+        if plan.patience is not None:
+            callbacks.append(
+                EarlyStopping(monitored, mode="max", patience=plan.patience, check_on_train_epoch_end=True)
+            )
+    if checkpoint is not None:
+        saves = ModelCheckpoint(checkpoint, filename=LAST, save_on_train_epoch_end=True, enable_version_counter=False)
+        saves.FILE_EXTENSION = ""
+        callbacks.append(saves)
+    if show_progress:
+        callbacks.append(TQDMProgressBar())
+    unfinished = checkpoint / LAST if checkpoint is not None and (checkpoint / LAST).exists() else None
+    with _quiet(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        trainer = L.Trainer(
+            max_epochs=plan.epochs,
+            accelerator=device.type,
+            devices=1 if device.type == "cpu" or device.index is None else [device.index],
+            precision="bf16-mixed" if bf16 else "32-true",
+            callbacks=callbacks,
+            plugins=[SafeCheckpointIO()],
+            logger=False,
+            enable_checkpointing=checkpoint is not None,
+            enable_progress_bar=show_progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(module, batches, ckpt_path=unfinished)
+    network.cpu().eval()
+    best = module.best_epoch or plan.epochs
+    if module.best_state is not None:
+        network.load_state_dict(module.best_state)
+    return Run(module.values, best)
+
+
+class _Batches:
+    """Shuffled batches; the order of an epoch follows from the seed and the epoch alone."""
+
+    def __init__(self, tensors: Sequence[Tensor], plan: Plan, epoch: Callable[[], int]) -> None:
+        self.tensors, self.size, self.seed, self.epoch = (
+            tensors,
+            min(plan.batch_size, len(tensors[0])),
+            plan.seed,
+            epoch,
+        )
+
+    def __len__(self) -> int:
+        return len(self.tensors[0]) // self.size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        order = torch.randperm(len(self.tensors[0]), generator=_generator(self.seed, self.epoch()))
+        for step in range(len(self)):
+            rows = order[step * self.size : (step + 1) * self.size]
+            yield tuple(tensor[rows] for tensor in self.tensors)
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+
+
+class _Module(L.LightningModule):
+    """Optimiser, schedule and bookkeeping around a network."""
+
+    def __init__(self, network: nn.Module, plan: Plan, *, steps: int, monitor: Callable | None) -> None:
+        super().__init__()
+        self.network, self.plan, self.steps, self.monitor = network, plan, steps, monitor
+        self.values: dict[str, list[float]] = {}
+        self.best_epoch: int = 0
+        self.best_state: dict[str, Tensor] | None = None
+        self._sums: dict[str, float] = {}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        plan = self.plan
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+        total = (plan.schedule or plan.epochs) * self.steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: 0.1 + 0.45 * (1 + math.cos(math.pi * min(step / total, 1)))
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(self.plan.seed * 1_000_003 + self.current_epoch)
+        self._sums = {}
+
+    def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor:
+        losses = self.network.losses(*batch)
+        for name, loss in vars(losses).items():
+            self._sums[name] = self._sums.get(name, 0.0) + loss.detach()
+        return losses.total
+
+    def on_train_epoch_end(self) -> None:
+        values = {f"train_{name}": float(total) / self.steps for name, total in self._sums.items()}
+        if not math.isfinite(values["train_total"]):
+            msg = (
+                f"The training loss became {values['train_total']} in epoch {self.current_epoch + 1}. "
+                "Lower learning_rate, and check the features for extreme values."
+            )
+            raise ValueError(msg)
+        if self.monitor is not None:
+            self.network.eval()
+            with torch.inference_mode():
+                values |= self.monitor()
+            self.network.train()
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)
+        self.log_dict({name: torch.tensor(value) for name, value in values.items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run"] = {
+            "values": self.values,
+            "best_epoch": self.best_epoch,
+            "best_state": self.best_state,
+            "plan": asdict(self.plan),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        run = checkpoint["run"]
+        if run["plan"] != asdict(self.plan):
+            msg = "The checkpoint belongs to a run with other options; pass another folder, or delete it."
+            raise ValueError(msg)
+        self.values, self.best_epoch, self.best_state = run["values"], run["best_epoch"], run["best_state"]
+
+
+class _KeepBest(Callback):
+    """Keeps the weights of the epoch with the highest monitored value."""
+
+    def __init__(self, monitored: str) -> None:
+        self.monitored = monitored
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: _Module) -> None:
+        """Compare the last epoch with the best before it."""
+        values = module.values[self.monitored]
+        if values[-1] > max(values[:-1], default=-math.inf):
+            module.best_epoch = len(values)
+            module.best_state = {
+                name: tensor.detach().cpu().clone() for name, tensor in module.network.state_dict().items()
+            }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning without its remarks on loggers, workers and hardware."""
+    loggers = [
+        logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", message=".*(does not have many workers|isn't supported|treespec).*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

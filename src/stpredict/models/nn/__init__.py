@@ -1,0 +1,3 @@
+"""Blocks that networks are built from."""
+
+from __future__ import annotations

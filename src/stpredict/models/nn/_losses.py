@@ -1,0 +1,56 @@
+"""What networks are trained to make small."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def soft_contrastive(image: Tensor, gene: Tensor, *, temperature: float, normalised: bool, detached: bool) -> Tensor:
+    """Contrastive loss of a batch in both directions, with soft targets: spots that are alike may be confused.
+
+    Targets are the softmax of the mean of image–image and gene–gene similarities. Guessing costs ln(batch), whatever
+    the targets.
+
+    Parameters
+    ----------
+    image, gene
+        Embeddings (batch, d) of the same spots.
+    temperature
+        Similarities are divided by it. With unnormalised embeddings the targets' are multiplied by it instead, as in
+        the published code; at its temperature of 1 this is the same.
+    normalised
+        Compare directions (cosine) instead of plain products.
+    detached
+        Hold the targets fixed; otherwise the loss can also be lowered by making them easy.
+
+    References
+    ----------
+    Xie et al., Spatially Resolved Gene Expression Prediction from H&E Histology Images via Bi-modal Contrastive
+    Learning. NeurIPS 2023.
+    """
+    if normalised:
+        image, gene = F.normalize(image, dim=1), F.normalize(gene, dim=1)
+    logits = gene @ image.T / temperature
+    alike = (image @ image.T + gene @ gene.T) / 2
+    targets = F.softmax(alike / temperature if normalised else alike * temperature, dim=1)
+    if detached:
+        targets = targets.detach()
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets.T)) / 2
+
+
+def expression_loss(predicted: Tensor, measured: Tensor) -> Tensor:
+    """MSE + ½ (1 − PCC), the correlation taken per gene over the batch (batch, genes)."""
+    return F.mse_loss(predicted, measured) + 0.5 * (1 - correlation(predicted, measured).mean())
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson correlation of every column; 0 where one is constant."""
+    a, b = a - a.mean(dim=0), b - b.mean(dim=0)
+    length = torch.linalg.vector_norm(a, dim=0) * torch.linalg.vector_norm(b, dim=0)
+    return (a * b).sum(dim=0) / length.clamp_min(1e-6)
