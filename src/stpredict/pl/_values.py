@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from stpredict._section import Section
 
+MIN_SPOTS = 3
+
 
 def expression_of(section: Section, genes: str | Iterable[str], layer: str | None) -> pd.DataFrame:
     """(spots, genes) of a layer and of the genes beside it, or of the counts as log1p CP10k where `layer` is None.
@@ -52,6 +54,35 @@ def expression_of(section: Section, genes: str | Iterable[str], layer: str | Non
         if table[gene].isna().all():
             table[gene] = extra[column].to_numpy()[section.rows]
     return table
+
+
+def both_of(
+    section: Section, genes: str | Iterable[str] | None, predicted: str, min_counts: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measured and predicted expression of the spots with at least `min_counts` counts, as `tl.evaluate` compares them.
+
+    Genes default to all of ``var`` that were predicted.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer, or a gene was not measured or not predicted.
+    ValueError
+        If counts are needed and are none, or fewer than `MIN_SPOTS` spots have enough of them.
+    """
+    if genes is None and predicted in section.adata.layers:
+        values = _from_var(section, list(section.genes), predicted)
+        genes = section.genes[np.isfinite(values).any(axis=0)]
+    after = expression_of(section, section.genes if genes is None else genes, predicted)
+    before = expression_of(section, after.columns, None)
+    enough = np.asarray(section.counts().sum(axis=1)).ravel() >= max(min_counts, 1)
+    if enough.sum() < MIN_SPOTS:
+        msg = (
+            f"Section {section.name!r} has {enough.sum()} spots with min_counts={min_counts} counts; "
+            f"{MIN_SPOTS} are needed. Lower min_counts."
+        )
+        raise ValueError(msg)
+    return before[enough], after[enough]
 
 
 def _from_var(section: Section, names: list[str], layer: str | None) -> np.ndarray:

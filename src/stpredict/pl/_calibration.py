@@ -1,0 +1,212 @@
+"""Whether a prediction has the contrast, and its uncertainty the width, that it should have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from stpredict import _keys
+from stpredict._evaluation import metrics
+from stpredict.pl import _canvas
+from stpredict.pl._scores import LABELS
+from stpredict.pl._tumor import COLOURS
+from stpredict.pl._values import both_of, expression_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from stpredict._typing import Data
+
+NOMINAL = np.array([0.5, 0.8, 0.9, 0.95])
+"""Central intervals that are held against what they cover."""
+
+LEGEND = {"fontsize": 8, "framealpha": 0.8, "edgecolor": "none"}
+
+
+def calibration(
+    data: Data | pd.DataFrame,
+    *,
+    predicted: str = _keys.PREDICTED,
+    genes: Iterable[str] | None = None,
+    min_counts: int = 50,
+    library_id: str | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool | None = None,
+) -> Axes | list[Axes] | Figure | None:
+    """Draw the scale of a prediction, gene by gene, and what its intervals cover.
+
+    Left, each gene's standard deviation over spots, as predicted over as measured, against its Pearson correlation r.
+    The squared error is least where the two are equal: above that line a prediction has more contrast than it can
+    answer for, below it less than it could. At 1 it has as much contrast as the measurement, noise included.
+
+    Right, if the prediction has a standard deviation (``std=True`` in `tl.predict_expression`), how many spots the
+    central intervals of a normal distribution hold, against how many they promise; the band has the middle half of the
+    genes. Above the diagonal, intervals are too wide, below it too narrow.
+
+    Parameters
+    ----------
+    data
+        A section with raw counts and a prediction; or the table of `tl.evaluate`, of which each section and gene is a
+        dot, and which has no right panel.
+    predicted
+        Layer of the prediction, in log1p of counts per 10,000.
+    genes
+        Genes to draw; by default all that were predicted. Aliases and Ensembl ids are resolved for a section.
+    min_counts
+        Spots with fewer counts are left out.
+    library_id
+        Section to draw, where there are several.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key
+        Table of a SpatialData that has several.
+    ax
+        Axes to draw on, one, or two with a standard deviation; by default a new figure is made.
+    show
+        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
+    save
+        File to save the figure to.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    Axes (a list, with a standard deviation) if ``show=False`` or `ax` is given, the figure if `return_fig`, else None.
+
+    Raises
+    ------
+    KeyError
+        If a layer, a gene, the section or a column of the table is not there.
+    ValueError
+        If the table lacks ``"pcc"`` or ``"sd_ratio"``, counts are not raw counts, no gene can be drawn, there are
+        several sections and none is chosen, or `ax` has another number of axes.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> train, new = st.datasets.simulate(2)
+    >>> for adata in (train, new):
+    ...     st.pp.tiles(adata)
+    ...     st.pp.encode(adata, show_progress=False)
+    >>> model = st.tl.train(train, genes=["ERBB2", "COL1A1"])
+    >>> st.tl.predict_expression(new, model, std=True)
+    >>> axes = st.pl.calibration(new, show=False)
+    >>> [ax.get_xlabel() for ax in axes]
+    ['Pearson r', 'probability of the interval']
+    """
+    observed = None
+    if isinstance(data, pd.DataFrame):
+        scale = _scale_of_table(data, genes)
+    else:
+        section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key)
+        before, after = both_of(section, genes, predicted, min_counts)
+        scale = _scale(before, after)
+        if _keys.std(predicted) in section.adata.layers:
+            spread = expression_of(section, after.columns, _keys.std(predicted)).loc[after.index]
+            values = (frame.to_numpy() for frame in (before, after, spread))
+            observed = _coverage(*values)
+    if scale.empty:
+        msg = "No gene varies over spots both as measured and as predicted, so there is nothing to draw."
+        raise ValueError(msg)
+
+    panels = _canvas.Panels.make(1 if observed is None else 2, columns=2, size=(4.2, 4.0), ax=ax)
+    _draw_scale(panels.axes[0], scale)
+    if observed is not None:
+        _draw_coverage(panels.axes[1], observed)
+    for panel in panels.axes:
+        panel.grid(color="#eeeeee")
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    return panels.finish(show=show, save=save, return_fig=return_fig)
+
+
+def _scale(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Correlation and sd ratio of every gene for which both are defined."""
+    measured, predicted = before.to_numpy(), after.to_numpy()
+    defined = np.isfinite(metrics.unit_columns(measured) + metrics.unit_columns(predicted)).all(axis=0)
+    pcc, ratio = metrics.pearson(measured, predicted)[0], metrics.sd_ratio(measured, predicted)
+    frame = pd.DataFrame({"gene": before.columns, "method": "prediction", "pcc": pcc, "sd_ratio": ratio})
+    return frame[defined]
+
+
+def _scale_of_table(table: pd.DataFrame, genes: Iterable[str] | None) -> pd.DataFrame:
+    """The same from a tidy table of scores, with its methods; a gene in several panels is taken once."""
+    missing = [name for name in ("gene", "metric", "value") if name not in table]
+    if missing:
+        msg = f"The table lacks the column(s) {', '.join(missing)}; it has {', '.join(map(str, table.columns))}."
+        raise KeyError(msg)
+    lost = [name for name in ("pcc", "sd_ratio") if name not in set(table["metric"])]
+    if lost:
+        msg = f"The table has no metric {', '.join(lost)}; call stpredict.tl.evaluate with metrics=['pcc', 'sd_ratio']."
+        raise ValueError(msg)
+    table = table[table["metric"].isin(["pcc", "sd_ratio"])]
+    if genes is not None:
+        wanted = [genes] if isinstance(genes, str) else list(genes)
+        if unknown := [gene for gene in wanted if gene not in set(table["gene"])]:
+            msg = f"The table has no gene {', '.join(unknown[:5])}."
+            raise KeyError(msg)
+        table = table[table["gene"].isin(wanted)]
+    if "method" not in table:
+        table = table.assign(method="prediction")
+    units = [name for name in ("method", "fold", "section", "gene") if name in table]
+    wide = table.drop_duplicates([*units, "metric"]).pivot(index=units, columns="metric", values="value").reset_index()
+    wide["method"] = pd.Categorical(wide["method"], table["method"].unique())
+    return wide[wide["sd_ratio"] > 0].dropna().sort_values("method", kind="stable")
+
+
+def _coverage(measured: np.ndarray, predicted: np.ndarray, std: np.ndarray) -> np.ndarray | None:
+    """(nominal, genes) coverage of the genes that have any; None where none has."""
+    observed = metrics.coverage(measured, predicted, std, NOMINAL)
+    observed = observed[:, np.isfinite(observed).all(axis=0)]
+    return observed if observed.shape[1] else None
+
+
+def _draw_scale(ax: Axes, scale: pd.DataFrame) -> None:
+    methods = list(dict.fromkeys(scale["method"]))
+    colours = COLOURS if len(methods) > 1 else COLOURS[1:]
+    for i, method in enumerate(methods):
+        dots = scale[scale["method"] == method]
+        middle = dots[["pcc", "sd_ratio"]].median()
+        ax.scatter(
+            dots["pcc"],
+            dots["sd_ratio"],
+            s=float(np.clip(3000 / len(scale), 5, 40)),
+            alpha=0.5,
+            linewidths=0,
+            color=colours[i % len(colours)],
+            label=f"{method}: median r {middle['pcc']:.2f}, sd ratio {middle['sd_ratio']:.2f}",
+        )
+    top = max(1.1, 1.05 * float(np.percentile(scale["sd_ratio"], 99.5)))
+    low = min(0.0, float(scale["pcc"].min())) - 0.03
+    ax.plot([0, top], [0, top], color=_canvas.INK, linewidth=1.2, label="least squared error")
+    ax.axhline(1, color=_canvas.INK, linewidth=1.2, linestyle="--", label="contrast of the measurement")
+    ax.set(xlim=(low, 1.0), ylim=(0, top), xlabel=LABELS["pcc"], ylabel=LABELS["sd_ratio"])
+    ax.set_title(f"scale of {scale['gene'].nunique()} genes", size=9, loc="left")
+    ax.legend(loc="upper left", bbox_to_anchor=(0, 0.98 / top), markerscale=2, **LEGEND)
+
+
+def _draw_coverage(ax: Axes, observed: np.ndarray) -> None:
+    mean = observed.mean(axis=1)
+    low, high = np.percentile(observed, [25, 75], axis=1)
+    ax.plot([0, 1], [0, 1], color=_canvas.INK, linewidth=1.2, label="calibrated")
+    ax.fill_between(NOMINAL, low, high, color=COLOURS[1], alpha=0.2, linewidth=0, label="middle half of genes")
+    ax.plot(NOMINAL, mean, color=COLOURS[1], marker="o", label="mean of genes")
+    for nominal, value in zip(NOMINAL, mean, strict=True):
+        ax.annotate(f"{100 * value:.0f} %", (nominal, value), (4, -11), textcoords="offset points", size=8)
+    ticks = [f"{100 * value:.0f} %" for value in NOMINAL]
+    ax.set_xticks(NOMINAL, ticks, rotation=45)
+    ax.set_yticks(NOMINAL, ticks)
+    bottom = min(0.4, float(low.min()) - 0.05)
+    ax.set(xlim=(0.4, 1.0), ylim=(bottom, 1.0), xlabel="probability of the interval", ylabel="spots inside")
+    ax.set_title(f"90 % intervals hold {100 * mean[NOMINAL == 0.9][0]:.0f} % of spots", size=9, loc="left")
+    ax.legend(loc="upper left", **LEGEND)
