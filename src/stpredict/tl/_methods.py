@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from stpredict._checks import one_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from stpredict._section import Section
 
 OURS = ("sections", "genes", "group_key", "min_counts", "library_key", "table_key", "seed")
 """Arguments of `tl.train` that are the same for all methods, or given by seeds=."""
@@ -59,6 +61,26 @@ def _check_arguments(label: str, spec: dict[str, Any]) -> None:
     if unknown:
         msg = f"Method {label!r} sets {', '.join(unknown)}, which stpredict.tl.train does not know."
         raise ValueError(msg)
+
+
+def check_image_features(
+    specs: Mapping[str, Mapping[str, Any]], sections: Sequence[Section], features: Sequence[str] | None
+) -> None:
+    """Refuse sections whose image features are missing or differ, where a method learns from them.
+
+    Raises
+    ------
+    ValueError
+        As `tl.train` would, but for all sections at once.
+    """
+    from stpredict.models import METHODS
+    from stpredict.models._design import check_features, describe_features, find_features
+
+    for spec in specs.values():
+        if getattr(METHODS[spec["method"]], "uses_features", False):
+            expected = describe_features(sections[0], find_features(sections, spec.get("features", features)))
+            for section in sections[1:]:
+                check_features(section, expected)
 
 
 def seeded(spec: Mapping[str, Any]) -> bool:

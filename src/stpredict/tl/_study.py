@@ -17,7 +17,7 @@ from stpredict._evaluation.splits import section_groups
 from stpredict._evaluation.store import ResultStore
 from stpredict._section import open_sections, table_of
 from stpredict._settings import settings
-from stpredict.tl._methods import method_specs, seeded
+from stpredict.tl._methods import check_image_features, method_specs, seeded
 from stpredict.tl._sections import open_all, separate, unique_names
 from stpredict.tl._study_panels import choose_panels, shared_genes, wanted_genes
 
@@ -117,6 +117,7 @@ def open_study(
     references = _tables(reference, table_key)
     duplicates.refuse_disguised_references(references, sections, groups, group_key=group_key, min_counts=min_counts)
     keys = None if features is None else [features] if isinstance(features, str) else list(features)
+    check_image_features(specs, sections, keys)
     wanted, marker_sets = wanted_genes(shared, genes, n_genes, markers)
     duplicates.warn_of_sisters(sections, groups, group_key)
     return Study(
