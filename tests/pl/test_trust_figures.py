@@ -222,8 +222,8 @@ def test_a_method_without_hyperparameter_has_one_dot(paired):
 def curves():
     falling = (1 + np.exp(-np.arange(10.0))).tolist()
     return {
-        "train_loss": falling,
-        "val_loss": falling,
+        "train_total": falling,
+        "val_total": falling,
         "val_contrastive": falling,
         "chance_contrastive": [float(np.log(64))],
         "val_recall": falling,
@@ -239,7 +239,7 @@ def test_losses_recall_correlation_and_the_rest_have_panels_of_their_own(curves)
     assert [ax.get_ylabel() for ax in axes] == ["loss", "recall", "Pearson r", "learning rate"]
     drawn = [[line.get_label() for line in ax.lines if not line.get_label().startswith("_")] for ax in axes]
     assert drawn == [
-        ["train loss", "val loss", "val contrastive", "chance contrastive"],
+        ["train total", "val total", "val contrastive", "chance contrastive"],
         ["val recall", "chance recall"],
         ["val pcc"],
         ["learning rate"],
@@ -248,10 +248,10 @@ def test_losses_recall_correlation_and_the_rest_have_panels_of_their_own(curves)
     assert lines["chance contrastive"].get_linestyle() == "--"
     assert list(lines["chance contrastive"].get_ydata()) == [np.log(64)] * 2
     assert lines["chance contrastive"].get_color() == lines["val contrastive"].get_color()
-    assert lines["chance contrastive"].get_color() != lines["val loss"].get_color()
-    np.testing.assert_array_equal(lines["val loss"].get_data(), [np.arange(10), curves["val_loss"]])
+    assert lines["chance contrastive"].get_color() != lines["val total"].get_color()
+    np.testing.assert_array_equal(lines["val total"].get_data(), [np.arange(1, 11), curves["val_total"]])
     for ax in axes:
-        assert ax.get_title(loc="left") == "epoch 7 was kept"
+        assert ax.get_title(loc="left") == "epoch 7 was best"
         assert [7, 7] in [list(line.get_xdata()) for line in ax.lines]
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Banked:
     """What a model with a reference bank adds to the contract; name it before the model's other base.
 
-    ``arrays["bank"]`` holds the training spots as `embed` places new ones, in rows of length 1, and ``config["bank"]``
-    tells what they are, as `bank_record` wrote it.
+    ``arrays["bank"]`` holds the training spots in the space of `embed`, in rows of length 1, and ``config["bank"]`` tells
+    what they are, as `bank_record` wrote it.
     """
 
     def neighbours(self, section: Section, k: int) -> tuple[np.ndarray, np.ndarray]:

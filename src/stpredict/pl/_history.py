@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 SCORE = "inner_pcc"
 BEST = "best_epoch"
-FAMILIES = {"loss": "loss", "contrastive": "loss", "reconstruction": "loss", "recall": "recall", "pcc": "Pearson r"}
+LOSSES = ("total", "loss", "contrastive", "reconstruction", "decoder")
+FAMILIES = {**dict.fromkeys(LOSSES, "loss"), "recall": "recall", "pcc": "Pearson r"}
 """Word in the name of a series → the panel it is drawn in; a series without any gets a panel of its own."""
 
 MAX_TICKS = 6
@@ -49,10 +50,11 @@ def history(
 
     - ``"inner_pcc"`` is drawn against the hyper-parameter, the other series of the same length; a star marks the best
       value, which was taken.
-    - Everything else runs over epochs, counted from 0: losses (``loss``, ``contrastive`` or ``reconstruction`` in the
-      name), recall and Pearson correlation have a panel each, any other series one of its own. Training is drawn pale
-      (``train_…``), validation bold (``val_…``), and chance (``chance_…``) dashed: a contrastive loss or a recall
-      that stays there has learned nothing. A vertical line marks the epoch that was kept (``"best_epoch"``).
+    - Everything else runs over epochs, counted from 1: losses (``total``, ``loss``, ``contrastive``,
+      ``reconstruction`` or ``decoder`` in the name), recall and Pearson correlation have a panel each, any other series
+      one of its own. Training is drawn pale (``train_…``), validation bold (``val_…``), and chance (``chance_…``)
+      dashed: a contrastive loss or a recall that stays there has learned nothing. A vertical line marks the epoch that
+      was best (``"best_epoch"``).
 
     Parameters
     ----------
@@ -171,10 +173,10 @@ def _draw_curves(ax: Axes, label: str, lines: dict[str, np.ndarray], best: float
         if len(values) == 1:
             ax.axhline(values[0], label=name.replace("_", " "), **style)
         else:
-            ax.plot(np.arange(len(values)), values, label=name.replace("_", " "), **style)
+            ax.plot(np.arange(1, len(values) + 1), values, label=name.replace("_", " "), **style)
     if best is not None:
         ax.axvline(best, color=COLOURS[0], linewidth=1, zorder=1)
-        ax.set_title(f"epoch {best:g} was kept", size=9, loc="left", color=COLOURS[0])
+        ax.set_title(f"epoch {best:g} was best", size=9, loc="left", color=COLOURS[0])
     ax.set(xlabel="epoch", ylabel=label.replace("_", " "))
     ax.xaxis.get_major_locator().set_params(integer=True)
     if len(lines) > 1 or label in FAMILIES.values():

@@ -28,10 +28,11 @@ def retrieve(
     library_key: str | None = None,
     table_key: str | None = None,
 ) -> Data | None:
-    """Find the training spots that look most like each spot, in the eyes of the model.
+    """Find the training spots that are nearest to each spot in the space where the model compares them.
 
-    A model that predicts by retrieval is its reference bank: what it says of a spot, it has from the spots found here.
-    `stpredict.pl.retrieval` draws them. The search is exact.
+    A model that predicts by retrieval has what it says of a spot from the spots found here: ``"knn"`` compares images,
+    a contrastive model the image of the spot with the expression of the others. `stpredict.pl.retrieval` draws them.
+    The search is exact.
 
     Parameters
     ----------
