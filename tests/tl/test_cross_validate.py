@@ -111,19 +111,24 @@ def test_the_same_numbers_from_one_object_and_in_parallel(sections):
     pd.testing.assert_frame_equal(run(sections, n_jobs=2), expected, check_exact=True)
 
 
-def test_spatialdata_is_taken_like_anndata(paired):
-    pytest.importorskip("spatialdata")
-    sections = st.datasets.simulate(2)
-    for number, adata in enumerate(sections):
-        name = next(iter(adata.uns["spatial"]))
+@pytest.mark.parametrize("together", [False, True])
+def test_spatialdata_is_taken_like_anndata(two_sections, together):
+    import anndata
+
+    for number, adata in enumerate(two_sections):
         features = np.random.default_rng(number).standard_normal((adata.n_obs, 3)).astype(np.float32)
         adata.obsm["X_fake"], adata.uns["X_fake"] = features, {"encoder": "fake"}
-        assert name
-    expected = run(sections, ["ridge"], genes=["ERBB2", "EPCAM", "KRT8"])
-    as_sdata = [st.io.to_spatialdata(adata) for adata in sections]
-    np.testing.assert_allclose(
-        run(as_sdata, ["ridge"], genes=["ERBB2", "EPCAM", "KRT8"])["value"], expected["value"], atol=1e-6
-    )
+        adata.obs_names = [f"{number}-{name}" for name in adata.obs_names]
+    options = {"methods": ["ridge"], "genes": ["ERBB2", "EPCAM", "KRT8"]}
+    expected = run(two_sections, **options)
+    if together:
+        keys = [next(iter(adata.uns["spatial"])) for adata in two_sections]
+        whole = anndata.concat(two_sections, label="library_id", keys=keys, uns_merge="first")
+        whole.uns["spatial"] = {k: v for adata in two_sections for k, v in adata.uns["spatial"].items()}
+        data = st.io.to_spatialdata(whole, library_key="library_id")
+    else:
+        data = [st.io.to_spatialdata(adata) for adata in two_sections]
+    np.testing.assert_allclose(run(data, **options)["value"], expected["value"], atol=1e-6)
 
 
 def test_only_genes_that_all_sections_share_are_used(sections):
@@ -173,10 +178,8 @@ def test_the_held_out_counts_change_neither_panels_nor_predictions(sections, alt
         return pd.DataFrame({"panel": ["all"], "gene": [""], "metric": ["pcc"], "value": [0.0]})
 
     monkeypatch.setattr(_study, "score", remember)
-    for method in ("mean", "density", "ridge", "knn"):
-        options = {"methods": [method], "test": ["B"], "n_genes": 8, "features": None}
-        if method == "density":
-            continue
+    for method in ("mean", "ridge", "knn"):
+        options = {"methods": [method], "test": ["B"], "n_genes": 8}
         run(sections, **options)
         before = dict(seen)
         run(altered, **options)
