@@ -7,8 +7,17 @@ import pytest
 
 import stpredict as st
 
-COUNTS_NEEDED = ("qc", "gene_panel", "train", "evaluate", "localize_tumor", "compare")
-IMAGE_NEEDED = ("tiles", "encode", "pl.tiles")
+COUNTS_NEEDED = (
+    "qc",
+    "gene_panel",
+    "train",
+    "evaluate",
+    "localize_tumor",
+    "compare",
+    "gene_correlation",
+    "calibration",
+)
+IMAGE_NEEDED = ("tiles", "encode", "pl.tiles", "pl.retrieval")
 
 
 @pytest.fixture(scope="module")
@@ -16,12 +25,15 @@ def prepared():
     adata = st.datasets.simulate(seed=2)
     st.pp.tiles(adata)
     st.pp.encode(adata, show_progress=False)
-    return adata, st.tl.train(adata, genes=list(adata.var_names[:20]))
+    genes = list(adata.var_names[:20])
+    look_alikes = st.tl.train(adata, method="knn", genes=genes)
+    st.tl.retrieve(adata, look_alikes)
+    return adata, st.tl.train(adata, genes=genes), look_alikes
 
 
 @pytest.fixture
 def functions(prepared):
-    model = prepared[1]
+    reference, model, look_alikes = prepared
     return {
         "tiles": st.pp.tiles,
         "encode": lambda a: st.pp.encode(a, show_progress=False),
@@ -32,6 +44,10 @@ def functions(prepared):
         "evaluate": lambda a: st.tl.evaluate(a, predicted="truth", metrics="pcc"),
         "localize_tumor": lambda a: st.tl.localize_tumor(a, markers="breast", layer=None),
         "compare": lambda a: st.pl.compare(a, ["ERBB2"], predicted="truth", show=False),
+        "gene_correlation": lambda a: st.pl.gene_correlation(a, predicted="truth", show=False),
+        "calibration": lambda a: st.pl.calibration(a, predicted="truth", show=False),
+        "retrieve": lambda a: st.tl.retrieve(a, look_alikes),
+        "pl.retrieval": lambda a: st.pl.retrieval(a, reference, spots=0, n_neighbors=1, show=False),
         "pl.tiles": lambda a: st.pl.tiles(a, show=False),
     }
 
@@ -101,13 +117,15 @@ def test_spoiled_section(prepared, functions, name, spoil, match):
     assert before == {slot: set(getattr(adata, slot)) for slot in before}
 
 
-@pytest.mark.parametrize("name", ["tiles", "encode", "qc", "gene_panel", "train", "predict_expression", "pl.tiles"])
+@pytest.mark.parametrize(
+    "name", ["tiles", "encode", "qc", "gene_panel", "train", "predict_expression", "retrieve", "pl.tiles"]
+)
 def test_no_spots_at_all(prepared, functions, name):
     with pytest.raises(ValueError, match=r"no spots|No spot"):
         functions[name](prepared[0][:0].copy())
 
 
-@pytest.mark.parametrize("name", ["train", "predict_expression", "evaluate", "localize_tumor"])
+@pytest.mark.parametrize("name", ["train", "predict_expression", "retrieve", "evaluate", "localize_tumor"])
 def test_one_spot_is_too_few_to_standardise(prepared, functions, name):
     with pytest.raises(ValueError, match=r"1 spot"):
         functions[name](prepared[0][:1].copy())

@@ -123,3 +123,15 @@ def test_a_wrong_reference_is_refused(retrieved):
     with pytest.raises(KeyError, match=f"Spot '{lost}' was retrieved from section 'sim_1'"):
         st.pl.retrieval(new, [reference[0][reference[0].obs_names != lost].copy(), reference[1]], **options)
     assert plt.get_fignums() == []
+
+
+def test_spatialdata_shows_the_same_tiles(retrieved):
+    reference, new, model = retrieved
+    sdata, theirs = st.io.to_spatialdata(new), [st.io.to_spatialdata(adata) for adata in reference]
+    st.tl.retrieve(sdata, model, k=6)
+    options = {"spots": [3, 40], "n_neighbors": 2, "show": False}
+    for ours, other in zip(
+        st.pl.retrieval(new, reference, **options), st.pl.retrieval(sdata, theirs, **options), strict=True
+    ):
+        np.testing.assert_array_equal(ours.images[0].get_array(), other.images[0].get_array())
+        assert ours.get_title() == other.get_title()

@@ -114,3 +114,12 @@ def test_bad_input_changes_nothing(model, new, assert_same, change, options, mes
 def test_a_model_without_a_bank_names_those_with_one(train, new):
     with pytest.raises(TypeError, match=r"'ridge' keeps no reference spots.*'knn'"):
         st.tl.retrieve(new, st.tl.train(train, genes=["GENE0"]))
+
+
+def test_spatialdata_in_place(train, model, new):
+    sdata = st.io.to_spatialdata(new)
+    st.tl.retrieve(new, model, k=3)
+    st.tl.retrieve(sdata, model, k=3)
+    table = next(iter(sdata.tables.values()))
+    np.testing.assert_array_equal(table.obsm["retrieved"], new.obsm["retrieved"])
+    assert table.uns["retrieved"]["model_id"] == new.uns["retrieved"]["model_id"]
