@@ -10,7 +10,15 @@ import numpy as np
 from stpredict.models import _store
 from stpredict.models._bank import Banked, bank_record, check_bank
 from stpredict.models._contract import ExpressionModel, History, Prediction
-from stpredict.models._design import check_features, column_names, describe_features, design, find_features
+from stpredict.models._design import (
+    check_features,
+    column_names,
+    describe_features,
+    design,
+    find_features,
+    raw_features,
+)
+from stpredict.models._gene_structure import GeneStructure
 from stpredict.models._inner_cv import Table, training_table
 
 if TYPE_CHECKING:
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from stpredict._section import Section
+    from stpredict.models._inner_cv import Predictions
 
 
 class ArrayModel(ExpressionModel):
@@ -37,6 +46,9 @@ class ArrayModel(ExpressionModel):
     ----------
     columns
         Names of the design's columns, known in training.
+    structure
+        Gene–gene structure of references without images, to which predictions are drawn; None without. It is set
+        before `fit`, and lives in ``arrays`` with the rest of the model.
     shapes
         Arrays and their dimensions: ``"g"`` genes, ``"d"`` columns of the design; other letters are free.
     """
@@ -49,6 +61,7 @@ class ArrayModel(ExpressionModel):
         self.config: dict[str, Any] = {}
         self.arrays: dict[str, np.ndarray] = {}
         self.columns: list[str] = []
+        self.structure: GeneStructure | None = None
         self._features = features
         self._min_counts = min_counts
 
@@ -82,13 +95,25 @@ class ArrayModel(ExpressionModel):
         }
         if isinstance(self, Banked):
             self.config["bank"] = bank_record(table, sections)
+        if self.structure is not None:
+            self.structure = self.structure.placed(sections, keys)
+            self.config["reference"] = self.structure.record
         return table
 
     def _finish(self, genes: Sequence[str], arrays: dict[str, np.ndarray], history: History) -> History:
         """Take what was learned."""
         self.genes, self.arrays = list(genes), arrays
+        if self.structure is not None:
+            self.arrays = arrays | self.structure.arrays()
         self.config["history"] = {"values": history.values, "notes": history.notes}
         return history
+
+    def structured(self, predictions: Predictions) -> Predictions:
+        """`predictions` for inner held-out spots as `predict` would give them: drawn to the gene structure, if any."""
+        structure = self.structure
+        if structure is None:
+            return predictions
+        return lambda table, queries: (structure.apply(mean, 1.0) for mean in predictions(table, queries))
 
     # ------------------------------------------------------------------ the contract
 
@@ -106,6 +131,9 @@ class ArrayModel(ExpressionModel):
             If the section's features are missing or were made differently from those in training.
         """
         mean, spread = self.apply(self.arrays, self.design(section))
+        if self.structure is not None:
+            distance = self.structure.distance(raw_features(section, list(self.config["features"])))
+            mean = self.structure.apply(mean, distance)
         std = np.broadcast_to(self.arrays["residual_sd"], mean.shape) if spread is None else spread
         if genes is None or list(genes) == self.genes:
             return Prediction(mean, np.array(std), list(self.genes))
@@ -172,9 +200,12 @@ class ArrayModel(ExpressionModel):
         if stored.method != cls.method:
             msg = f"The model at {path} is a {stored.method!r}, not a {cls.method!r}; use stpredict.models.load."
             raise ValueError(msg)
-        _store.check_shapes(stored, cls.shapes_of(stored) | {"residual_sd": ("g",)}, path)
+        structure = GeneStructure.stored_in(stored.arrays, stored.config)
+        own = {"residual_sd": ("g",)} | (GeneStructure.SHAPES if structure else {})
+        _store.check_shapes(stored, cls.shapes_of(stored) | own, path)
         if issubclass(cls, Banked):
             check_bank(stored, path)
         model = cls()
         model.genes, model.config, model.arrays = stored.genes, stored.config, stored.arrays
+        model.structure = structure
         return model

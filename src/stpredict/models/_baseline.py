@@ -57,11 +57,15 @@ class Baseline(ArrayModel):
             If features or counts are missing or unusable, or too few spots are left.
         """
         table = self._table(sections, genes, groups)
-        choice = choose(table, self.candidates, self.try_candidates)
+        choice = self._choose(table)
         if self.hyperparameter:
             self.config[self.hyperparameter] = choice.value
         arrays = self.learn(table, choice.value) | {"residual_sd": choice.residual_sd}
         return self._finish(genes, arrays, self._history(choice))
+
+    def _choose(self, table: Table) -> Choice:
+        """The hyper-parameter that predicts best, after the gene structure where there is one."""
+        return choose(table, self.candidates, self.structured(self.try_candidates))
 
     def _history(self, choice: Choice) -> History:
         values = {"inner_pcc": choice.scores}

@@ -28,9 +28,14 @@ def design(section: Section, keys: Sequence[str]) -> np.ndarray:
 
     Constant columns, and all columns of a single spot, are 0.
     """
+    return standardise(raw_features(section, keys))
+
+
+def raw_features(section: Section, keys: Sequence[str]) -> np.ndarray:
+    """float32 (n spots, d): features under `keys` as they were encoded."""
     if not keys:
         return np.zeros((len(section), 0), dtype=np.float32)
-    return standardise(np.concatenate([section.features(key) for key in keys], axis=1))
+    return np.concatenate([section.features(key) for key in keys], axis=1)
 
 
 def column_names(section: Section, keys: Sequence[str]) -> list[str]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from stpredict._section import Section
 
+    Predictions = Callable[["Table", np.ndarray], Iterable[np.ndarray]]
+
 MAX_FOLDS = 5
 MIN_GROUPS = 3
 """With fewer patients than this, an inner fold would learn from one alone, which says little about learning from two."""
@@ -145,15 +147,20 @@ def inner_folds(table: Table) -> tuple[list[np.ndarray], str]:
         if n >= least:
             splits = GroupKFold(min(n, MAX_FOLDS)).split(units, groups=units)
             return [_mask(rows, len(table)) for _, rows in splits], f"inner folds hold out {word} ({n})"
-    axis = np.ptp(table.centres, axis=0).argmax()
-    strips = np.array_split(np.argsort(table.centres[:, axis], kind="stable"), MAX_FOLDS)
-    return [_mask(rows, len(table)) for rows in strips], f"inner folds hold out strips of the one section ({MAX_FOLDS})"
+    masks = [_mask(rows, len(table)) for rows in strips(table.centres)]
+    return masks, f"inner folds hold out strips of the one section ({MAX_FOLDS})"
+
+
+def strips(centres: np.ndarray) -> list[np.ndarray]:
+    """Rows of `MAX_FOLDS` strips across the longer side of a section, of equally many spots."""
+    axis = np.ptp(centres, axis=0).argmax()
+    return np.array_split(np.argsort(centres[:, axis], kind="stable"), MAX_FOLDS)
 
 
 def choose(
     table: Table,
     candidates: Sequence[float],
-    predictions: Callable[[Table, np.ndarray], Iterable[np.ndarray]],
+    predictions: Predictions,
 ) -> Choice:
     """Choose the candidate with the best mean PCC per gene and section on inner held-out spots.
 

@@ -1,0 +1,286 @@
+"""Gene–gene structure of sections and cells without images, and how predictions are drawn towards it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from stpredict._checks import check_unique_genes, raw_counts
+from stpredict.models._design import raw_features
+from stpredict.models._inner_cv import strips
+from stpredict.models._linear import cross
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from anndata import AnnData
+
+    from stpredict._section import Section
+
+N_AXES = 50
+"""Axes of gene space that are kept; on real sections more changed nothing."""
+
+MIN_GENES = 2
+"""Fewer shared genes have no structure to speak of."""
+
+MAX_DISTANCE = 1e6
+_ROWS = 4096
+_GENES = 256
+
+
+@dataclass(frozen=True)
+class GeneStructure:
+    """How genes vary together, learned without images, and how far a new section is from those a model was trained on.
+
+    The correlation matrix of genes is kept as its first axes and one variance for all other directions. `apply` takes
+    a method's predictions, standardised per gene, for what they are: noisy observations of an expression that has this
+    correlation. What comes back is the expectation of that expression given all genes together, so along an axis of
+    variance v the prediction is weighted by v / (v + e), where e is the variance of the prediction's error. The error
+    is taken to grow with the squared distance of a section: e is `distance`, which is 1 where a section lies as far
+    from the training sections as these do from each other. Nothing is tuned.
+
+    Attributes
+    ----------
+    axes
+        float32 (genes, r), orthonormal; rows of genes that no reference measures are 0.
+    variances, rest
+        (r,) and (1,): variance along the axes, and along all directions beside them.
+    places, scale
+        (s, f) and (f,): mean of every image feature in every training section, and its standard deviation within
+        sections. Empty before `placed`.
+    record
+        What it was learned from, ready for JSON.
+    """
+
+    axes: np.ndarray
+    variances: np.ndarray
+    rest: np.ndarray
+    places: np.ndarray
+    scale: np.ndarray
+    record: dict[str, Any]
+
+    PREFIX: ClassVar[str] = "reference_"
+    SHAPES: ClassVar[dict[str, tuple[str | int, ...]]] = {
+        "reference_axes": ("g", "axes"),
+        "reference_variances": ("axes",),
+        "reference_rest": (1,),
+        "reference_places": ("places", "raw"),
+        "reference_scale": ("raw",),
+    }
+
+    # ------------------------------------------------------------------ learning
+
+    @classmethod
+    def learn(
+        cls,
+        references: Sequence[AnnData],
+        genes: Sequence[str],
+        *,
+        min_counts: int = 50,
+        study_key: str | None = None,
+    ) -> GeneStructure:
+        """Learn from counts alone, in one pass over their rows.
+
+        Covariances of log1p counts per 10,000 are taken within every study and summed, so that differences between
+        studies do not count, and every spot or cell counts the same. A gene that some references lack takes part
+        through the others.
+
+        Parameters
+        ----------
+        references
+            Objects with raw counts; images, coordinates and features are neither needed nor looked at.
+        genes
+            Genes of the model.
+        min_counts
+            Spots or cells with fewer counts are left out.
+        study_key
+            Column of ``obs`` that splits an object into studies, in those that have it; else each is one study.
+
+        Raises
+        ------
+        ValueError
+            If there is no reference, or one lacks raw counts, shares no genes with the model or has fewer than two
+            usable rows.
+
+        Warns
+        -----
+        UserWarning
+            If some genes vary in no reference.
+        """
+        references = list(references)
+        if not references:
+            msg = "reference is empty; pass objects with raw counts, or leave it out."
+            raise ValueError(msg)
+        for number, adata in enumerate(references):
+            _check(adata, genes, f"reference[{number}]")
+        products, n_rows, n_studies = np.zeros((len(genes), len(genes))), 0, 0
+        for number, adata in enumerate(references):
+            columns = adata.var_names.get_indexer(list(genes))
+            used = 0
+            for rows in _studies(adata, study_key):
+                product, n = _cross_products(raw_counts(adata), rows, columns, min_counts)
+                if n > 1:
+                    products, used, n_studies = products + product, used + n, n_studies + 1
+            if not used:
+                msg = (
+                    f"reference[{number}] has fewer than two spots or cells with min_counts={min_counts} counts in any "
+                    "study; drop it or lower min_counts."
+                )
+                raise ValueError(msg)
+            n_rows += used
+        return cls._of(products, {"n_studies": n_studies, "n_spots": n_rows})
+
+    @classmethod
+    def _of(cls, products: np.ndarray, record: dict[str, Any]) -> GeneStructure:
+        """Structure of summed cross-products (genes, genes)."""
+        power = np.diag(products)
+        known = power > 1e-9 * power.max(initial=1e-300)
+        n_known = int(known.sum())
+        if n_known < MIN_GENES:
+            msg = f"Only {n_known} of the model's genes vary in the references; at least {MIN_GENES} are needed."
+            raise ValueError(msg)
+        if n_known < len(known):
+            msg = (
+                f"{len(known) - n_known} of the model's {len(known)} genes are not measured, or constant, in all "
+                "references; their predictions do not profit from reference."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=2)
+        size = np.sqrt(power[known])
+        values, vectors = np.linalg.eigh(products[np.ix_(known, known)] / size[:, None] / size)
+        order = np.argsort(-values)[:N_AXES]
+        axes = np.zeros((len(known), len(order)), dtype=np.float32)
+        axes[known] = vectors[:, order]
+        others = np.delete(values, order)
+        return cls(
+            axes=axes,
+            variances=np.maximum(values[order], 0).astype(np.float32),
+            rest=np.array([max(others.mean(), 0) if len(others) else 0], dtype=np.float32),
+            places=np.zeros((0, 0), dtype=np.float32),
+            scale=np.zeros(0, dtype=np.float32),
+            record=record | {"n_genes": n_known},
+        )
+
+    def placed(self, sections: Sequence[Section], keys: Sequence[str]) -> GeneStructure:
+        """The same, knowing where training `sections` lie in the space of their features under `keys`.
+
+        Where there is one section only, strips of it stand for several.
+        """
+        units = [raw_features(section, keys) for section in sections]
+        if len(units) == 1:
+            units = [units[0][rows] for rows in strips(sections[0].centres) if len(rows)]
+        scale = np.sqrt(np.mean([raw_features(s, keys).var(axis=0, dtype=np.float64) for s in sections], axis=0))
+        places = np.stack([unit.mean(axis=0, dtype=np.float64) for unit in units])
+        scale[scale <= 1e-6 * np.abs(places).max(axis=0) + 1e-12] = 0
+        return replace(self, places=places.astype(np.float32), scale=scale.astype(np.float32))
+
+    # ------------------------------------------------------------------ use
+
+    def distance(self, features: np.ndarray) -> float:
+        """Squared distance of a section to the training sections, over that of these to each other.
+
+        Between means of image features, each in units of its standard deviation within sections, before anything is
+        standardised away. About 1 for one more section of the same kind; 1 also where nothing is known of it.
+        """
+        used = self.scale > 0
+        if len(self.places) < 2 or not used.any() or not len(features):
+            return 1.0
+        places = self.places[:, used] / self.scale[used].astype(np.float64)
+        new = features[:, used].mean(axis=0, dtype=np.float64) / self.scale[used]
+        usual = 2 * places.var(axis=0, ddof=1).mean()  # mean squared distance between two of them
+        away = np.square(new - places).mean()
+        return float(min(away / usual, MAX_DISTANCE)) if usual > 0 else 1.0
+
+    def apply(self, mean: np.ndarray, distance: float) -> np.ndarray:
+        """Predictions (spots, genes) of one section, drawn towards the structure; float32.
+
+        Every gene keeps its mean and standard deviation over the section: the structure moves patterns, not levels.
+        Genes that it does not know, or that are predicted constant, stay as they are.
+        """
+        level = mean.mean(axis=0, dtype=np.float64).astype(np.float32)
+        size = mean.std(axis=0, dtype=np.float64)
+        moving = np.flatnonzero((size > 1e-6 * np.abs(level) + 1e-9) & self.axes.any(axis=1))
+        out = np.array(mean, dtype=np.float32)
+        blocks = [moving[start : start + _GENES] for start in range(0, len(moving), _GENES)]
+        scores = np.zeros((len(mean), self.axes.shape[1]), dtype=np.float32)
+        for block in blocks:
+            out[:, block] = (out[:, block] - level[block]) / size[block]
+            scores += out[:, block] @ self.axes[block]
+        beside = float(self.rest[0] / (self.rest[0] + distance))
+        scores *= self.variances / (self.variances + distance) - beside
+        for block in blocks:
+            drawn = beside * out[:, block] + scores @ self.axes[block].T
+            spread = drawn.std(axis=0, dtype=np.float64)
+            drawn *= np.where(spread > 0, size[block] / np.where(spread > 0, spread, 1), 0)
+            out[:, block] = drawn + level[block]
+        return out
+
+    # ------------------------------------------------------------------ storage
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a model stores, by name."""
+        return {name: getattr(self, name.removeprefix(self.PREFIX)) for name in self.SHAPES}
+
+    @classmethod
+    def stored_in(cls, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> GeneStructure | None:
+        """The structure among a model's `arrays`, if it has one."""
+        if "reference_axes" not in arrays:
+            return None
+        kept = {name.removeprefix(cls.PREFIX): arrays.get(name, np.zeros(0)) for name in cls.SHAPES}
+        return cls(**kept, record=dict(config.get("reference", {})))
+
+
+def _check(adata: AnnData, genes: Sequence[str], name: str) -> None:
+    """Refuse a reference that cannot be learned from; messages name it."""
+    if not (hasattr(adata, "var_names") and hasattr(adata, "obs")):
+        msg = f"{name}: expected an AnnData or a SpatialData, got {type(adata).__name__}."
+        raise TypeError(msg)
+    check_unique_genes(adata.var_names, name)
+    try:
+        raw_counts(adata)
+    except ValueError as error:
+        msg = f"{name}: {error}"
+        raise ValueError(msg) from error
+    if not adata.var_names.isin(list(genes)).any():
+        first = ", ".join(map(str, adata.var_names[:3]))
+        msg = (
+            f"{name} measures none of the model's {len(genes)} genes (it has {first}, …); "
+            "are its var_names the same kind of names, and the same species?"
+        )
+        raise ValueError(msg)
+
+
+def _studies(adata: AnnData, key: str | None) -> Iterator[np.ndarray]:
+    """Row numbers of every study in `adata`."""
+    if key is None or key not in adata.obs:
+        yield np.arange(adata.n_obs)
+        return
+    names = adata.obs[key].astype(str).to_numpy()
+    for name in dict.fromkeys(names):
+        yield np.flatnonzero(names == name)
+
+
+def _cross_products(counts: Any, rows: np.ndarray, columns: np.ndarray, min_counts: int) -> tuple[np.ndarray, int]:
+    """Centred cross-products (genes, genes) of log1p CP10k over `rows`, and how many have enough counts."""
+    from scipy import sparse
+
+    present = np.flatnonzero(columns >= 0)
+    total = np.zeros(len(present))
+    products, n = np.zeros((len(present), len(present))), 0
+    for start in range(0, len(rows), _ROWS):
+        part = counts[rows[start : start + _ROWS]]
+        depth = np.asarray(part.sum(axis=1), dtype=np.float64).ravel()
+        enough = depth >= max(min_counts, 1)
+        chosen = part[:, columns[present]]
+        dense = np.asarray(chosen.toarray() if sparse.issparse(chosen) else chosen, dtype=np.float64)[enough]
+        values = np.log1p(dense * (1e4 / depth[enough])[:, None])
+        total += values.sum(axis=0)
+        products += cross(values, values)
+        n += len(values)
+    if n > 1:
+        products -= np.outer(total, total) / n
+    out = np.zeros((len(columns), len(columns)))
+    out[np.ix_(present, present)] = products
+    return out, n
