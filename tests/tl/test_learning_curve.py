@@ -68,7 +68,7 @@ def test_the_figure_shows_means_intervals_and_ceiling(sections):
         table.query("metric == 'pcc' and panel == 'all' and method == 'ridge'").groupby("n_train")["value"].mean()
     )
     np.testing.assert_allclose(lines["ridge"].get_ydata().astype(float), expected)
-    np.testing.assert_allclose(np.round(lines["ridge"].get_xdata()), [1, 3])
+    np.testing.assert_allclose(np.round(lines["ridge"].get_xdata().astype(float)), [1, 3])
     assert "noise ceiling" in [text.get_text() for text in axes[1].get_legend().get_texts()]
     plt.close("all")
     with pytest.raises(KeyError, match="lacks the column n_train"):
