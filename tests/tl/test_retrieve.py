@@ -6,6 +6,7 @@ import pytest
 from anndata import AnnData
 
 import stpredict as st
+from stpredict._section import open_sections
 
 
 @pytest.fixture
@@ -123,3 +124,26 @@ def test_spatialdata_in_place(train, model, new):
     table = next(iter(sdata.tables.values()))
     np.testing.assert_array_equal(table.obsm["retrieved"], new.obsm["retrieved"])
     assert table.uns["retrieved"]["model_id"] == new.uns["retrieved"]["model_id"]
+
+
+def test_real_look_alikes_express_alike(real):
+    """her2st: the mean of ten C3 spots found for a C2 spot goes with its expression, that of random ones does not."""
+    train, new = real("her2st", "C3"), real("her2st", "C2")
+    for adata in (train, new):
+        st.pp.tiles(adata)
+        st.pp.encode(adata, show_progress=False)
+    model = st.tl.train(train, method="knn")
+    st.tl.retrieve(new, model)
+    standard = [
+        (values - values.mean(axis=0)) / (values.std(axis=0) + 1e-6)
+        for values in (open_sections(new)[0].log_expression(model.genes), model.arrays["expression"])
+    ]
+
+    def agreement(rows):
+        return np.mean(
+            [np.corrcoef(own, standard[1][r].mean(axis=0))[0, 1] for own, r in zip(standard[0], rows, strict=True)]
+        )
+
+    random = np.random.default_rng(0).integers(0, len(standard[1]), (new.n_obs, 10))
+    assert agreement(new.obsm["retrieved"]) > 0.12
+    assert abs(agreement(random)) < 0.03
