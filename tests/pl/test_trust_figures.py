@@ -224,6 +224,7 @@ def curves():
     return {
         "train_total": falling,
         "val_total": falling,
+        "train_decoder": falling,
         "val_contrastive": falling,
         "chance_contrastive": [float(np.log(64))],
         "val_recall": falling,
@@ -236,19 +237,20 @@ def curves():
 
 def test_losses_recall_correlation_and_the_rest_have_panels_of_their_own(curves):
     axes = st.pl.history(History(curves), show=False)
-    assert [ax.get_ylabel() for ax in axes] == ["loss", "recall", "Pearson r", "learning rate"]
+    assert [ax.get_ylabel() for ax in axes] == ["loss", "contrastive loss", "recall", "Pearson r", "learning rate"]
     drawn = [[line.get_label() for line in ax.lines if not line.get_label().startswith("_")] for ax in axes]
     assert drawn == [
-        ["train total", "val total", "val contrastive", "chance contrastive"],
+        ["train total", "val total", "train decoder"],
+        ["val contrastive", "chance contrastive"],
         ["val recall", "chance recall"],
         ["val pcc"],
         ["learning rate"],
     ]
-    lines = {line.get_label(): line for line in axes[0].lines}
+    lines = {line.get_label(): line for ax in axes[:2] for line in ax.lines}
     assert lines["chance contrastive"].get_linestyle() == "--"
     assert list(lines["chance contrastive"].get_ydata()) == [np.log(64)] * 2
     assert lines["chance contrastive"].get_color() == lines["val contrastive"].get_color()
-    assert lines["chance contrastive"].get_color() != lines["val total"].get_color()
+    assert lines["train total"].get_color() == lines["val total"].get_color() != lines["train decoder"].get_color()
     np.testing.assert_array_equal(lines["val total"].get_data(), [np.arange(1, 11), curves["val_total"]])
     for ax in axes:
         assert ax.get_title(loc="left") == "epoch 7 was best"
@@ -258,7 +260,7 @@ def test_losses_recall_correlation_and_the_rest_have_panels_of_their_own(curves)
 def test_a_search_and_curves_in_one_history(curves):
     values = {"inner_pcc": [0.1, 0.3, 0.2], "strength": [0.0, 0.5, 1.0]} | curves
     axes = st.pl.history(History(values, ["held out"]), show=False)
-    assert [ax.get_xlabel() for ax in axes] == ["strength", *["epoch"] * 4]
+    assert [ax.get_xlabel() for ax in axes] == ["strength", *["epoch"] * 5]
     assert axes[0].get_title(loc="left") == "held out\nstrength = 0.5, r = 0.300"
 
 
@@ -266,7 +268,7 @@ def test_history_conventions(curves, tmp_path):
     assert st.pl.history(History(curves), save=tmp_path / "h.png") is None
     assert (tmp_path / "h.png").is_file()
     assert plt.get_fignums() == []
-    _, own = plt.subplots(2, 2)
+    _, own = plt.subplots(5)
     assert st.pl.history(History(curves), ax=own) == list(own.ravel())
 
 

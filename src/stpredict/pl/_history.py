@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 SCORE = "inner_pcc"
 BEST = "best_epoch"
-LOSSES = ("total", "loss", "contrastive", "reconstruction", "decoder")
-FAMILIES = {**dict.fromkeys(LOSSES, "loss"), "recall": "recall", "pcc": "Pearson r"}
+FAMILIES = {
+    **dict.fromkeys(("total", "loss", "reconstruction", "decoder"), "loss"),
+    "contrastive": "contrastive loss",
+    "recall": "recall",
+    "pcc": "Pearson r",
+}
 """Word in the name of a series → the panel it is drawn in; a series without any gets a panel of its own."""
 
 MAX_TICKS = 6
@@ -50,9 +54,9 @@ def history(
 
     - ``"inner_pcc"`` is drawn against the hyper-parameter, the other series of the same length; a star marks the best
       value, which was taken.
-    - Everything else runs over epochs, counted from 1: losses (``total``, ``loss``, ``contrastive``,
-      ``reconstruction`` or ``decoder`` in the name), recall and Pearson correlation have a panel each, any other series
-      one of its own. Training is drawn pale (``train_…``), validation bold (``val_…``), and chance (``chance_…``)
+    - Everything else runs over epochs, counted from 1: losses (``total``, ``loss``, ``reconstruction`` or ``decoder``
+      in the name), the contrastive loss, recall and Pearson correlation have a panel each, any other series one of its
+      own. Training is drawn pale (``train_…``), validation bold (``val_…``), and chance (``chance_…``)
       dashed: a contrastive loss or a recall that stays there has learned nothing. A vertical line marks the epoch that
       was best (``"best_epoch"``).
 
@@ -104,7 +108,7 @@ def history(
         msg = "The history is empty: was the model trained?"
         raise ValueError(msg)
 
-    panels = _canvas.Panels.make(len(searched) + len(curves), columns=3, size=(4.0, 3.0), ax=ax)
+    panels = _canvas.Panels.make(len(searched) + len(curves), columns=4, size=(3.6, 2.8), ax=ax)
     for panel, name in zip(panels.axes, searched, strict=False):
         _draw_search(panel, name, series.get(name), series[SCORE])
     if searched and told.notes:
@@ -133,8 +137,7 @@ def _hyperparameters(series: dict[str, np.ndarray]) -> list[str]:
 
 def _family(name: str) -> str:
     """The panel that a series belongs to."""
-    words = name.split("_")
-    return next((panel for word, panel in FAMILIES.items() if word in words), name)
+    return next((FAMILIES[word] for word in reversed(name.split("_")) if word in FAMILIES), name)
 
 
 def _families(series: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
