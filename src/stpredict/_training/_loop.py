@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
 from stpredict._device import resolve_device, resolve_precision
 from stpredict._training._checkpoints import SafeCheckpointIO
@@ -100,15 +100,11 @@ def train_network(
     """
     device = resolve_device()
     bf16 = resolve_precision(None, device) == "bfloat16"
-    module = _Module(network, plan, steps=len(_Batches(tensors, plan, lambda: 0)), monitor=monitor)
+    module = _Module(network, plan, steps=len(_Batches(tensors, plan, lambda: 0)), monitor=monitor, monitored=monitored)
     batches = _Batches(tensors, plan, lambda: module.current_epoch)
-    callbacks: list[Callback] = []
-    if monitor is not None:
-        callbacks.append(_KeepBest(monitored))
-        if plan.patience is not None:
-            callbacks.append(
-                EarlyStopping(monitored, mode="max", patience=plan.patience, check_on_train_epoch_end=True)
-            )
+    callbacks: list[L.Callback] = []
+    if monitor is not None and plan.patience is not None:
+        callbacks.append(EarlyStopping(monitored, mode="max", patience=plan.patience, check_on_train_epoch_end=True))
     if checkpoint is not None:
         saves = ModelCheckpoint(checkpoint, filename=LAST, save_on_train_epoch_end=True, enable_version_counter=False)
         saves.FILE_EXTENSION = ""
@@ -166,9 +162,10 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
 class _Module(L.LightningModule):
     """Optimiser, schedule and bookkeeping around a network."""
 
-    def __init__(self, network: nn.Module, plan: Plan, *, steps: int, monitor: Callable | None) -> None:
+    def __init__(self, network: nn.Module, plan: Plan, *, steps: int, monitor: Callable | None, monitored: str) -> None:
         super().__init__()
-        self.network, self.plan, self.steps, self.monitor = network, plan, steps, monitor
+        self.network, self.plan, self.steps = network, plan, steps
+        self.monitor, self.monitored = monitor, monitored
         self.values: dict[str, list[float]] = {}
         self.best_epoch: int = 0
         self.best_state: dict[str, Tensor] | None = None
@@ -209,6 +206,15 @@ class _Module(L.LightningModule):
         for name, value in values.items():
             self.values.setdefault(name, []).append(value)
         self.log_dict({name: torch.tensor(value) for name, value in values.items()})
+        if self.monitor is not None:
+            self._keep_best(self.values[self.monitored])
+
+    def _keep_best(self, values: list[float]) -> None:
+        if values[-1] > max(values[:-1], default=-math.inf):
+            self.best_epoch = len(values)
+            self.best_state = {
+                name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()
+            }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = {
@@ -224,22 +230,6 @@ class _Module(L.LightningModule):
             msg = "The checkpoint belongs to a run with other options; pass another folder, or delete it."
             raise ValueError(msg)
         self.values, self.best_epoch, self.best_state = run["values"], run["best_epoch"], run["best_state"]
-
-
-class _KeepBest(Callback):
-    """Keeps the weights of the epoch with the highest monitored value."""
-
-    def __init__(self, monitored: str) -> None:
-        self.monitored = monitored
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: _Module) -> None:
-        """Compare the last epoch with the best before it."""
-        values = module.values[self.monitored]
-        if values[-1] > max(values[:-1], default=-math.inf):
-            module.best_epoch = len(values)
-            module.best_state = {
-                name: tensor.detach().cpu().clone() for name, tensor in module.network.state_dict().items()
-            }
 
 
 @contextmanager

@@ -9,14 +9,16 @@ from stpredict.models._contract import ExpressionModel, History, Prediction
 from stpredict.models._density import Density
 from stpredict.models._knn import Knn
 from stpredict.models._mean import Mean
+from stpredict.models._mixture import Mixture
 from stpredict.models._ridge import Ridge
+from stpredict.models.cmrcnet import CmrcNet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stpredict.models._baseline import Baseline
+    from stpredict.models._arrays import ArrayModel
 
-METHODS: dict[str, type[Baseline]] = {model.method: model for model in (Mean, Density, Ridge, Knn)}
+METHODS: dict[str, type[ArrayModel]] = {model.method: model for model in (Mean, Density, Ridge, Knn, Mixture, CmrcNet)}
 """Name → class of every method that `stpredict.tl.train` knows."""
 
 __all__ = ["METHODS", "ExpressionModel", "History", "Prediction", "load"]

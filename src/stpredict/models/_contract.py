@@ -57,6 +57,8 @@ class ExpressionModel(ABC):
     ----------
     method
         Name under which `tl.train` knows the class.
+    seeded
+        Whether training is random, so that it takes a seed, a preset, options and checkpoints.
     genes
         Genes that the model predicts.
     config
@@ -64,6 +66,7 @@ class ExpressionModel(ABC):
     """
 
     method: ClassVar[str]
+    seeded: ClassVar[bool] = False
 
     genes: list[str]
     config: dict[str, Any]

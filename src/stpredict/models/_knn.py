@@ -9,7 +9,7 @@ import numpy as np
 from stpredict.models._bank import Banked
 from stpredict.models._baseline import Baseline
 from stpredict.models._linear import principal_axes
-from stpredict.models._retrieval import nearest, normalise
+from stpredict.models._retrieval import average, nearest, normalise, retrieve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,11 +56,9 @@ class Knn(Banked, Baseline):
 
     def apply(self, arrays: dict[str, np.ndarray], queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean over the K neighbours, and standard deviation over them and between sections."""
-        neighbours, _ = nearest(_project(arrays, queries), arrays["bank"], int(arrays["k"][0]))
-        mean = average(neighbours, arrays["expression"])
-        level = arrays["expression"].mean(axis=0)
-        square = average(neighbours, np.square(arrays["expression"] - level))
-        return mean, np.sqrt(np.maximum(square - np.square(mean - level), 0) + arrays["between"])
+        queries, k = _project(arrays, queries), int(arrays["k"][0])
+        mean, spread = retrieve(queries, arrays["bank"], arrays["expression"], k=k, temperature=None)
+        return mean, np.hypot(spread, np.sqrt(arrays["between"]))
 
     def try_candidates(self, table: Table, queries: np.ndarray) -> Iterator[np.ndarray]:
         """Predictions with every K, from one search."""
@@ -76,13 +74,3 @@ class Knn(Banked, Baseline):
 
 def _project(arrays: dict[str, np.ndarray], queries: np.ndarray) -> np.ndarray:
     return normalise((queries - arrays["centre"]) @ arrays["axes"])
-
-
-def average(neighbours: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """float32 (n, genes): mean of the rows of `values` that `neighbours` (n, k) names."""
-    from scipy import sparse
-
-    n, k = neighbours.shape
-    weights = np.full(n * k, 1 / k, dtype=np.float32)
-    chooser = sparse.csr_matrix((weights, neighbours.ravel(), np.arange(0, n * k + 1, k)), shape=(n, len(values)))
-    return chooser @ values

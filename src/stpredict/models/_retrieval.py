@@ -70,3 +70,31 @@ def _merged(
     values, places = (torch.cat(pair, dim=1) for pair in zip(before, found, strict=True))
     values, order = values.topk(before[0].shape[1], dim=1)
     return values, places.gather(1, order)
+
+
+def retrieve(
+    queries: np.ndarray, bank: np.ndarray, expression: np.ndarray, *, k: int, temperature: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Expression of the `k` most similar spots of the bank: mean and standard deviation, float32 (n, genes).
+
+    They count equally, or with a `temperature` by exp(cosine / temperature). A bank of fewer spots is taken whole.
+    """
+    rows, similarity = nearest(queries, bank, min(k, len(bank)))
+    weights = None if temperature is None else np.exp((similarity - similarity[:, :1]) / temperature)
+    mean = average(rows, expression, weights)
+    level = expression.mean(axis=0)
+    square = average(rows, np.square(expression - level), weights)
+    return mean, np.sqrt(np.maximum(square - np.square(mean - level), 0))
+
+
+def average(neighbours: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """float32 (n, genes): mean of the rows of `values` that `neighbours` (n, k) names, weighted by `weights` (n, k)."""
+    from scipy import sparse
+
+    n, k = neighbours.shape
+    weights = np.ones((n, k), dtype=np.float32) if weights is None else weights
+    shares = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    chooser = sparse.csr_matrix(
+        (shares.ravel(), neighbours.ravel(), np.arange(0, n * k + 1, k)), shape=(n, len(values))
+    )
+    return chooser @ values

@@ -135,16 +135,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     return rest
 
 
-def check_shapes(stored: Stored, shapes: Mapping[str, tuple[str, ...]], path: str | Path) -> None:
+def check_shapes(stored: Stored, shapes: Mapping[str, tuple[str | int, ...]], path: str | Path) -> None:
     """Refuse arrays that are missing, not needed, or do not fit each other, the genes or the design.
 
-    Dimensions of the same letter must agree; ``"g"`` is the number of genes and ``"d"`` the width of the design.
+    A dimension is a number, or a letter: those of the same letter must agree. ``"g"`` is the number of genes and ``"d"`` the width of the design.
     """
     known: dict[str, Any] = {"g": len(stored.genes), "d": stored.config.get("n_design")}
     wrong = set(shapes) ^ set(stored.arrays)
     for name in set(shapes) - wrong:
         letters, shape = shapes[name], stored.arrays[name].shape
-        if len(letters) != len(shape) or any(known.setdefault(x, n) != n for x, n in zip(letters, shape, strict=True)):
+        if len(letters) != len(shape) or any(
+            (x if isinstance(x, int) else known.setdefault(x, n)) != n for x, n in zip(letters, shape, strict=True)
+        ):
             wrong.add(name)
     if wrong:
         msg = f"The model at {path} is damaged: {', '.join(sorted(wrong))} missing or of wrong shape; save it again."

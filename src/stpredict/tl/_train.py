@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stpredict._checks import one_of
 from stpredict._evaluation.splits import section_groups
+from stpredict._section import table_of
 from stpredict.tl._sections import open_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from stpredict._section import Section
     from stpredict._typing import Data
@@ -22,13 +24,19 @@ N_GENES = 1000
 def train(
     sections: Data | Sequence[Data],
     *,
+    reference: Data | Sequence[Data] | None = None,
     method: str = "ridge",
     genes: Iterable[str] | None = None,
     features: str | Sequence[str] | None = None,
     group_key: str | None = "patient",
     min_counts: int = 50,
+    preset: str | None = None,
+    seed: int | None = None,
+    checkpoint: str | Path | None = None,
+    show_progress: bool | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
+    **options: Any,
 ) -> ExpressionModel:
     """Train a model that predicts gene expression from H&E.
 
@@ -40,9 +48,14 @@ def train(
     ----------
     sections
         Training sections with raw counts, after `stpredict.pp.tiles` and `stpredict.pp.encode`: one object or a list.
+    reference
+        Sections or single cells without images, with raw counts: one object or a list. Their gene–gene correlation
+        corrects predictions, little on sections like those in training and more the further a section's image
+        features lie from theirs; see Notes. Never pass counts of a patient on whom the model will be tested.
     method
-        ``"mean"`` (training mean), ``"density"`` (what cell density alone tells), ``"ridge"`` (linear) or ``"knn"``
-        (retrieval of look-alike spots).
+        ``"mean"`` (training mean), ``"density"`` (what cell density alone tells), ``"ridge"`` (linear), ``"knn"``
+        (retrieval of look-alike spots), ``"mixture"`` (half of ridge, half of knn) or ``"cmrcnet"`` (contrastive alignment of image and expression, with
+        cross-modal mask reconstruction [1]_; prediction by retrieval in the joint space).
     genes
         Genes to learn, measured in every section; by default ``stpredict.pp.gene_panel(sections, n_top=1000)``.
     features
@@ -52,10 +65,23 @@ def train(
         counts as a patient of its own in the inner folds; the model's ``history`` says so.
     min_counts
         Spots with fewer counts are not learned from.
+    preset
+        For ``"cmrcnet"``: ``"default"``, what measured best, or ``"published"``, the paper's recipe as far as it is known.
+    seed
+        Seed of trained networks; the same seed gives the same model. By default ``stpredict.settings.seed``.
+    checkpoint
+        Folder for checkpoints of trained networks; a run that was interrupted is continued from there.
+    show_progress
+        Show a progress bar while networks train; by default ``stpredict.settings.progress``.
     library_key
         Column of ``obs`` that names each spot's section, where an AnnData holds several.
     table_key
         Table of a SpatialData that has several.
+    **options
+        Options of the method, in place of the preset's. For ``"cmrcnet"`` among others ``image_encoder`` (a timm
+        vision transformer to train end to end on 112 µm tiles; None learns from frozen features), ``epochs``,
+        ``batch_size``, ``learning_rate``, ``temperature``, ``neighbours`` and ``members``; all are listed in
+        `stpredict.models.cmrcnet.Options`.
 
     Returns
     -------
@@ -65,7 +91,25 @@ def train(
     ------
     ValueError
         If image features are missing or differ between sections, counts are not raw counts, genes are not measured
-        everywhere, or there are too few spots.
+        everywhere, or there are too few spots; if `reference` is empty, or one of it has no raw counts, no gene of the
+        model or fewer than two usable rows; or if the loss of a network becomes NaN.
+    TypeError
+        If the method has no such option.
+
+    Warns
+    -----
+    UserWarning
+        If genes of the model are in no reference, so that their predictions are not corrected; if a contrastive model
+        has not left chance on held-out spots.
+
+    Notes
+    -----
+    With `reference`, standardised predictions are read as noisy observations of an expression whose correlation is
+    that of the references, within studies (sections named in ``obs[library_key]``, else whole objects), and replaced by
+    its expectation: along an axis of gene space with variance v they are weighted by v / (v + e). The error e is the
+    squared distance between the new section's mean image features and those of the training sections, over that of the
+    training sections to each other. Hyper-parameters are chosen with the correction on, at e = 1. Means and standard
+    deviations of genes stay as predicted.
 
     Examples
     --------
@@ -76,10 +120,27 @@ def train(
     >>> model = st.tl.train(adata, genes=["ERBB2", "COL1A1"])
     >>> model.method, model.genes
     ('ridge', ['ERBB2', 'COL1A1'])
+
+    With other patients' sections that have no image:
+
+    >>> others = st.datasets.simulate(4)[1:]
+    >>> model = st.tl.train(adata, genes=["ERBB2", "KRT8", "COL1A1"], reference=others)
+    >>> model.config["reference"]["n_studies"]
+    3
+
+    References
+    ----------
+    .. [1] Liu et al., Spatial Transcriptomics Expression Prediction from Histopathology Based on Cross-Modal Mask
+       Reconstruction and Contrastive Learning. Medical Image Analysis 108:103889 (2025).
     """
     from stpredict.models import METHODS
+    from stpredict.models._gene_structure import GeneStructure
 
     one_of(method, METHODS, "method")
+    own = _own_arguments(METHODS[method], options | {"preset": preset, "checkpoint": checkpoint})
+    if METHODS[method].seeded:
+        own |= {"seed": seed, "show_progress": show_progress}
+    model = METHODS[method](features=features, min_counts=min_counts, **own)
     opened = open_all(sections, library_key=library_key, table_key=table_key)
     for section in opened:
         section.counts()
@@ -90,9 +151,24 @@ def train(
     genes = _checked_genes(genes, opened)
     if group_key is not None and not any(group_key in section.adata.obs for section in opened):
         group_key = None
-    model = METHODS[method](features=features, min_counts=min_counts)
+    if reference is not None:
+        several = reference if isinstance(reference, (list, tuple)) else [reference]
+        tables = [table_of(one, table_key) for one in several]
+        study_key = library_key or "library_id"
+        model.structure = GeneStructure.learn(tables, genes, min_counts=min_counts, study_key=study_key)
     model.fit(opened, genes=genes, groups=section_groups(opened, group_key))
     return model
+
+
+def _own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that only trained networks take, those that were given."""
+    given = {name: value for name, value in given.items() if value is not None or name in ("image_encoder", "depth")}
+    if given and not model.seeded:
+        msg = (
+            f"method={model.method!r} takes no {', '.join(given)}: leave it out, or train a network (method='cmrcnet')."
+        )
+        raise TypeError(msg)
+    return given
 
 
 def _checked_genes(genes: Iterable[str], sections: list[Section]) -> list[str]:

@@ -18,7 +18,7 @@ from stpredict.models.nn._tokens import GeneTokens
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stpredict.models._cmrcnet import Options
+    from stpredict.models.cmrcnet._options import Options
 
 LAYERS = 2
 """Fusion blocks."""
@@ -44,7 +44,7 @@ class CmrcnetNetwork(nn.Module):
     n_genes
         Genes of the expression vector.
     options
-        See `stpredict.models._cmrcnet.Options`.
+        See `stpredict.models.cmrcnet._options.Options`.
     """
 
     def __init__(self, tokens: nn.Module, n_genes: int, options: Options) -> None:

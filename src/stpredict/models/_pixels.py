@@ -1,0 +1,29 @@
+"""Tiles as pixels, for networks that are trained from the image itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict.pp._windows import read_crops
+
+if TYPE_CHECKING:
+    from stpredict._section import Section
+
+SPOT_UM = 112.0
+"""Side of a spot's tile in µm."""
+
+
+def read_tiles(section: Section, size: int, *, um: float = SPOT_UM) -> np.ndarray:
+    """uint8 (n_spots, 3, size, size): the square window of `um` around every spot, held in memory."""
+    import torch
+    import torch.nn.functional as F
+
+    tiles = np.empty((len(section), 3, size, size), dtype=np.uint8)
+    for rows, crops in read_crops(section, np.arange(len(section)), um, max(um / size, section.mpp)):
+        pixels = torch.from_numpy(crops).permute(0, 3, 1, 2)
+        if pixels.shape[-1] != size:
+            pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+        tiles[rows] = pixels.numpy()
+    return tiles

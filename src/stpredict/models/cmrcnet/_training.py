@@ -1,0 +1,272 @@
+"""How CMRCNet is trained: epochs chosen on held-out spots, then networks trained on all spots."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from stpredict._evaluation.metrics import pearson
+from stpredict._training._loop import Plan, Run, train_network
+from stpredict.models._contract import History
+from stpredict.models._inner_cv import Table, inner_folds
+from stpredict.models._retrieval import normalise, retrieve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from stpredict.models.cmrcnet._network import CmrcnetNetwork
+    from stpredict.models.cmrcnet._options import Options
+
+    Build = Callable[[], CmrcnetNetwork]
+
+RECALL_AT = 10
+"""A held-out spot is recalled if its own expression is among this many nearest to its image."""
+
+CHUNK = 256
+"""Spots embedded at once."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A training table and, as networks see them, its images and expression."""
+
+    table: Table
+    images: torch.Tensor
+    genes: torch.Tensor
+
+    @classmethod
+    def of(cls, table: Table, options: Options) -> Inputs:
+        """Level and standardise as the options say."""
+        table = table.levelled() if options.level_sections else table
+        expression = table.expression
+        if options.standardise_genes:
+            sd = expression.std(axis=0)
+            expression = (expression - expression.mean(axis=0)) / np.where(sd > 1e-6, sd, 1)
+        return cls(table, torch.from_numpy(table.design), torch.from_numpy(expression.astype(np.float32)))
+
+    def take(self, rows: np.ndarray) -> Inputs:
+        """Only the spots in the mask `rows`."""
+        chosen = torch.from_numpy(rows)
+        return Inputs(self.table.take(rows), self.images[chosen], self.genes[chosen])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the held-out spots told."""
+
+    epochs: int
+    residual_sd: np.ndarray
+    history: History
+
+
+def choose_epochs(
+    build: Build,
+    inputs: Inputs,
+    options: Options,
+    *,
+    seed: int,
+    checkpoint: Path | None,
+    show_progress: bool,
+) -> Chosen:
+    """Train without the smallest inner fold, and see after how many epochs it is predicted best.
+
+    Warns
+    -----
+    UserWarning
+        If images do not find the expression of their own held-out spots more often than chance.
+    """
+    folds, note = inner_folds(inputs.table)
+    held = min(folds, key=np.count_nonzero)
+    train, test = inputs.take(~held), inputs.take(held)
+    network = _seeded(build, seed)
+    monitor = _Monitor(network, train, test, options)
+    plan = _plan(options, seed, epochs=options.epochs)
+    folder = checkpoint and checkpoint / "choice"
+    run = _remembered(folder, network) or train_network(
+        network, (train.images, train.genes), plan, monitor=monitor, checkpoint=folder, show_progress=show_progress
+    )
+    if folder is not None:
+        _remember(folder, run, network)
+    errors = np.square(monitor.predicted() - test.table.expression, dtype=np.float64)
+    best = {name: values[run.best_epoch - 1] for name, values in run.values.items()}
+    _warn_of_chance(best["val_recall"], best["chance_recall"], len(test))
+    notes = [
+        f"{note}; the smallest one, {len(test)} spots, chose the number of epochs: {run.best_epoch}",
+        f"held-out spots at that epoch: PCC {best['val_pcc']:.3f}, recall@{RECALL_AT} {best['val_recall']:.3f} "
+        f"(chance {best['chance_recall']:.3f}), contrastive loss {best['val_contrastive']:.3f} "
+        f"(chance {best['chance_contrastive']:.3f})",
+    ]
+    history = History(run.values | {"best_epoch": [run.best_epoch]}, notes)
+    return Chosen(run.best_epoch, np.sqrt(errors.mean(axis=0)).astype(np.float32), history)
+
+
+def train_members(
+    build: Build,
+    inputs: Inputs,
+    options: Options,
+    *,
+    epochs: int,
+    seed: int,
+    checkpoint: Path | None,
+    show_progress: bool,
+) -> list[CmrcnetNetwork]:
+    """Train every member on all spots."""
+    networks = []
+    for member in range(options.members):
+        own_seed = seed * options.members + member
+        network = _seeded(build, own_seed)
+        train_network(
+            network,
+            (inputs.images, inputs.genes),
+            _plan(options, own_seed, epochs=epochs),
+            checkpoint=checkpoint and checkpoint / f"member{member}",
+            show_progress=show_progress,
+        )
+        networks.append(network)
+    return networks
+
+
+class _Monitor:
+    """How well held-out spots are predicted and matched, after each epoch."""
+
+    def __init__(self, network: CmrcnetNetwork, train: Inputs, test: Inputs, options: Options) -> None:
+        self.network, self.train, self.test, self.options = network, train, test, options
+        self.size = min(options.batch_size, len(test))
+        self.sections = [test.table.section == section for section in np.unique(test.table.section)]
+
+    def predicted(self) -> np.ndarray:
+        """Expression of the held-out spots, retrieved from the others."""
+        return self._retrieved(image_embeddings(self.network, self.test.images))
+
+    def _retrieved(self, image: np.ndarray) -> np.ndarray:
+        bank = normalise(gene_embeddings(self.network, self.train.genes))
+        return retrieve(normalise(image), bank, self.train.table.expression, **self.options.read_out)[0]
+
+    def __call__(self) -> dict[str, float]:
+        """Quality of the prediction, and of the match between image and expression beside that of guessing."""
+        image, gene = image_embeddings(self.network, self.test.images), gene_embeddings(self.network, self.test.genes)
+        predicted, measured = self._retrieved(image), self.test.table.expression
+        return {
+            "val_pcc": float(np.mean([pearson(measured[rows], predicted[rows])[0].mean() for rows in self.sections])),
+            "val_contrastive": self._contrastive(image, gene),
+            "chance_contrastive": float(np.log(self.size)),
+            "val_recall": float(np.mean([_recalled(image[rows], gene[rows]).mean() for rows in self.sections])),
+            "chance_recall": float(np.mean([min(RECALL_AT / rows.sum(), 1) for rows in self.sections])),
+        }
+
+    def _contrastive(self, image: np.ndarray, gene: np.ndarray) -> float:
+        """Contrastive loss over batches as large as in training, of spots from all over the held-out ones."""
+        order = np.random.default_rng(0).permutation(len(image))
+        batches = [order[i : i + self.size] for i in range(0, len(image) - self.size + 1, self.size)]
+        pairs = [(torch.from_numpy(image[rows]), torch.from_numpy(gene[rows])) for rows in batches]
+        return float(np.mean([float(self.network.contrastive(*pair)) for pair in pairs]))
+
+
+def _recalled(image: np.ndarray, gene: np.ndarray) -> np.ndarray:
+    """Whether each spot's own expression is among the `RECALL_AT` nearest to its image (cosine)."""
+    similarity = normalise(image) @ normalise(gene).T
+    return (similarity > np.diag(similarity)[:, None]).sum(axis=1) < RECALL_AT
+
+
+def _warn_of_chance(recall: float, chance: float, n: int) -> None:
+    from scipy.stats import binomtest
+
+    if chance < 1 and binomtest(round(recall * n), n, chance, alternative="greater").pvalue > 0.05:
+        msg = (
+            f"CMRCNet has not left chance: for {recall:.1%} of the held-out spots their own expression is among the "
+            f"{RECALL_AT} nearest to their image, where guessing finds {chance:.1%}. Do not trust its predictions; "
+            "more sections, other features (stpredict.pp.encode) or method='ridge' may serve better."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=5)
+
+
+# ---------------------------------------------------------------------- networks and arrays
+
+
+def _seeded(build: Build, seed: int) -> CmrcnetNetwork:
+    """A network whose first weights follow from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def _plan(options: Options, seed: int, *, epochs: int) -> Plan:
+    return Plan(
+        epochs=epochs,
+        schedule=options.epochs,
+        patience=options.patience,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        seed=seed,
+    )
+
+
+def image_embeddings(network: CmrcnetNetwork, images: torch.Tensor | np.ndarray) -> np.ndarray:
+    """float32 (n, width): what spots look like in the joint space."""
+    return _in_pieces(network, network.image, images)
+
+
+def gene_embeddings(network: CmrcnetNetwork, genes: torch.Tensor) -> np.ndarray:
+    """float32 (n, width): what spots express in the joint space."""
+    return _in_pieces(network, network.gene, genes)
+
+
+@torch.inference_mode()
+def _in_pieces(network: CmrcnetNetwork, function: Callable, rows: torch.Tensor | np.ndarray) -> np.ndarray:
+    device = next(network.parameters()).device
+    pieces = torch.as_tensor(rows).split(CHUNK)
+    return torch.cat([function(piece.to(device)).float().cpu() for piece in pieces]).numpy()
+
+
+def arrays_of(networks: list[CmrcnetNetwork], inputs: Inputs) -> dict[str, np.ndarray]:
+    """Weights of the networks and the reference bank: embeddings and expression of the spots they learned from."""
+    table = inputs.table
+    bank = [normalise(gene_embeddings(network, inputs.genes)) for network in networks]
+    state = {
+        f"network.{member}.{name}": tensor.numpy()
+        for member, network in enumerate(networks)
+        for name, tensor in network.state_dict().items()
+    }
+    return state | {
+        "bank": normalise(np.concatenate(bank, axis=1)),
+        "expression": table.expression,
+        "between": table.section_means(table.expression).var(axis=0),
+    }
+
+
+def network_state(arrays: dict[str, np.ndarray], member: int) -> dict[str, torch.Tensor]:
+    """Weights of one member."""
+    prefix = f"network.{member}."
+    return {name.removeprefix(prefix): torch.from_numpy(a) for name, a in arrays.items() if name.startswith(prefix)}
+
+
+# ---------------------------------------------------------------------- an interrupted choice
+
+
+def _remember(folder: Path, run: Run, network: CmrcnetNetwork) -> None:
+    """Keep a finished run, so that a resumed training starts after it."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "best.safetensors")
+    unfinished = folder / "run.json.tmp"
+    unfinished.write_text(json.dumps(asdict(run)), encoding="utf-8")
+    unfinished.replace(folder / "run.json")
+
+
+def _remembered(folder: Path | None, network: CmrcnetNetwork) -> Run | None:
+    from safetensors.torch import load_file
+
+    if folder is None or not (folder / "run.json").exists():
+        return None
+    network.load_state_dict(load_file(folder / "best.safetensors"))
+    return Run(**json.loads((folder / "run.json").read_text(encoding="utf-8")))
