@@ -12,8 +12,18 @@ if TYPE_CHECKING:
 
     from stpredict._section import Section
 
-OURS = ("sections", "genes", "group_key", "min_counts", "library_key", "table_key", "seed")
-"""Arguments of `tl.train` that are the same for all methods, or given by seeds=."""
+OURS = (
+    "sections",
+    "genes",
+    "group_key",
+    "min_counts",
+    "library_key",
+    "table_key",
+    "seed",
+    "checkpoint",
+    "show_progress",
+)
+"""Arguments of `tl.train` that are the same for all methods, given by seeds=, or would carry one fold into another."""
 
 
 def method_specs(methods: str | Iterable[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -45,22 +55,24 @@ def method_specs(methods: str | Iterable[str] | Mapping[str, Mapping[str, Any]])
 
 
 def _check_arguments(label: str, spec: dict[str, Any]) -> None:
-    from stpredict.tl import train
+    from stpredict.models import METHODS
+    from stpredict.tl._train import _own_arguments, train
 
-    known = inspect.signature(train).parameters
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     if fixed := [name for name in spec if name in OURS]:
-        msg = f"Method {label!r} sets {', '.join(fixed)}, which all methods share; pass it to the function itself."
+        msg = f"Method {label!r} sets {', '.join(fixed)}, which it cannot: all methods share it. Leave it out there."
         raise ValueError(msg)
     if spec.get("reference") is not None:
         msg = (
             f"Method {label!r} sets reference; pass reference= to the function, and reference=None to a method without."
         )
         raise ValueError(msg)
-    unknown = [name for name in spec if name not in known and name != "reference" and not open_ended]
-    if unknown:
-        msg = f"Method {label!r} sets {', '.join(unknown)}, which stpredict.tl.train does not know."
-        raise ValueError(msg)
+    shared = set(inspect.signature(train).parameters) - {"preset"}
+    model = METHODS[spec["method"]]
+    try:
+        model(**_own_arguments(model, {name: value for name, value in spec.items() if name not in shared}))
+    except (TypeError, ValueError) as error:
+        error.add_note(f"It was given to method {label!r}.")
+        raise
 
 
 def check_image_features(

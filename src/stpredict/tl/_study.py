@@ -65,6 +65,7 @@ class Study:
     group_key: str | None
     features: list[str] | None
     min_counts: int
+    library_key: str | None
     table_key: str | None
     digests: dict[str, str]
 
@@ -135,6 +136,7 @@ def open_study(
         group_key=group_key,
         features=keys,
         min_counts=min_counts,
+        library_key=library_key,
         table_key=table_key,
         digests=_digests(sections, names, references, keys, specs),
     )
@@ -312,6 +314,7 @@ def _prepare(study: Study, split: Split) -> _Prepared:
         "features": study.features,
         "group_key": study.group_key,
         "min_counts": study.min_counts,
+        "library_key": study.library_key,
         "table_key": study.table_key,
     }
     if references := duplicates.without_group(study.references, split.fold, study.group_key):
