@@ -1,0 +1,153 @@
+"""`tl.train(reference=…)`: what sections and cells without images add to a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import stpredict as st
+from stpredict._section import open_sections
+
+GENES = [f"GENE{i}" for i in range(15)]
+METHODS = ["mean", "density", "ridge", "knn", "mixture"]
+
+
+def without_image(adata):
+    """Counts and nothing else, as an atlas of single cells comes."""
+    adata.obsm.clear()
+    adata.uns.clear()
+    adata.layers.clear()
+    return adata
+
+
+def predicted(model, adata):
+    return model.predict(open_sections(adata)[0])
+
+
+def truth_pcc(model, adata):
+    st.tl.predict_expression(adata, model)
+    adata.layers["counts"] = adata.X
+    pairs = zip(adata.layers["truth"].T, adata.layers["predicted"].T, strict=True)
+    return np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs])
+
+
+@pytest.mark.parametrize("method", ["ridge", "knn", "mixture"])
+def test_few_shallow_training_spots_profit(paired, method):
+    """32 spots of 500 counts, and three deep sections without images: nearer to the known truth."""
+    names = [f"GENE{i}" for i in range(60)]
+    train = paired(2, side=4, n_genes=60, depth=500)
+    *others, new = paired(6, side=12, n_genes=60)[2:]
+    references = [without_image(adata) for adata in others]
+    plain = st.tl.train(train, method=method, genes=names)
+    helped = st.tl.train(train, method=method, genes=names, reference=references)
+    assert truth_pcc(helped, new) > truth_pcc(plain, new) + 0.03
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_is_stored_read_and_the_same_again(paired, tmp_path, method):
+    *train, new, other = paired(4)
+    references = [without_image(other)]
+    model = st.tl.train(train, method=method, genes=GENES, reference=references)
+    model.save(tmp_path / "model")
+    read = st.models.load(tmp_path / "model")
+    again = st.tl.train(train, method=method, genes=GENES, reference=references)
+    expected = predicted(model, new)
+    for one in (read, again):
+        np.testing.assert_array_equal(predicted(one, new).mean, expected.mean)
+        np.testing.assert_array_equal(predicted(one, new).std, expected.std)
+    assert read.config["reference"] == {"n_studies": 1, "n_spots": 81, "n_genes": 15}
+    assert np.isfinite(expected.mean).all()
+    assert (expected.std > 0).all()
+
+
+def test_without_reference_nothing_of_it_is_in_a_model(paired):
+    model = st.tl.train(paired(2), genes=GENES)
+    assert set(model.arrays) == {"weights", "intercept", "residual_sd"}
+    assert "reference" not in model.config
+    assert model.structure is None
+
+
+def test_a_damaged_structure_is_refused(paired, tmp_path):
+    from stpredict.models import _store
+
+    *train, other = paired(3)
+    model = st.tl.train(train, genes=GENES, reference=without_image(other))
+    for name in ("reference_axes", "reference_scale"):
+        arrays = {key: values for key, values in model.arrays.items() if key != name}
+        _store.write(tmp_path / name, _store.Stored(model.method, model.genes, model.config, arrays))
+        with pytest.raises(ValueError, match=r"is damaged: .*reference_.* missing or of wrong shape"):
+            st.models.load(tmp_path / name)
+
+
+def test_a_subset_of_genes_is_predicted_as_among_all(paired):
+    *train, new, other = paired(4)
+    model = st.tl.train(train, genes=GENES, reference=without_image(other))
+    section = open_sections(new)[0]
+    everything, some = model.predict(section), model.predict(section, ["GENE9", "NEW", "GENE2"])
+    np.testing.assert_array_equal(some.mean[:, [0, 2]], everything.mean[:, [9, 2]])
+    assert np.isnan(some.mean[:, 1]).all()
+
+
+def test_the_error_is_that_of_corrected_predictions(paired):
+    *train, new, other = paired(6, side=5, depth=500)
+    model = st.tl.train(train, genes=GENES, reference=without_image(other))
+    measured = open_sections(new)[0].log_expression(GENES)
+    error = np.sqrt(np.square(predicted(model, new).mean - measured).mean(axis=0))
+    assert model.arrays["residual_sd"].mean() == pytest.approx(error.mean(), rel=0.3)
+
+
+def test_references_are_left_alone_and_may_lack_genes(paired, assert_same):
+    *train, one, other = paired(4)
+    references = [without_image(one)[:, 3:].copy(), without_image(other)[:, 2:].copy()]
+    before = [adata.copy() for adata in references]
+    with pytest.warns(UserWarning, match="2 of the model's 15 genes are not measured"):
+        model = st.tl.train(train, genes=GENES, reference=references)
+    for adata, copy in zip(references, before, strict=True):
+        assert_same(adata, copy)
+    assert model.config["reference"]["n_genes"] == 13
+
+
+def test_sections_in_one_object_are_studies(paired):
+    import anndata
+
+    *train, one, other = paired(4)
+    together = anndata.concat([without_image(one), without_image(other)], keys=["one", "other"], label="library_id")
+    apart = st.tl.train(train, genes=GENES, reference=[one, other])
+    joined = st.tl.train(train, genes=GENES, reference=together)
+    assert joined.config["reference"]["n_studies"] == 2
+    np.testing.assert_allclose(joined.arrays["reference_variances"], apart.arrays["reference_variances"], rtol=1e-5)
+
+
+def test_bad_references_are_refused_before_training(paired, assert_same):
+    train = paired(2)
+    before = train[0].copy()
+    with pytest.raises(ValueError, match="reference is empty; pass objects with raw counts, or leave it out"):
+        st.tl.train(train, genes=GENES, reference=[])
+    with pytest.raises(TypeError, match="Expected an AnnData or a SpatialData, got str"):
+        st.tl.train(train, genes=GENES, reference="atlas.h5ad")
+    logged = without_image(paired(3)[2])
+    logged.X = np.log1p(logged.X)
+    with pytest.raises(ValueError, match=r"reference\[0\]: X holds fractional values"):
+        st.tl.train(train, genes=GENES, reference=logged)
+    assert_same(train[0], before)
+
+
+def test_other_patients_without_images_help_on_an_unseen_patient(real):
+    """her2st C → B4: expression of other patients lifts ridge from .12 / .22 / .31 to .21 / .26 / .39.
+
+    B4 is shallow, and nearly all that can be predicted there is how many counts a spot has; see docs/benchmarks.md.
+    """
+    train, new = [real("her2st", name) for name in ("C3", "C4", "C5")], real("her2st", "B4")
+    references = [real("her2st_counts_only", name) for name in ("A1", "C1", "D1", "E1", "F1", "G2", "H1")]
+    for adata in (*train, new):
+        st.pp.tiles(adata)
+        st.pp.encode(adata, show_progress=False)
+    top = st.pp.gene_panel(train, n_top=1000)
+    panels = {"HEG": top[:50], "HVG": st.pp.gene_panel(train, kind="hvg", n_top=250)}
+    panels = {name: [gene for gene in panel if gene in new.var_names] for name, panel in panels.items()}
+    scores = {}
+    for word, given in (("plain", None), ("helped", references)):
+        st.tl.predict_expression(new, st.tl.train(train, genes=top, reference=given))
+        scores[word] = st.tl.evaluate(new, panels=panels, metrics=["pcc"]).groupby("panel")["value"].mean()
+    assert scores["helped"]["HEG"] > max(0.19, scores["plain"]["HEG"] + 0.06)
+    assert scores["helped"]["HVG"] > max(0.25, scores["plain"]["HVG"] + 0.02)
