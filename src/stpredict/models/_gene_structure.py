@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stpredict._section import Section
+    from stpredict._typing import Matrix
 
 N_AXES = 50
 """Axes of gene space that are kept; on real sections more changed nothing."""
@@ -114,14 +115,13 @@ class GeneStructure:
         if not references:
             msg = "reference is empty; pass objects with raw counts, or leave it out."
             raise ValueError(msg)
-        for number, adata in enumerate(references):
-            _check(adata, genes, f"reference[{number}]")
+        counts = [_checked(adata, genes, f"reference[{number}]") for number, adata in enumerate(references)]
         products, n_rows, n_studies = np.zeros((len(genes), len(genes))), 0, 0
         for number, adata in enumerate(references):
             columns = adata.var_names.get_indexer(list(genes))
             used = 0
             for rows in _studies(adata, study_key):
-                product, n = _cross_products(raw_counts(adata), rows, columns, min_counts)
+                product, n = _cross_products(counts[number], rows, columns, min_counts)
                 if n > 1:
                     products, used, n_studies = products + product, used + n, n_studies + 1
             if not used:
@@ -232,14 +232,14 @@ class GeneStructure:
         return cls(**kept, record=dict(config.get("reference", {})))
 
 
-def _check(adata: AnnData, genes: Sequence[str], name: str) -> None:
-    """Refuse a reference that cannot be learned from; messages name it."""
+def _checked(adata: AnnData, genes: Sequence[str], name: str) -> Matrix:
+    """Raw counts of a reference; one that cannot be learned from is refused, by name."""
     if not (hasattr(adata, "var_names") and hasattr(adata, "obs")):
         msg = f"{name}: expected an AnnData or a SpatialData, got {type(adata).__name__}."
         raise TypeError(msg)
     check_unique_genes(adata.var_names, name)
     try:
-        raw_counts(adata)
+        counts = raw_counts(adata)
     except ValueError as error:
         msg = f"{name}: {error}"
         raise ValueError(msg) from error
@@ -250,6 +250,7 @@ def _check(adata: AnnData, genes: Sequence[str], name: str) -> None:
             "are its var_names the same kind of names, and the same species?"
         )
         raise ValueError(msg)
+    return counts
 
 
 def _studies(adata: AnnData, key: str | None) -> Iterator[np.ndarray]:
@@ -262,7 +263,7 @@ def _studies(adata: AnnData, key: str | None) -> Iterator[np.ndarray]:
         yield np.flatnonzero(names == name)
 
 
-def _cross_products(counts: Any, rows: np.ndarray, columns: np.ndarray, min_counts: int) -> tuple[np.ndarray, int]:
+def _cross_products(counts: Matrix, rows: np.ndarray, columns: np.ndarray, min_counts: int) -> tuple[np.ndarray, int]:
     """Centred cross-products (genes, genes) of log1p CP10k over `rows`, and how many have enough counts."""
     from scipy import sparse
 
