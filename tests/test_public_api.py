@@ -60,7 +60,7 @@ def test_docstrings_are_complete(name):
     assert doc["Summary"]
     assert doc["Returns"]
     assert doc["Examples"]
-    documented = [part.strip() for entry in doc["Parameters"] for part in entry.name.split(",")]
+    documented = [part.strip().lstrip("*") for entry in doc["Parameters"] for part in entry.name.split(",")]
     assert documented == list(inspect.signature(function).parameters)
     assert all("".join(entry.desc).strip() for entry in doc["Parameters"])
     assert "None" not in inspect.signature(function).parameters

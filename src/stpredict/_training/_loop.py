@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+LEAST_STEPS = 6
+"""Steps that an epoch has at least."""
+
 LAST = "last"
 """Name of the checkpoint that a run continues from."""
 
@@ -100,8 +103,7 @@ def train_network(
     """
     device = resolve_device()
     bf16 = resolve_precision(None, device) == "bfloat16"
-    module = _Module(network, plan, steps=len(_Batches(tensors, plan, lambda: 0)), monitor=monitor, monitored=monitored)
-    batches = _Batches(tensors, plan, lambda: module.current_epoch)
+    module = _Module(network, tensors, plan, monitor=monitor, monitored=monitored)
     callbacks: list[L.Callback] = []
     if monitor is not None and plan.patience is not None:
         callbacks.append(EarlyStopping(monitored, mode="max", patience=plan.patience, check_on_train_epoch_end=True))
@@ -126,7 +128,7 @@ def train_network(
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(module, batches, ckpt_path=unfinished)
+        trainer.fit(module, range(module.steps), ckpt_path=unfinished)
     network.cpu().eval()
     best = module.best_epoch or plan.epochs
     if module.best_state is not None:
@@ -134,42 +136,32 @@ def train_network(
     return Run(module.values, best)
 
 
-class _Batches:
-    """Shuffled batches; the order of an epoch follows from the seed and the epoch alone."""
-
-    def __init__(self, tensors: Sequence[Tensor], plan: Plan, epoch: Callable[[], int]) -> None:
-        self.tensors, self.size, self.seed, self.epoch = (
-            tensors,
-            min(plan.batch_size, len(tensors[0])),
-            plan.seed,
-            epoch,
-        )
-
-    def __len__(self) -> int:
-        return len(self.tensors[0]) // self.size
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        order = torch.randperm(len(self.tensors[0]), generator=_generator(self.seed, self.epoch()))
-        for step in range(len(self)):
-            rows = order[step * self.size : (step + 1) * self.size]
-            yield tuple(tensor[rows] for tensor in self.tensors)
-
-
-def _generator(seed: int, epoch: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-
-
 class _Module(L.LightningModule):
-    """Optimiser, schedule and bookkeeping around a network."""
+    """Batches, optimiser, schedule and bookkeeping around a network.
 
-    def __init__(self, network: nn.Module, plan: Plan, *, steps: int, monitor: Callable | None, monitored: str) -> None:
+    Lightning counts the steps; which spots a step sees follows from the seed and the epoch alone. An epoch has at least
+    `LEAST_STEPS` steps: few spots are gone through several times.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tensors: Sequence[Tensor],
+        plan: Plan,
+        *,
+        monitor: Callable[[], dict[str, float]] | None,
+        monitored: str,
+    ) -> None:
         super().__init__()
-        self.network, self.plan, self.steps = network, plan, steps
+        self.network, self.tensors, self.plan = network, tensors, plan
         self.monitor, self.monitored = monitor, monitored
+        self.size = min(plan.batch_size, len(tensors[0]))
+        self.steps = max(len(tensors[0]) // self.size, LEAST_STEPS)
         self.values: dict[str, list[float]] = {}
         self.best_epoch: int = 0
         self.best_state: dict[str, Tensor] | None = None
         self._sums: dict[str, float] = {}
+        self._order = torch.empty(0, dtype=torch.int64)
 
     def configure_optimizers(self) -> dict[str, Any]:
         plan = self.plan
@@ -182,10 +174,14 @@ class _Module(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self.plan.seed * 1_000_003 + self.current_epoch)
+        n = len(self.tensors[0])
+        rounds = math.ceil(self.steps * self.size / n)
+        self._order = torch.cat([torch.randperm(n) for _ in range(rounds)])
         self._sums = {}
 
-    def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor:
-        losses = self.network.losses(*batch)
+    def training_step(self, _: int, step: int) -> Tensor:
+        rows = self._order[step * self.size : (step + 1) * self.size]
+        losses = self.network.losses(*(tensor[rows].to(self.device) for tensor in self.tensors))
         for name, loss in vars(losses).items():
             self._sums[name] = self._sums.get(name, 0.0) + loss.detach()
         return losses.total

@@ -131,7 +131,7 @@ class CmrcNet(Banked, ArrayModel):
 
         embedded = []
         for member in range(self.options.members):
-            network = build_network(self.options, self._token_sizes(), arrays["expression"].shape[1])
+            network = build_network(self.options, self._token_sizes(), arrays["expression"].shape[1]).eval()
             network.load_state_dict(network_state(arrays, member))
             embedded.append(image_embeddings(network, queries))
         return normalise(np.concatenate(embedded, axis=1))
