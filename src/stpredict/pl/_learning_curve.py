@@ -70,7 +70,7 @@ def learning_curve(
     >>> table = pd.DataFrame({"n_train": [1, 2, 3] * 2, "fold": ["A"] * 3 + ["B"] * 3, "value": [0.1, 0.2, 0.25] * 2})
     >>> table = table.assign(method="ridge", panel="HEG", gene="ERBB2", metric="pcc", repeat=0)
     >>> ax = st.pl.learning_curve(table, show=False)
-    >>> ax.lines[0].get_ydata().round(2).tolist()
+    >>> [round(float(y), 2) for y in ax.lines[0].get_ydata()]
     [0.1, 0.2, 0.25]
     """
     if "n_train" not in table:
