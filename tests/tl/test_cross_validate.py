@@ -11,7 +11,7 @@ from anndata import AnnData
 
 import stpredict as st
 from stpredict.models import METHODS, Ridge
-from stpredict.tl import _study
+from stpredict.tl import _study_jobs
 
 METHODS_USED = ["mean", "ridge", "knn"]
 SHARED = {"metrics": ["pcc"], "show_progress": False}
@@ -24,6 +24,7 @@ def sections(paired):
 
 
 def run(sections, methods=METHODS_USED, **options):
+    """Cross-validate without a progress bar, on PCC alone."""
     return st.tl.cross_validate(sections, methods=methods, **SHARED | options)
 
 
@@ -69,7 +70,7 @@ def test_strong_features_near_the_ceiling_and_the_mean_at_zero(sections):
 
 def test_seeds_go_to_methods_that_have_chance(sections, monkeypatch):
     monkeypatch.setitem(METHODS, "dice", Dice)
-    monkeypatch.setattr(st.tl._study, "_alone", lambda _: warnings.catch_warnings())
+    monkeypatch.setattr(_study_jobs, "_alone", lambda _: warnings.catch_warnings())
     monkeypatch.setattr("stpredict.tl.train", train_dice)
     monkeypatch.setattr("stpredict.tl._methods._check_arguments", lambda *_: None)
     table = run(sections, ["ridge", "dice"], seeds=(3, 4), test=["B"])
@@ -137,6 +138,13 @@ def test_only_genes_that_all_sections_share_are_used(sections):
     assert set(table["gene"]) - {""} == {f"GENE{i}" for i in range(2, 15)}
 
 
+def test_markers_that_are_not_everywhere_are_told_of_where_the_user_is(sections):
+    with pytest.warns(UserWarning, match="left out of 'markers': NOPE") as told:
+        table = run(sections, ["mean"], markers=["GENE3", "NOPE"])
+    assert told[0].filename == __file__
+    assert set(table.query("panel == 'markers'")["gene"]) - {""} == {"GENE3"}
+
+
 # ---------------------------------------------------------------------- leaks, planted
 
 
@@ -177,7 +185,7 @@ def test_the_held_out_counts_change_neither_panels_nor_predictions(sections, alt
         seen["mean"], seen["genes"], seen["panels"] = mean, list(genes), panels
         return pd.DataFrame({"panel": ["all"], "gene": [""], "metric": ["pcc"], "value": [0.0]})
 
-    monkeypatch.setattr(_study, "score", remember)
+    monkeypatch.setattr(_study_jobs, "score", remember)
     for method in ("mean", "ridge", "knn"):
         options = {"methods": [method], "test": ["B"], "n_genes": 8}
         run(sections, **options)

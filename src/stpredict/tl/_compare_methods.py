@@ -64,7 +64,11 @@ def compare_methods(
     >>> rows = [(method, f"P{i}", pcc) for method, of in values.items() for i, pcc in enumerate(of)]
     >>> table = pd.DataFrame(rows, columns=["method", "fold", "value"]).assign(panel="HEG", gene="ERBB2", metric="pcc")
     >>> row = st.tl.compare_methods(table).set_index("method").loc["ours"]
-    >>> f"{row['difference']:.2f} ({row['low']:.2f} to {row['high']:.2f})", f"{row['wins']} of {row['n']}", bool(row["clear"])
+    >>> (
+    ...     f"{row['difference']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+    ...     f"{row['wins']} of {row['n']}",
+    ...     bool(row["clear"]),
+    ... )
     ('0.04 (0.02 to 0.06)', '3 of 3', True)
     """
     if missing := [name for name in NEEDED if name not in scores]:

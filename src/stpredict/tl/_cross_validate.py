@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stpredict._evaluation.splits import leave_one_group_out
-from stpredict.tl._study import Split, open_study, run
+from stpredict.tl._study import open_study
+from stpredict.tl._study_jobs import Split, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -10,7 +10,8 @@ import numpy as np
 
 from stpredict._evaluation.splits import leave_one_group_out
 from stpredict._settings import settings
-from stpredict.tl._study import Split, open_study, run
+from stpredict.tl._study import open_study
+from stpredict.tl._study_jobs import Split, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -77,7 +77,7 @@ def _markers(name: str, wanted: str | Iterable[str], shared: Sequence[str]) -> l
         msg = f"None of the markers in {name!r} is measured in all sections: {missing}."
         raise ValueError(msg)
     if missing:
-        warnings.warn(f"Markers that not all sections measure are left out of {name!r}: {missing}.", stacklevel=7)
+        warnings.warn(f"Markers that not all sections measure are left out of {name!r}: {missing}.", stacklevel=6)
     return list(dict.fromkeys(found.values()))
 
 
