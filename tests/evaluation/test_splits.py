@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from stpredict._evaluation.splits import leave_one_group_out, section_groups
@@ -35,3 +36,23 @@ def test_a_section_of_two_patients_is_refused(paired, other):
     adata.obs["patient"] = ["P0"] * 40 + [other] * 41
     with pytest.raises(ValueError, match=r"one value in all of section 'section0'"):
         section_groups(opened([adata]), "patient")
+
+
+def test_only_some_groups_may_be_held_out():
+    folds = list(leave_one_group_out(["B", "C", "B", "D"], ["D", "B"]))
+    assert folds == [("D", [0, 1, 2], [3]), ("B", [1, 3], [0, 2])]
+    with pytest.raises(ValueError, match="no group 'Z' to hold out; there are B, C"):
+        list(leave_one_group_out(["B", "C"], ["C", "Z"]))
+
+
+def test_a_section_without_counts_keeps_its_features_and_nothing_else(paired):
+    adata = paired()
+    (section,) = opened([adata])
+    blind = section.without_counts()
+    np.testing.assert_array_equal(blind.features("X_fake"), section.features("X_fake"))
+    np.testing.assert_array_equal(blind.centres, section.centres)
+    assert blind.adata.obs.columns.empty
+    assert not blind.adata.layers
+    with pytest.raises(ValueError, match="no expression matrix"):
+        blind.counts()
+    assert section.counts().shape == adata.shape
