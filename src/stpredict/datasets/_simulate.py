@@ -31,12 +31,9 @@ if TYPE_CHECKING:
 
 PITCH_UM, SPOT_UM = 100.0, 55.0
 
-HIDDEN = 0.6
-"""Log sd of what the image does not show of a programme's activity."""
-
 
 def simulate(
-    n_sections: int = 1, *, seed: int = 0, sections_per_patient: int = 1, signal: float = 1.0
+    n_sections: int = 1, *, seed: int = 0, sections_per_patient: int = 1, signal: float = 1.0, hidden: float = 0.6
 ) -> AnnData | list[AnnData]:
     """Simulate Visium sections of a carcinoma: an H&E-like image, counts that depend on it, and the truth.
 
@@ -57,6 +54,8 @@ def simulate(
         Consecutive sections of one patient share the batch effect of expression, not the tissue.
     signal
         Strength of the programmes; 0 leaves no biology, only noise.
+    hidden
+        Standard deviation of the log of the factor that no image shows; at 0 the image shows all there is.
 
     Returns
     -------
@@ -91,15 +90,16 @@ def simulate(
         ("sections_per_patient", sections_per_patient, 1),
         ("seed", seed, 0),
         ("signal", signal, 0),
+        ("hidden", hidden, 0),
     ):
         if value < least:
             msg = f"{name} must be at least {least}, got {value!r}."
             raise ValueError(msg)
-    sections = [_section(i, i // sections_per_patient, seed=seed, signal=signal) for i in range(n_sections)]
+    sections = [_section(i, i // sections_per_patient, seed=seed, signal=signal, hidden=hidden) for i in range(n_sections)]
     return sections[0] if n_sections == 1 else sections
 
 
-def _section(index: int, patient: int, *, seed: int, signal: float) -> AnnData:
+def _section(index: int, patient: int, *, seed: int, signal: float, hidden: float) -> AnnData:
     """Section `index` of `simulate`."""
     from anndata import AnnData
     from scipy import sparse
@@ -111,7 +111,7 @@ def _section(index: int, patient: int, *, seed: int, signal: float) -> AnnData:
     nuclei = place_nuclei(rng[0], tissue)
     image = render(rng[1], tissue, nuclei)
     spots = _spots(tissue)
-    truth = _measure(spots[["x", "y"]].to_numpy(), tissue, nuclei, rng[2])
+    truth = _measure(spots[["x", "y"]].to_numpy(), tissue, nuclei, rng[2], hidden)
     factor = counts.batch_factor(np.random.default_rng([seed, patient, 3]))
     activity = truth[[f"truth_{name}" for name in counts.DRIVEN]].to_numpy()
     fraction = counts.expected_fraction(activity, factor, signal)
@@ -145,7 +145,9 @@ def _spots(tissue: Tissue) -> pd.DataFrame:
     return spots[covered > 0.6].reset_index(drop=True)
 
 
-def _measure(centres: np.ndarray, tissue: Tissue, nuclei: Nuclei, rng: np.random.Generator) -> pd.DataFrame:
+def _measure(
+    centres: np.ndarray, tissue: Tissue, nuclei: Nuclei, rng: np.random.Generator, hidden: float
+) -> pd.DataFrame:
     """What lies inside each spot: nuclei, region by majority, and programme activities.
 
     An activity is the amount of what the image shows (0 to about 1) times a smooth factor that it does not show.
@@ -173,7 +175,7 @@ def _measure(centres: np.ndarray, tissue: Tissue, nuclei: Nuclei, rng: np.random
     obs = pd.DataFrame({"region": pd.Categorical.from_codes(region.argmax(axis=0), REGIONS)})
     obs["truth_nuclei"] = per_spot(np.ones(len(nuclei.xy))).astype(int)
     for name, amount in visible.items():
-        obs[f"truth_{name}"] = amount * np.exp(HIDDEN * at(smooth_noise(rng, 90), centres))
+        obs[f"truth_{name}"] = amount * np.exp(hidden * at(smooth_noise(rng, 90), centres))
     return obs
 
 
