@@ -133,7 +133,7 @@ def test_bad_references_are_refused_before_training(paired, assert_same):
 
 
 def test_other_patients_without_images_help_on_an_unseen_patient(real):
-    """her2st C → B4: expression of other patients lifts ridge from .12 / .22 / .31 to .21 / .26 / .39.
+    """her2st C → B4: expression of other patients lifts ridge from .12 / .23 to .21 / .26 (here from three of the four sections).
 
     B4 is shallow, and nearly all that can be predicted there is how many counts a spot has; see docs/benchmarks.md.
     """
