@@ -165,7 +165,9 @@ class _Module(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         plan = self.plan
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
+        )
         total = (plan.schedule or plan.epochs) * self.steps
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: 0.1 + 0.45 * (1 + math.cos(math.pi * min(step / total, 1)))

