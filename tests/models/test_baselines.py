@@ -306,3 +306,16 @@ def test_a_new_section_is_predicted_and_shuffled_features_are_not(paired, method
     for key in ("X_fake", "X_fake_niche"):
         sections[3].obsm[key] = sections[3].obsm[key][order]
     assert abs(pearson(measured, model.predict(open_sections(sections[3])[0]).mean)[0].mean()) < 0.1
+
+
+def test_a_long_feature_vector_does_not_drown_a_short_one(paired):
+    """The same model, whether a feature is listed once or its noise-free copies fill a long vector."""
+    train, new = paired(2)
+    scores = {}
+    for copies in (1, 50):
+        for adata in (train, new):
+            adata.obsm["X_long"] = np.tile(adata.obsm["X_fake_niche"], (1, copies))
+            adata.uns["X_long"] = dict(adata.uns["X_fake_niche"])
+        model = fitted(Ridge(features=["X_fake", "X_long"]), [train])
+        scores[copies] = model.predict(open_sections(new)[0]).mean
+    np.testing.assert_allclose(scores[1], scores[50], atol=1e-3)

@@ -132,7 +132,10 @@ def test_bad_sections_are_refused(paired, damage, error, message, assert_same):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"method": "magic"}, r"method must be one of 'mean', 'density', 'ridge', 'knn', 'mixture', 'cmrcnet'; got 'magic'"),
+        (
+            {"method": "magic"},
+            r"method must be one of 'mean', 'density', 'ridge', 'knn', 'mixture', 'cmrcnet'; got 'magic'",
+        ),
         ({"genes": []}, "genes is empty"),
         ({"genes": ["GENE0", "GENE0"]}, "GENE0 more than once"),
         ({"features": "X_none"}, r"no features obsm\['X_none'\] \(it has X_fake, X_fake_niche\).*pp.encode"),

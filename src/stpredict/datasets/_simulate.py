@@ -95,7 +95,9 @@ def simulate(
         if value < least:
             msg = f"{name} must be at least {least}, got {value!r}."
             raise ValueError(msg)
-    sections = [_section(i, i // sections_per_patient, seed=seed, signal=signal, hidden=hidden) for i in range(n_sections)]
+    sections = [
+        _section(i, i // sections_per_patient, seed=seed, signal=signal, hidden=hidden) for i in range(n_sections)
+    ]
     return sections[0] if n_sections == 1 else sections
 
 
