@@ -155,8 +155,10 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(sections, tmp_path,
 
 def test_a_checkpoint_of_other_options_is_refused(sections, tmp_path):
     train(sections[:2], epochs=2, checkpoint=tmp_path / "run")
-    with pytest.raises(ValueError, match="belongs to a run with other"):
-        train(sections[:2], epochs=2, learning_rate=1e-3, checkpoint=tmp_path / "run")
+    with pytest.raises(ValueError, match="is of a run on other data or with other options"):
+        train(sections[:2], epochs=2, temperature=0.2, checkpoint=tmp_path / "run")
+    with pytest.raises(ValueError, match="is of a run on other data or with other options"):
+        train(sections[1:3], epochs=2, checkpoint=tmp_path / "run")
 
 
 # ---------------------------------------------------------------------- presets and pixels
@@ -186,6 +188,8 @@ def test_a_vision_transformer_is_trained_end_to_end(two_sections, tmp_path):
     out = predicted(st.models.load(tmp_path / "model"), small[1])
     np.testing.assert_array_equal(out.mean, predicted(model, small[1]).mean)
     assert out.mean.shape == (small[1].n_obs, 20)
+    st.tl.predict_expression(small[1], model)
+    assert small[1].uns["predicted"]["encoder"] == "vit_tiny_patch16_224, trained along"
 
 
 # ---------------------------------------------------------------------- bad input

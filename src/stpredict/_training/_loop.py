@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LEAST_STEPS = 6
 """Steps that an epoch has at least."""
 
+OTHER_RUN = "The checkpoint is of a run on other data or with other options; pass another folder, or delete it."
+
 LAST = "last"
 """Name of the checkpoint that a run continues from."""
 
@@ -74,8 +76,8 @@ def train_network(
     monitor: Callable[[], dict[str, float]] | None = None,
     monitored: str = "val_pcc",
     checkpoint: Path | None = None,
+    identity: str = "",
     show_progress: bool = False,
-    title: str = "train",
 ) -> Run:
     """Train `network` in place; with a `monitor`, it ends as it was after its best epoch.
 
@@ -93,17 +95,19 @@ def train_network(
         The value that tells the best epoch.
     checkpoint
         Folder of checkpoints; an unfinished run that is found there is continued.
-    show_progress, title
-        Progress bar, and its name.
+    identity
+        What tells this run from others, of other data or options; only the same run is continued.
+    show_progress
+        Show a progress bar.
 
     Raises
     ------
     ValueError
-        If the loss becomes NaN or infinite.
+        If the loss becomes NaN or infinite, or the checkpoint is of another run.
     """
     device = resolve_device()
     bf16 = resolve_precision(None, device) == "bfloat16"
-    module = _Module(network, tensors, plan, monitor=monitor, monitored=monitored)
+    module = _Module(network, tensors, plan, monitor=monitor, monitored=monitored, identity=identity)
     callbacks: list[L.Callback] = []
     if monitor is not None and plan.patience is not None:
         callbacks.append(EarlyStopping(monitored, mode="max", patience=plan.patience, check_on_train_epoch_end=True))
@@ -151,10 +155,11 @@ class _Module(L.LightningModule):
         *,
         monitor: Callable[[], dict[str, float]] | None,
         monitored: str,
+        identity: str,
     ) -> None:
         super().__init__()
         self.network, self.tensors, self.plan = network, tensors, plan
-        self.monitor, self.monitored = monitor, monitored
+        self.monitor, self.monitored, self.identity = monitor, monitored, identity
         self.size = min(plan.batch_size, len(tensors[0]))
         self.steps = max(len(tensors[0]) // self.size, LEAST_STEPS)
         self.values: dict[str, list[float]] = {}
@@ -219,14 +224,13 @@ class _Module(L.LightningModule):
             "values": self.values,
             "best_epoch": self.best_epoch,
             "best_state": self.best_state,
-            "plan": asdict(self.plan),
+            "identity": [self.identity, asdict(self.plan)],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
-        if run["plan"] != asdict(self.plan):
-            msg = "The checkpoint belongs to a run with other options; pass another folder, or delete it."
-            raise ValueError(msg)
+        if run["identity"] != [self.identity, asdict(self.plan)]:
+            raise ValueError(OTHER_RUN)
         self.values, self.best_epoch, self.best_state = run["values"], run["best_epoch"], run["best_state"]
 
 

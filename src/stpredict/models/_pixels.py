@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,15 +12,29 @@ from stpredict.pp._windows import read_crops
 if TYPE_CHECKING:
     from stpredict._section import Section
 
+MAX_ENLARGEMENT = 2.0
+
 SPOT_UM = 112.0
 """Side of a spot's tile in µm."""
 
 
 def read_tiles(section: Section, size: int, *, um: float = SPOT_UM) -> np.ndarray:
-    """uint8 (n_spots, 3, size, size): the square window of `um` around every spot, held in memory."""
+    """uint8 (n_spots, 3, size, size): the square window of `um` around every spot, held in memory.
+
+    Warns
+    -----
+    UserWarning
+        If tiles are enlarged more than twice.
+    """
     import torch
     import torch.nn.functional as F
 
+    if section.mpp > MAX_ENLARGEMENT * um / size:
+        msg = (
+            f"Section {section.name!r}: the image has {section.mpp:.3g} µm per pixel, so a {um:g} µm tile is enlarged "
+            f"{section.mpp * size / um:.1f}× to {size} px. Is this the full-resolution image?"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
     tiles = np.empty((len(section), 3, size, size), dtype=np.uint8)
     for rows, crops in read_crops(section, np.arange(len(section)), um, max(um / size, section.mpp)):
         pixels = torch.from_numpy(crops).permute(0, 3, 1, 2)

@@ -214,7 +214,8 @@ def run_record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any
     record: dict[str, Any] = {
         "model_id": identity(model),
         "method": model.method,
-        "encoder": ", ".join(dict.fromkeys(str(made.get("encoder", key)) for key, made in features.items())),
+        "encoder": model.config.get("encoder")
+        or ", ".join(dict.fromkeys(str(made.get("encoder", key)) for key, made in features.items())),
         "versions": {"stpredict": __version__, "anndata": version("anndata"), "numpy": np.__version__},
         "parameters": {"features": list(features), **parameters},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from stpredict._device import resolve_device
 from stpredict._settings import settings
 from stpredict.models._arrays import ArrayModel
 from stpredict.models._bank import Banked
@@ -94,6 +95,7 @@ class CmrcNet(Banked, ArrayModel):
         table = self._table(sections, genes, groups)
         self.config |= {"options": asdict(self.options), "seed": self.seed}
         if not self.uses_features:
+            self.config["encoder"] = f"{self.options.image_encoder}, trained along"
             tiles = [read_tiles(section, TILE_PX) for section in sections]
             pixels = np.stack([tiles[s][r] for s, r in zip(table.section, table.row, strict=True)])
             table = replace(table, design=pixels)
@@ -129,11 +131,11 @@ class CmrcNet(Banked, ArrayModel):
         """Image embeddings of all members side by side, so that cosines are means over members."""
         from stpredict.models.cmrcnet._training import image_embeddings, network_state
 
-        embedded = []
+        device, embedded = resolve_device(), []
         for member in range(self.options.members):
             network = build_network(self.options, self._token_sizes(), arrays["expression"].shape[1]).eval()
             network.load_state_dict(network_state(arrays, member))
-            embedded.append(image_embeddings(network, queries))
+            embedded.append(image_embeddings(network.to(device), queries))
         return normalise(np.concatenate(embedded, axis=1))
 
     # ------------------------------------------------------------------ storage

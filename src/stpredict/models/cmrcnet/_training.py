@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from stpredict._evaluation.metrics import pearson
-from stpredict._training._loop import Plan, Run, train_network
+from stpredict._training._loop import OTHER_RUN, Plan, Run, train_network
 from stpredict.models._contract import History
 from stpredict.models._inner_cv import Table, inner_folds
 from stpredict.models._retrieval import normalise, retrieve
@@ -58,6 +59,14 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.images)
 
+    def identity(self, options: Options) -> str:
+        """Tell a training on these inputs with these options from any other."""
+        digest = hashlib.sha256(repr(options).encode())
+        for tensor in (self.images, self.genes):
+            digest.update(repr(tensor.shape).encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -91,11 +100,12 @@ def choose_epochs(
     monitor = _Monitor(network, train, test, options)
     plan = _plan(options, seed, epochs=options.epochs)
     folder = checkpoint and checkpoint / "choice"
-    run = _remembered(folder, network) or train_network(
-        network, (train.images, train.genes), plan, monitor=monitor, checkpoint=folder, show_progress=show_progress
-    )
-    if folder is not None:
-        _remember(folder, run, network)
+    identity = "" if folder is None else train.identity(options) + str(seed)
+    run = _remembered(folder, network, identity)
+    if run is None:
+        how = {"monitor": monitor, "checkpoint": folder, "identity": identity, "show_progress": show_progress}
+        run = train_network(network, (train.images, train.genes), plan, **how)
+        _remember(folder, run, network, identity)
     errors = np.square(monitor.predicted() - test.table.expression, dtype=np.float64)
     best = {name: values[run.best_epoch - 1] for name, values in run.values.items()}
     _warn_of_chance(best["val_recall"], best["chance_recall"], len(test))
@@ -129,6 +139,7 @@ def train_members(
             (inputs.images, inputs.genes),
             _plan(options, own_seed, epochs=epochs),
             checkpoint=checkpoint and checkpoint / f"member{member}",
+            identity="" if checkpoint is None else inputs.identity(options),
             show_progress=show_progress,
         )
         networks.append(network)
@@ -253,20 +264,26 @@ def network_state(arrays: dict[str, np.ndarray], member: int) -> dict[str, torch
 # ---------------------------------------------------------------------- an interrupted choice
 
 
-def _remember(folder: Path, run: Run, network: CmrcnetNetwork) -> None:
+def _remember(folder: Path | None, run: Run, network: CmrcnetNetwork, identity: str) -> None:
     """Keep a finished run, so that a resumed training starts after it."""
     from safetensors.torch import save_file
 
+    if folder is None:
+        return
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "best.safetensors")
     unfinished = folder / "run.json.tmp"
-    unfinished.write_text(json.dumps(asdict(run)), encoding="utf-8")
+    unfinished.write_text(json.dumps({"identity": identity, "run": asdict(run)}), encoding="utf-8")
     unfinished.replace(folder / "run.json")
 
 
-def _remembered(folder: Path | None, network: CmrcnetNetwork) -> Run | None:
+def _remembered(folder: Path | None, network: CmrcnetNetwork, identity: str) -> Run | None:
+    """Read what `_remember` kept; the network is then as it was after its best epoch."""
     from safetensors.torch import load_file
 
     if folder is None or not (folder / "run.json").exists():
         return None
+    kept = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    if kept["identity"] != identity:
+        raise ValueError(OTHER_RUN)
     network.load_state_dict(load_file(folder / "best.safetensors"))
-    return Run(**json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    return Run(**kept["run"])
