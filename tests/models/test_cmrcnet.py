@@ -109,6 +109,14 @@ def test_the_same_seed_gives_the_same_model_and_another_another(sections):
     assert np.abs(one - other).max() > 1e-3
 
 
+def test_mixed_precision_learns_the_same(sections):
+    exact = predicted(train(sections[:3]), sections[3]).mean
+    with st.settings.override(precision="bfloat16"):
+        mixed = predicted(train(sections[:3]), sections[3]).mean
+    assert np.abs(mixed - exact).max() > 0
+    assert pearson(exact, mixed)[0].mean() > 0.9
+
+
 def test_training_leaves_global_randomness_alone(sections):
     import torch
 
