@@ -212,6 +212,7 @@ def test_a_vision_transformer_is_trained_end_to_end(two_sections, tmp_path):
         ({"mask": "pixels"}, ValueError, "mask must be one of"),
         ({"mask_share": 1.0}, ValueError, r"mask_share must lie in \[0, 1\)"),
         ({"width": 12}, ValueError, "width must be a multiple of 8"),
+        ({"seed": -1}, ValueError, "seed must be a non-negative integer"),
         ({"decoder": -1}, ValueError, "decoder must not be negative"),
     ],
 )

@@ -70,6 +70,9 @@ class CmrcNet(Banked, ArrayModel):
         super().__init__(features=features, min_counts=min_counts)
         self.options = checked(preset or "default", options)
         self.seed = settings.seed if seed is None else seed
+        if not (isinstance(self.seed, int) and self.seed >= 0):
+            msg = f"seed must be a non-negative integer, got {self.seed!r}."
+            raise ValueError(msg)
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self._show_progress = settings.progress if show_progress is None else show_progress
 
@@ -132,8 +135,9 @@ class CmrcNet(Banked, ArrayModel):
         from stpredict.models.cmrcnet._training import image_embeddings, network_state
 
         device, embedded = resolve_device(), []
+        untrained = replace(self.options, pretrained=False)
         for member in range(self.options.members):
-            network = build_network(self.options, self._token_sizes(), arrays["expression"].shape[1]).eval()
+            network = build_network(untrained, self._token_sizes(), arrays["expression"].shape[1]).eval()
             network.load_state_dict(network_state(arrays, member))
             embedded.append(image_embeddings(network.to(device), queries))
         return normalise(np.concatenate(embedded, axis=1))
@@ -152,7 +156,7 @@ class CmrcNet(Banked, ArrayModel):
         """Arrays that a model with these options has."""
         import torch
 
-        options = Options(**stored.config["options"])
+        options = replace(Options(**stored.config["options"]), pretrained=False)
         sizes = [feature["n_features"] for feature in stored.config["features"].values()]
         with torch.device("meta"):
             state = build_network(options, sizes, len(stored.genes)).state_dict()
