@@ -49,7 +49,8 @@ CHANGES = {
     "raw genes": {"standardise_genes": False},
     "sections not levelled": {"level_sections": False},
     "no niche tokens": {"features": SPOT_ONLY},
-    "three members": {"members": 3},
+    "whole batch rebuilt": {"rebuilt": None},
+    "one member": {"members": 1},
 }
 
 

@@ -11,6 +11,7 @@ from stpredict.models.cmrcnet import PRESETS, Options
 from stpredict.models.cmrcnet._training import _recalled
 
 FAST = {"method": "cmrcnet", "show_progress": False, "epochs": 12, "width": 64, "feature_dropout": 0.1}
+FAST["members"] = 1
 
 
 @pytest.fixture

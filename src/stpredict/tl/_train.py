@@ -162,7 +162,11 @@ def train(
 
 def _own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[str, Any]:
     """Arguments that only trained networks take, those that were given."""
-    given = {name: value for name, value in given.items() if value is not None or name in ("image_encoder", "depth")}
+    given = {
+        name: value
+        for name, value in given.items()
+        if value is not None or name in ("image_encoder", "depth", "rebuilt")
+    }
     if given and not model.seeded:
         msg = (
             f"method={model.method!r} takes no {', '.join(given)}: leave it out, or train a network (method='cmrcnet')."

@@ -73,7 +73,8 @@ class CmrcnetNetwork(nn.Module):
         image, gene = self.image_head(tokens.mean(dim=1)), self.gene(expression)
         none = image.new_zeros(())
         contrastive = self.contrastive(image, gene)
-        reconstruction = self.rebuild(tokens, expression, image) if self.rebuild else none
+        some = slice(options.rebuilt)
+        reconstruction = self.rebuild(tokens[some], expression[some], image[some]) if self.rebuild else none
         decoder = expression_loss(self.decoder(image), expression) if self.decoder else none
         total = (
             torch.log1p(contrastive) + options.reconstruction * torch.log1p(reconstruction) + options.decoder * decoder

@@ -40,6 +40,8 @@ class Options:
         Hide whole image tokens (``"tokens"``) or single numbers of them (``"elements"``), and which share.
     shared_fusion
         Both fusion blocks share their weights, as in the released code.
+    rebuilt
+        Spots of a batch whose image tokens are rebuilt; None takes all. It is the dearest part of a step.
     reconstruction, decoder
         Weight of the reconstruction loss, and of the regression loss of a linear decoder; 0 leaves it out.
     neighbours
@@ -69,11 +71,12 @@ class Options:
     mask: str = "tokens"
     mask_share: float = 0.5
     shared_fusion: bool = False
+    rebuilt: int | None = 32
     reconstruction: float = 1.0
     decoder: float = 1.0
     neighbours: int = 200
     weighted: bool = True
-    members: int = 1
+    members: int = 3
 
     @property
     def read_out(self) -> dict[str, Any]:
@@ -97,9 +100,11 @@ PUBLISHED = Options(
     detach_targets=False,
     mask="elements",
     shared_fusion=True,
+    rebuilt=None,
     decoder=0.0,
     neighbours=50,
     weighted=False,
+    members=1,
 )
 PRESETS = {"default": Options(), "published": PUBLISHED}
 
@@ -119,7 +124,8 @@ def checked(preset: str, changed: dict[str, Any]) -> Options:
         raise TypeError(msg)
     options = replace(PRESETS[preset], **changed)
     one_of(options.mask, ("tokens", "elements"), "mask")
-    for name in ("width", "epochs", "patience", "batch_size", "neighbours", "members", "learning_rate", "temperature"):
+    positive = ("width", "epochs", "patience", "batch_size", "neighbours", "members", "learning_rate", "temperature")
+    for name in (*positive, *(["rebuilt"] if options.rebuilt is not None else [])):
         if not getattr(options, name) > 0:
             msg = f"{name} must be positive, got {getattr(options, name)!r}."
             raise ValueError(msg)
