@@ -245,3 +245,22 @@ def test_constant_genes_are_predicted_as_constant(sections):
     out = predicted(train(sections[:2], epochs=2), sections[3])
     assert np.isfinite(out.mean).all()
     np.testing.assert_allclose(out.mean[:, 0], 0, atol=1e-6)
+
+
+# ---------------------------------------------------------------------- real tissue
+
+
+def test_a_sister_section_is_predicted_on_real_tissue(real):
+    sections = [real("her2st", name) for name in ("C3", "C5", "C4")]
+    for adata in sections:
+        st.pp.tiles(adata)
+        st.pp.encode(adata, show_progress=False)
+    *known, new = sections
+    genes = st.pp.gene_panel(known, n_top=300)
+    how = {"reconstruction": 0.0, "members": 1, "epochs": 20}
+    model = st.tl.train(known, method="cmrcnet", genes=genes, seed=0, show_progress=False, **how)
+    st.tl.predict_expression(new, model)
+    shown = [gene for gene in genes[:50] if gene in set(new.var_names)]
+    scores = st.tl.evaluate(new, panels={"HEG": shown}, metrics=["pcc"])
+    assert scores["value"].mean() > 0.36
+    assert model.history.values["val_recall"][-1] > 3 * model.history.values["chance_recall"][-1]
