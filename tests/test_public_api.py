@@ -18,7 +18,19 @@ import stpredict as st
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("datasets", "io", "models", "pl", "pp", "tl")
-HEAVY = {"torch", "lightning", "timm", "scanpy", "squidpy", "spatialdata", "skimage", "sklearn", "matplotlib", "pandas", "anndata"}
+HEAVY = {
+    "torch",
+    "lightning",
+    "timm",
+    "scanpy",
+    "squidpy",
+    "spatialdata",
+    "skimage",
+    "sklearn",
+    "matplotlib",
+    "pandas",
+    "anndata",
+}
 NAMES = [
     f"{package}.{name}" for package in PACKAGES for name in importlib.import_module(f"stpredict.{package}").__all__
 ]
@@ -101,7 +113,14 @@ def test_importing_stpredict_imports_next_to_nothing():
 def test_looking_at_every_package_loads_no_framework():
     code = "import stpredict as st; " + "; ".join(f"st.{package}" for package in PACKAGES)
     modules = loaded_by(code)
-    assert not {name.partition(".")[0] for name in modules} & {"torch", "lightning", "timm", "squidpy", "spatialdata", "scanpy"}
+    assert not {name.partition(".")[0] for name in modules} & {
+        "torch",
+        "lightning",
+        "timm",
+        "squidpy",
+        "spatialdata",
+        "scanpy",
+    }
     assert "matplotlib.pyplot" not in modules
 
 
