@@ -319,3 +319,21 @@ def test_a_long_feature_vector_does_not_drown_a_short_one(paired):
         model = fitted(Ridge(features=["X_fake", "X_long"]), [train])
         scores[copies] = model.predict(open_sections(new)[0]).mean
     np.testing.assert_allclose(scores[1], scores[50], atol=1e-3)
+
+
+def test_encoders_have_regressions_of_their_own_and_are_averaged(paired):
+    train, new = paired(2)
+    for adata in (train, new):
+        for key in ("X_other", "X_other_niche"):
+            adata.obsm[key] = np.random.default_rng(len(key)).standard_normal((adata.n_obs, 3)).astype(np.float32)
+            adata.uns[key] = dict(adata.uns["X_fake"])
+    section = open_sections(new)[0]
+    alpha = 1e-3
+    means = []
+    for features in (["X_fake", "X_fake_niche"], ["X_other", "X_other_niche"], None):
+        model = Ridge(features=features)
+        opened = open_sections(train)
+        learned = model._table(opened, list(train.var_names), ["A"])
+        model.arrays = model.learn(learned, alpha)
+        means.append(model.apply(model.arrays, model.design(section))[0])
+    np.testing.assert_allclose(means[2], (means[0] + means[1]) / 2, atol=1e-4)
