@@ -147,3 +147,11 @@ def test_real_look_alikes_express_alike(real):
     random = np.random.default_rng(0).integers(0, len(standard[1]), (new.n_obs, 10))
     assert agreement(new.obsm["retrieved"]) > 0.12
     assert abs(agreement(random)) < 0.03
+
+
+def test_retrieved_spots_are_not_taken_for_image_features(paired):
+    first, second = paired(2)
+    genes = list(first.var_names)
+    model = st.tl.train(first, method="knn", genes=genes)
+    st.tl.retrieve(second, model, k=3)
+    assert list(st.tl.train([first, second], method="ridge", genes=genes).config["features"]) == ["X_fake", "X_fake_niche"]

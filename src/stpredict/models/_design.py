@@ -88,7 +88,7 @@ def _encoded_keys(section: Section) -> list[str]:
 
 
 def _is_record(record: Any) -> bool:
-    return isinstance(record, Mapping) and "encoder" in record
+    return isinstance(record, Mapping) and "encoder_hash" in record
 
 
 def describe_features(section: Section, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
