@@ -337,3 +337,15 @@ def test_encoders_have_regressions_of_their_own_and_are_averaged(paired):
         model.arrays = model.learn(learned, alpha)
         means.append(model.apply(model.arrays, model.design(section))[0])
     np.testing.assert_allclose(means[2], (means[0] + means[1]) / 2, atol=1e-4)
+
+
+def test_a_new_section_varies_around_the_mean_of_those_seen():
+    rng = np.random.default_rng(0)
+    seen = rng.normal(0, 2, (4000, 3))
+    errors, claimed = [], []
+    for levels in seen:  # three sections with known levels, and a fourth one to come
+        one = table(np.zeros((6, 1)), np.repeat(levels, 2)[:, None], section=np.repeat([0, 1, 2], 2))
+        claimed.append(one.between_sections()[0])
+        errors.append((rng.normal(0, 2) - levels.mean()) ** 2)
+    assert np.mean(claimed) == pytest.approx(np.mean(errors), rel=0.08)
+    assert table(np.zeros((4, 1)), np.ones((4, 1))).between_sections() == 0

@@ -93,7 +93,11 @@ def test_retrieval_weighs_by_similarity():
     assert _retrieval.retrieve(query, bank, expression, k=2, temperature=None)[0][0, 0] == pytest.approx(1.5)
 
 
-def test_intervals_hold_what_they_claim(sections):
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_intervals_hold_what_they_claim(sections, shift):
+    for number, adata in enumerate(sections):  # patients differ in the level of half of the genes
+        change = np.random.default_rng(number).normal(0, shift, adata.n_vars // 2)
+        adata.X[:, : adata.n_vars // 2] = np.rint(adata.X[:, : adata.n_vars // 2] * np.exp(change))
     model = train(sections[:3])
     out = predicted(model, sections[3])
     measured = open_sections(sections[3])[0].log_expression(model.genes)

@@ -154,4 +154,7 @@ def test_retrieved_spots_are_not_taken_for_image_features(paired):
     genes = list(first.var_names)
     model = st.tl.train(first, method="knn", genes=genes)
     st.tl.retrieve(second, model, k=3)
-    assert list(st.tl.train([first, second], method="ridge", genes=genes).config["features"]) == ["X_fake", "X_fake_niche"]
+    assert list(st.tl.train([first, second], method="ridge", genes=genes).config["features"]) == [
+        "X_fake",
+        "X_fake_niche",
+    ]

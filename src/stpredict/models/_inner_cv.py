@@ -74,6 +74,12 @@ class Table:
         """Mean of `values` (n, …) over the spots of every section."""
         return np.stack([values[self.section == s].mean(axis=0) for s in np.unique(self.section)])
 
+    def between_sections(self) -> np.ndarray:
+        """(genes,): variance of a new section's mean expression around the mean over these; 0 where there is but one."""
+        means = self.section_means(self.expression)
+        n = len(means)
+        return means.var(axis=0, ddof=1) * (1 + 1 / n) if n > 1 else np.zeros_like(means[0])
+
     def take(self, rows: np.ndarray) -> Table:
         """Only `rows`, a mask or row numbers."""
         return Table(**{name: values[rows] for name, values in vars(self).items()})

@@ -50,7 +50,7 @@ class Knn(Banked, Baseline):
             "axes": axes,
             "bank": normalise((table.design - centre) @ axes),
             "expression": table.levelled().expression,
-            "between": table.section_means(table.expression).var(axis=0),
+            "between": table.between_sections(),
             "k": np.array([min(value, len(table))], dtype=np.int64),
         }
 

@@ -168,4 +168,4 @@ def _digests(
 
 
 def _encoded(record: Any) -> bool:
-    return isinstance(record, Mapping) and "encoder" in record
+    return isinstance(record, Mapping) and "encoder_hash" in record

@@ -35,26 +35,28 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Inputs:
-    """A training table and, as networks see them, its images and expression."""
+    """A training table and, as networks see them, its images and expression; and how much sections differ."""
 
     table: Table
     images: torch.Tensor
     genes: torch.Tensor
+    between: np.ndarray
 
     @classmethod
     def of(cls, table: Table, options: Options) -> Inputs:
         """Level and standardise as the options say."""
+        between = table.between_sections()
         table = table.levelled() if options.level_sections else table
         expression = table.expression
         if options.standardise_genes:
             sd = expression.std(axis=0)
             expression = (expression - expression.mean(axis=0)) / np.where(sd > 1e-6, sd, 1)
-        return cls(table, torch.from_numpy(table.design), torch.from_numpy(expression.astype(np.float32)))
+        return cls(table, torch.from_numpy(table.design), torch.from_numpy(expression.astype(np.float32)), between)
 
     def take(self, rows: np.ndarray) -> Inputs:
         """Only the spots in the mask `rows`."""
         chosen = torch.from_numpy(rows)
-        return Inputs(self.table.take(rows), self.images[chosen], self.genes[chosen])
+        return Inputs(self.table.take(rows), self.images[chosen], self.genes[chosen], self.between)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -251,7 +253,7 @@ def arrays_of(networks: list[CmrcnetNetwork], inputs: Inputs) -> dict[str, np.nd
     return state | {
         "bank": normalise(np.concatenate(bank, axis=1)),
         "expression": table.expression,
-        "between": table.section_means(table.expression).var(axis=0),
+        "between": inputs.between,
     }
 
 
