@@ -87,7 +87,8 @@ def methods(names, reference):
 
 
 def accuracy(arguments):
-    how = {"features": FEATURES, "seeds": arguments.seeds, "n_jobs": arguments.jobs}
+    features = [key for key in FEATURES if any(key.startswith(f"X_{name}_") for name in arguments.encoders)]
+    how = {"features": features, "seeds": arguments.seeds, "n_jobs": arguments.jobs}
     if arguments.dataset == "her2st":
         sections, others = her2st()
         chosen = methods(arguments.methods, reference=True)
@@ -211,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["accuracy", "ablation", "curve", "simulated", "published"])
     parser.add_argument("--dataset", choices=["her2st", "mob", "mouse_colon"], default="her2st")
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS), help="for accuracy")
     parser.add_argument("--methods", nargs="+", help="labels; by default all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2)
