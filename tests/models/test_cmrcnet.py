@@ -166,6 +166,16 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(sections, tmp_path,
     assert epochs == left
 
 
+def test_progress_goes_to_the_error_stream_and_only_if_wanted(sections, capfd):
+    train(sections[:2], epochs=2)
+    assert capfd.readouterr() == ("", "")
+    train(sections[:2], epochs=2, show_progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "2/2" in err
+    assert "val_pcc" in err
+
+
 def test_a_checkpoint_of_other_options_is_refused(sections, tmp_path):
     train(sections[:2], epochs=2, checkpoint=tmp_path / "run")
     with pytest.raises(ValueError, match="is of a run on other data or with other options"):

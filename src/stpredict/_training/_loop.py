@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from stpredict._device import resolve_device, resolve_precision
 from stpredict._training._checkpoints import SafeCheckpointIO
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
+
+SHOWN = ("train_total", "val_pcc")
+"""Values that the progress bar tells."""
 
 LEAST_STEPS = 6
 """Steps that an epoch has at least."""
@@ -116,7 +119,7 @@ def train_network(
         saves.FILE_EXTENSION = ""
         callbacks.append(saves)
     if show_progress:
-        callbacks.append(TQDMProgressBar())
+        callbacks.append(_Progress(plan.epochs))
     unfinished = checkpoint / LAST if checkpoint is not None and (checkpoint / LAST).exists() else None
     with _quiet(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         trainer = L.Trainer(
@@ -128,7 +131,7 @@ def train_network(
             plugins=[SafeCheckpointIO()],
             logger=False,
             enable_checkpointing=checkpoint is not None,
-            enable_progress_bar=show_progress,
+            enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
@@ -232,6 +235,28 @@ class _Module(L.LightningModule):
         if run["identity"] != [self.identity, asdict(self.plan)]:
             raise ValueError(OTHER_RUN)
         self.values, self.best_epoch, self.best_state = run["values"], run["best_epoch"], run["best_state"]
+
+
+class _Progress(L.Callback):
+    """One bar over epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Draw the bar where training starts or goes on."""
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(total=self.epochs, initial=module.current_epoch, desc="train", unit="epoch")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """One epoch further, with the last values known."""
+        self.bar.set_postfix({name: f"{values[-1]:.3f}" for name, values in module.values.items() if name in SHOWN})
+        self.bar.update()
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Close it."""
+        self.bar.close()
 
 
 @contextmanager
