@@ -433,3 +433,14 @@ def test_real_sections_of_the_bulb(real):
     pcc = table.query("metric == 'pcc' and panel == 'HEG'").groupby(["method", "fold"])["value"].mean()
     assert (pcc["ridge"] > pcc["density"]).all()
     assert (pcc["ridge"] > 0.35).all()
+
+
+def test_methods_that_learn_from_pixels_need_no_features(two_sections):
+    small = [adata[::10].copy() for adata in two_sections]
+    pixels = {"image_encoder": "vit_tiny_patch16_224", "depth": 1, "epochs": 1, "batch_size": 8, "members": 1}
+    table = st.tl.cross_validate(
+        small, methods={"pixels": {"method": "cmrcnet", **pixels}}, test=["P2"], n_genes=20, metrics=["pcc"]
+    )
+    assert table["metric"].isin(["pcc", "ceiling", "pcc_of_ceiling"]).all()
+    with pytest.raises(ValueError, match="no image features"):
+        st.tl.cross_validate(small, methods=["cmrcnet"], n_genes=20)

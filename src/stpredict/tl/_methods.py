@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from stpredict._section import Section
+    from stpredict.models._arrays import ArrayModel
 
 OURS = (
     "sections",
@@ -55,9 +56,6 @@ def method_specs(methods: str | Iterable[str] | Mapping[str, Mapping[str, Any]])
 
 
 def _check_arguments(label: str, spec: dict[str, Any]) -> None:
-    from stpredict.models import METHODS
-    from stpredict.tl._train import _own_arguments, train
-
     if fixed := [name for name in spec if name in OURS]:
         msg = f"Method {label!r} sets {', '.join(fixed)}, which it cannot: all methods share it. Leave it out there."
         raise ValueError(msg)
@@ -66,13 +64,21 @@ def _check_arguments(label: str, spec: dict[str, Any]) -> None:
             f"Method {label!r} sets reference; pass reference= to the function, and reference=None to a method without."
         )
         raise ValueError(msg)
-    shared = set(inspect.signature(train).parameters) - {"preset"}
-    model = METHODS[spec["method"]]
     try:
-        model(**_own_arguments(model, {name: value for name, value in spec.items() if name not in shared}))
+        _model(spec)
     except (TypeError, ValueError) as error:
         error.add_note(f"It was given to method {label!r}.")
         raise
+
+
+def _model(spec: Mapping[str, Any]) -> ArrayModel:
+    """The untrained model."""
+    from stpredict.models import METHODS
+    from stpredict.tl._train import _own_arguments, train
+
+    shared = set(inspect.signature(train).parameters) - {"preset"}
+    model = METHODS[spec["method"]]
+    return model(**_own_arguments(model, {name: value for name, value in spec.items() if name not in shared}))
 
 
 def check_image_features(
@@ -85,11 +91,10 @@ def check_image_features(
     ValueError
         As `tl.train` would, but for all sections at once.
     """
-    from stpredict.models import METHODS
     from stpredict.models._design import check_features, describe_features, find_features
 
     for spec in specs.values():
-        if getattr(METHODS[spec["method"]], "uses_features", False):
+        if _model(spec).uses_features:
             expected = describe_features(sections[0], find_features(sections, spec.get("features", features)))
             for section in sections[1:]:
                 check_features(section, expected)
