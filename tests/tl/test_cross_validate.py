@@ -118,7 +118,7 @@ def test_spatialdata_is_taken_like_anndata(two_sections, together):
 
     for number, adata in enumerate(two_sections):
         features = np.random.default_rng(number).standard_normal((adata.n_obs, 3)).astype(np.float32)
-        adata.obsm["X_fake"], adata.uns["X_fake"] = features, {"encoder": "fake"}
+        adata.obsm["X_fake"], adata.uns["X_fake"] = features, {"encoder": "fake", "encoder_hash": "f00d"}
         adata.obs_names = [f"{number}-{name}" for name in adata.obs_names]
     options = {"methods": ["ridge"], "genes": ["ERBB2", "EPCAM", "KRT8"]}
     expected = run(two_sections, **options)

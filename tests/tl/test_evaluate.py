@@ -125,3 +125,18 @@ def test_log_counts_and_few_spots_are_refused(scored):
     scored.X = np.rint(scored.X)
     with pytest.raises(ValueError, match="Nothing was predicted for section 'section0'"):
         st.tl.evaluate(scored)
+
+
+def test_intervals_are_judged_where_there_are_any(paired):
+    train, new = paired(2)
+    model = st.tl.train(train, method="knn", genes=list(train.var_names))
+    st.tl.predict_expression(new, model)
+    with pytest.raises(KeyError, match=r"no layers.'predicted_std'.*with std=True"):
+        st.tl.evaluate(new, metrics=["coverage"])
+    st.tl.predict_expression(new, model, std=True)
+    table = st.tl.evaluate(new, metrics=["coverage", "interval_width"]).set_index(["metric", "gene"])["value"]
+    gene = new.var_names[3]
+    measured = np.log1p(new.X * (1e4 / new.X.sum(axis=1, keepdims=True)))[:, 3]
+    mean, sd = new.layers["predicted"][:, 3], new.layers["predicted_std"][:, 3]
+    assert table["coverage", gene] == pytest.approx(np.mean(np.abs(measured - mean) <= 1.6449 * sd))
+    assert table["interval_width", gene] == pytest.approx(2 * 1.6449 * sd.mean(), rel=1e-4)

@@ -115,6 +115,13 @@ def coverage(
     return np.where(known.any(axis=0), inside / np.maximum(known.sum(axis=0), 1), np.nan)
 
 
+def interval_width(std: np.ndarray, nominal: float) -> np.ndarray:
+    """Mean width over spots of the central interval of probability `nominal`, (genes,); NaN where `std` is."""
+    from scipy.stats import norm
+
+    return 2 * norm.ppf(0.5 + nominal / 2) * np.asarray(std, dtype=np.float64).mean(axis=0)
+
+
 def unit_columns(values: np.ndarray) -> np.ndarray:
     """Columns with mean 0 and length 1; NaN for those that are constant up to rounding, or not finite."""
     values = np.asarray(values, dtype=np.float64)

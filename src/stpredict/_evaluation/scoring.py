@@ -27,6 +27,10 @@ METRICS = (
     "spatial_structure",
     "undefined",
 )
+OF_INTERVALS = ("coverage", "interval_width")
+"""Metrics of `INTERVAL` intervals, which need a predictive standard deviation."""
+
+INTERVAL = 0.9
 COLUMNS = ["panel", "gene", "metric", "value"]
 MIN_SPOTS = 3
 
@@ -36,6 +40,7 @@ def score(
     values: np.ndarray,
     genes: Sequence[str],
     *,
+    std: np.ndarray | None = None,
     panels: Mapping[str, Iterable[str]] | None,
     metrics: Sequence[str],
     min_counts: int,
@@ -50,10 +55,12 @@ def score(
         Where expression was measured.
     values, genes
         The prediction and the names of its columns.
+    std
+        Predictive standard deviation, like `values`; needed for `OF_INTERVALS`.
     panels
         Names of gene sets and their genes; None takes every predicted gene as ``"all"``.
     metrics
-        Which of `METRICS`.
+        Which of `METRICS` and `OF_INTERVALS`.
     min_counts
         Spots with fewer counts are left out.
     seed
@@ -65,7 +72,7 @@ def score(
     -------
     Tidy table with the columns ``panel``, ``gene``, ``metric`` and ``value``.
     """
-    compared = _Compared(section, values, genes, panels, min_counts)
+    compared = _Compared(section, values, genes, panels, min_counts, std)
     if {"ceiling", "pcc_of_ceiling"} & set(metrics):
         if ceilings is None:
             ceilings = noise_ceilings(section, compared.genes, min_counts=min_counts, seed=seed)
@@ -107,6 +114,7 @@ class _Compared:
         genes: Sequence[str],
         panels: Mapping[str, Iterable[str]] | None,
         min_counts: int,
+        std: np.ndarray | None,
     ) -> None:
         _, _, enough = _deep_spots(section, min_counts)
         values, known = values[enough], pd.Index(genes)
@@ -116,6 +124,7 @@ class _Compared:
         self.genes = pd.Index(list(dict.fromkeys(gene for names in self.panels.values() for gene in names)))
         places = known.get_indexer(self.genes)
         self.predicted = np.where(places < 0, np.nan, values[:, places]).astype(np.float64)
+        self.std = None if std is None else np.where(places < 0, np.nan, std[enough][:, places]).astype(np.float64)
         self.measured = section.log_expression(self.genes)[enough].astype(np.float64)
         self.ceiling: np.ndarray | None = None
         self.adjacency = section.neighbours()[enough][:, enough]
@@ -164,6 +173,10 @@ def _scores(
                 yield metric, [""], [m.spatial_structure(measured, predicted, compared.adjacency)]
             case "undefined":
                 yield metric, [""], [float(undefined)]
+            case "coverage":
+                yield metric, genes, m.coverage(measured, predicted, compared.std[:, columns], [INTERVAL])[0]
+            case "interval_width":
+                yield metric, genes, m.interval_width(compared.std[:, columns], INTERVAL)
 
 
 def _measured(genes: list[str], section: Section, panel: str) -> list[str]:

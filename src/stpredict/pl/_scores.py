@@ -29,6 +29,8 @@ LABELS = {
     "pcc_of_ceiling": "Pearson r / noise ceiling",
     "gene_structure": "agreement of gene–gene structure",
     "spatial_structure": "agreement of spatial structure",
+    "coverage": "spots inside their 90 % interval",
+    "interval_width": "width of the 90 % interval",
 }
 """Metrics of `tl.evaluate`, in words."""
 

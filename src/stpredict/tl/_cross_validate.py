@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
     from stpredict._typing import Data
 
-METRICS = ("pcc", "spearman", "mse", "sd_ratio", "gene_structure", "spatial_structure", "undefined")
+METRICS = (
+    "pcc",
+    "spearman",
+    "mse",
+    "sd_ratio",
+    "gene_structure",
+    "spatial_structure",
+    "undefined",
+    "coverage",
+    "interval_width",
+)
 
 
 def cross_validate(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stpredict import _keys
 from stpredict._checks import one_of
-from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, score
+from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, score
 from stpredict._settings import settings
 from stpredict.tl._sections import open_all, unique_names
 
@@ -51,7 +51,9 @@ def evaluate(
         deviation) and ``"ceiling"`` (the PCC that the true expression itself would score against these noisy counts,
         by binomial thinning). Per section, with ``gene`` empty: ``"pcc_of_ceiling"`` (mean PCC over mean ceiling),
         ``"gene_structure"`` (correlation of the gene–gene correlation matrices), ``"spatial_structure"`` (correlation
-        of Moran's I over genes) and ``"undefined"`` (genes whose PCC is undefined).
+        of Moran's I over genes) and ``"undefined"`` (genes whose PCC is undefined). All of these by default. Where the
+        prediction was made with ``std=True``, also per gene: ``"coverage"`` (share of spots inside their 90 % interval)
+        and ``"interval_width"`` (its mean width).
     min_counts
         Spots with fewer counts are left out.
     seed
@@ -68,7 +70,7 @@ def evaluate(
     Raises
     ------
     KeyError
-        If there is no such layer.
+        If there is no such layer, or intervals are to be judged and there is no standard deviation.
     ValueError
         If counts are not raw counts, a metric is unknown, a section measures no gene of a panel, or too few spots
         have `min_counts` counts.
@@ -88,7 +90,7 @@ def evaluate(
     """
     chosen = [metrics] if isinstance(metrics, str) else list(metrics)
     for metric in chosen:
-        one_of(metric, METRICS, "metric")
+        one_of(metric, (*METRICS, *OF_INTERVALS), "metric")
     if panels is not None:
         panels = {name: list(genes) for name, genes in panels.items()}
     sections = open_all(data, library_key=library_key, table_key=table_key, least_spots=MIN_SPOTS)
@@ -96,7 +98,8 @@ def evaluate(
     tables = []
     for section, name in zip(sections, unique_names(sections), strict=True):
         values = _layer(section, predicted)
-        options = {"panels": panels, "metrics": chosen, "min_counts": min_counts, "seed": seed}
+        std = _layer(section, _keys.std(predicted)) if set(OF_INTERVALS) & set(chosen) else None
+        options = {"std": std, "panels": panels, "metrics": chosen, "min_counts": min_counts, "seed": seed}
         tables.append(score(section, values, section.genes, **options))
         tables[-1].insert(0, "section", name)
     return pd.concat(tables, ignore_index=True)
@@ -109,7 +112,8 @@ def _layer(section: Section, layer: str) -> np.ndarray:
     if layer not in adata.layers:
         known = ", ".join(adata.layers) or "none"
         msg = (
-            f"Section {section.name!r} has no layers[{layer!r}] (it has {known}). Run stpredict.tl.predict_expression."
+            f"Section {section.name!r} has no layers[{layer!r}] (it has {known}). Run stpredict.tl.predict_expression"
+            f"{', with std=True' if layer.endswith('_std') else ''}."
         )
         raise KeyError(msg)
     values = adata.layers[layer][section.rows]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._evaluation import duplicates
-from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, check_deep_spots
+from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, check_deep_spots
 from stpredict._evaluation.splits import section_groups
 from stpredict._section import table_of
 from stpredict._settings import settings
@@ -86,7 +86,7 @@ def open_study(
     specs = method_specs(methods)
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     for metric in metrics:
-        one_of(metric, METRICS, "metric")
+        one_of(metric, (*METRICS, *OF_INTERVALS), "metric")
     seeds = _checked_seeds(seeds)
     sections = open_all(data, library_key=library_key, table_key=table_key, least_spots=MIN_SPOTS)
     for section in sections:

@@ -199,7 +199,7 @@ def _job_table(shared: _Prepared, options: dict[str, Any]) -> pd.DataFrame:
     for name, data in shared.test.items():
         section = _section(data, options["table_key"])
         prediction = model.predict(section.without_counts(), options["genes"])
-        rate = partial(score, section, prediction.mean, prediction.genes)
+        rate = partial(score, section, prediction.mean, prediction.genes, std=prediction.std)
         tables.append(rate(ceilings=shared.ceilings[name], **shared.scoring))
         tables[-1].insert(0, "section", name)
     return pd.concat(tables, ignore_index=True)
