@@ -46,7 +46,6 @@ CHANGES = {
     "no decoder": {"decoder": 0.0},
     "targets not detached": {"detach_targets": False},
     "no L2 norm, τ = 1": {"normalise": False, "temperature": 1.0, "weighted": False},
-    "learned temperature": {"learn_temperature": True},
     "plain mean of 50": {"weighted": False, "neighbours": 50},
     "raw genes": {"standardise_genes": False},
     "sections not levelled": {"level_sections": False},

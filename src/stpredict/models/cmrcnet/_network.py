@@ -55,8 +55,6 @@ class CmrcnetNetwork(nn.Module):
         self.gene_head = ProjectionHead(n_genes, options.width)
         self.rebuild = Reconstruction(tokens.width, n_genes, options) if options.reconstruction else None
         self.decoder = nn.Linear(options.width, n_genes) if options.decoder else None
-        start = torch.tensor(math.log(options.temperature))
-        self.log_temperature = nn.Parameter(start) if options.learn_temperature else None
 
     def image(self, x: Tensor) -> Tensor:
         """(batch, width): embedding of what spots look like."""
@@ -84,13 +82,8 @@ class CmrcnetNetwork(nn.Module):
     def contrastive(self, image: Tensor, gene: Tensor) -> Tensor:
         """Contrastive loss of embeddings of the same spots."""
         options = self.options
-        learned = self.log_temperature is not None
         return soft_contrastive(
-            image,
-            gene,
-            temperature=self.log_temperature.exp().clamp_min(0.01) if learned else options.temperature,
-            normalised=options.normalise,
-            detached=options.detach_targets,
+            image, gene, temperature=options.temperature, normalised=options.normalise, detached=options.detach_targets
         )
 
 

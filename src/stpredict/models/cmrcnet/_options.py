@@ -34,8 +34,6 @@ class Options:
         Move every section's mean expression to the mean over sections.
     normalise, temperature, detach_targets
         Of the contrastive loss, see `stpredict.models.nn._losses.soft_contrastive`.
-    learn_temperature
-        Train the temperature of the loss along, from `temperature` on; the read-out keeps to `temperature`.
     mask, mask_share
         Hide whole image tokens (``"tokens"``) or single numbers of them (``"elements"``), and which share.
     shared_fusion
@@ -66,7 +64,6 @@ class Options:
     level_sections: bool = True
     normalise: bool = True
     temperature: float = 0.1
-    learn_temperature: bool = False
     detach_targets: bool = True
     mask: str = "tokens"
     mask_share: float = 0.5

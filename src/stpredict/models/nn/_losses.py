@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def soft_contrastive(
-    image: Tensor, gene: Tensor, *, temperature: float | Tensor, normalised: bool, detached: bool
-) -> Tensor:
+def soft_contrastive(image: Tensor, gene: Tensor, *, temperature: float, normalised: bool, detached: bool) -> Tensor:
     """Contrastive loss of a batch in both directions, with soft targets: spots that are alike may be confused.
 
     Targets are the softmax of the mean of image–image and gene–gene similarities. Guessing costs ln(batch), whatever
