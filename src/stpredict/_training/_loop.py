@@ -45,11 +45,16 @@ class Plan:
     batch_size
         Spots per step; the last, smaller batch of an epoch is left out.
     learning_rate, weight_decay
-        Of AdamW; the rate falls along a cosine to a tenth.
+        Of AdamW.
     seed
         Everything random follows from it and the epoch, so a resumed run goes on as if never cut.
     schedule
         Epochs over which the rate falls; by default `epochs`.
+    warm_up
+        Epochs over which it first rises from 0.
+    final_rate, final_weight_decay
+        Rate at the end as a share of `learning_rate`, and weight decay there (None: as at the start), both approached
+        along a cosine.
     patience
         Stop when the monitored value has not risen for this many epochs.
     """
@@ -60,6 +65,9 @@ class Plan:
     weight_decay: float
     seed: int
     schedule: int | None = None
+    warm_up: int = 0
+    final_rate: float = 0.1
+    final_weight_decay: float | None = None
     patience: int | None = None
 
 
@@ -76,6 +84,7 @@ def train_network(
     tensors: Sequence[Tensor],
     plan: Plan,
     *,
+    companions: Callable[[Tensor], Tensor] | None = None,
     monitor: Callable[[], dict[str, float]] | None = None,
     monitored: str = "val_pcc",
     checkpoint: Path | None = None,
@@ -92,6 +101,8 @@ def train_network(
         Spots to learn from, each tensor with one row per spot.
     plan
         How to train.
+    companions
+        Draws rows that join the given ones in their batch.
     monitor
         Called after each epoch, with the network in evaluation mode; returns values to keep, among them `monitored`.
     monitored
@@ -110,7 +121,9 @@ def train_network(
     """
     device = resolve_device()
     bf16 = resolve_precision(None, device) == "bfloat16"
-    module = _Module(network, tensors, plan, monitor=monitor, monitored=monitored, identity=identity)
+    module = _Module(
+        network, tensors, plan, companions=companions, monitor=monitor, monitored=monitored, identity=identity
+    )
     callbacks: list[L.Callback] = []
     if monitor is not None and plan.patience is not None:
         callbacks.append(EarlyStopping(monitored, mode="max", patience=plan.patience, check_on_train_epoch_end=True))
@@ -156,12 +169,13 @@ class _Module(L.LightningModule):
         tensors: Sequence[Tensor],
         plan: Plan,
         *,
+        companions: Callable[[Tensor], Tensor] | None,
         monitor: Callable[[], dict[str, float]] | None,
         monitored: str,
         identity: str,
     ) -> None:
         super().__init__()
-        self.network, self.tensors, self.plan = network, tensors, plan
+        self.network, self.tensors, self.plan, self.companions = network, tensors, plan, companions
         self.monitor, self.monitored, self.identity = monitor, monitored, identity
         self.size = min(plan.batch_size, len(tensors[0]))
         self.steps = max(len(tensors[0]) // self.size, LEAST_STEPS)
@@ -176,11 +190,26 @@ class _Module(L.LightningModule):
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
         )
-        total = (plan.schedule or plan.epochs) * self.steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: 0.1 + 0.45 * (1 + math.cos(math.pi * min(step / total, 1)))
-        )
+        rise = plan.warm_up * self.steps
+
+        def rate(step: int) -> float:
+            warm = min((step + 1) / rise, 1) if rise else 1
+            return warm * (plan.final_rate + (1 - plan.final_rate) * self._to_go(step))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _to_go(self, step: int) -> float:
+        """1 at the first step, 0 at the last, along a cosine."""
+        total = (self.plan.schedule or self.plan.epochs) * self.steps
+        return (1 + math.cos(math.pi * min(step / total, 1))) / 2
+
+    def on_train_batch_start(self, batch: int, step: int) -> None:
+        plan = self.plan
+        if plan.final_weight_decay is not None:
+            change = (1 - self._to_go(self.global_step)) * (plan.final_weight_decay - plan.weight_decay)
+            for group in self.optimizers().param_groups:
+                group["weight_decay"] = plan.weight_decay + change
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self.plan.seed * 1_000_003 + self.current_epoch)
@@ -191,6 +220,8 @@ class _Module(L.LightningModule):
 
     def training_step(self, _: int, step: int) -> Tensor:
         rows = self._order[step * self.size : (step + 1) * self.size]
+        if self.companions is not None:
+            rows = torch.cat([rows, self.companions(rows)])
         losses = self.network.losses(*(tensor[rows].to(self.device) for tensor in self.tensors))
         for name, loss in vars(losses).items():
             self._sums[name] = self._sums.get(name, 0.0) + loss.detach()

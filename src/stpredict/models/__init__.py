@@ -12,13 +12,16 @@ from stpredict.models._mean import Mean
 from stpredict.models._mixture import Mixture
 from stpredict.models._ridge import Ridge
 from stpredict.models.cmrcnet import CmrcNet
+from stpredict.models.st_align import StAlign
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from stpredict.models._arrays import ArrayModel
 
-METHODS: dict[str, type[ArrayModel]] = {model.method: model for model in (Mean, Density, Ridge, Knn, Mixture, CmrcNet)}
+METHODS: dict[str, type[ArrayModel]] = {
+    model.method: model for model in (Mean, Density, Ridge, Knn, Mixture, CmrcNet, StAlign)
+}
 """Name → class of every method that `stpredict.tl.train` knows."""
 
 __all__ = ["METHODS", "ExpressionModel", "History", "Prediction", "load"]

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict._niches import call
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stpredict._section import Section
 
-SAME_EXACTLY = ("encoder", "encoder_hash")
+SAME_EXACTLY = ("encoder", "encoder_hash", "niche")
 SAME_WITHIN = ("spot_um", "niche_um", "mpp")
 TOLERANCE = 0.05
 """Relative difference of windows and scale that is still the same."""
@@ -123,6 +125,7 @@ def check_features(section: Section, expected: Mapping[str, Mapping[str, Any]]) 
     """
     found = describe_features(section, list(expected))
     for key, wanted in expected.items():
+        _check_niche(section, key, found[key], wanted)
         for name, value in wanted.items():
             has = found[key].get(name)
             if has is None or _differs(name, has, value):
@@ -132,6 +135,17 @@ def check_features(section: Section, expected: Mapping[str, Mapping[str, Any]]) 
                     f"Run {_mend(wanted)} on this section, or train on features made like these."
                 )
                 raise ValueError(msg)
+
+
+def _check_niche(section: Section, key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse niche features of other niches; those that do not say are of windows."""
+    has, should = (features.get("niche", "window") for features in (found, wanted))
+    if has != should and "encoder" in found:
+        msg = (
+            f"Section {section.name!r}: obsm[{key!r}] is of niches {has!r}, where the model was trained on {should!r}. "
+            f"Run {call(should, wanted.get('niche_um'))} and {_mend(wanted)} on this section."
+        )
+        raise ValueError(msg)
 
 
 def _differs(name: str, has: Any, wanted: Any) -> bool:

@@ -10,7 +10,10 @@ import numpy as np
 from stpredict.pp._windows import read_crops
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stpredict._section import Section
+    from stpredict.models._inner_cv import Table
 
 MAX_ENLARGEMENT = 2.0
 
@@ -42,3 +45,9 @@ def read_tiles(section: Section, size: int, *, um: float = SPOT_UM) -> np.ndarra
             pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
         tiles[rows] = pixels.numpy()
     return tiles
+
+
+def pixels_of(table: Table, sections: Sequence[Section], size: int) -> np.ndarray:
+    """uint8 (n, 3, size, size): the tile of every row of `table`."""
+    tiles = [read_tiles(section, size) for section in sections]
+    return np.stack([tiles[number][row] for number, row in zip(table.section, table.row, strict=True)])

@@ -44,6 +44,39 @@ def soft_contrastive(image: Tensor, gene: Tensor, *, temperature: float, normali
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets.T)) / 2
 
 
+def info_nce(a: Tensor, b: Tensor, *, temperature: float, same: Tensor | None = None, soft: bool = False) -> Tensor:
+    """Contrastive loss of a batch in both directions.
+
+    Parameters
+    ----------
+    a, b
+        Embeddings (batch, d) of the same spots, rows of length 1.
+    temperature
+        Cosines are divided by it.
+    same
+        bool (batch, batch), spots that are too alike to be told apart; they are no negatives of each other.
+    soft
+        Spread the target over spots that are alike in both embeddings, as `soft_contrastive` does.
+
+    References
+    ----------
+    van den Oord et al., Representation Learning with Contrastive Predictive Coding. arXiv 1807.03748 (2018).
+    """
+    logits = a @ b.T / temperature
+    targets = torch.eye(len(a), device=a.device)
+    if soft:
+        alike = ((a @ a.T + b @ b.T) / 2 / temperature).detach()
+        targets = F.softmax(alike if same is None else alike.masked_fill(same, -torch.inf), dim=1)
+    if same is not None:
+        logits = logits.masked_fill(same, -torch.inf)
+    return (_cross_entropy(logits, targets) + _cross_entropy(logits.T, targets)) / 2
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy that takes hidden logits (-inf), which no target may name, for 0."""
+    return -(targets * F.log_softmax(logits, dim=1).clamp_min(-1e4)).sum(dim=1).mean()
+
+
 def expression_loss(predicted: Tensor, measured: Tensor) -> Tensor:
     """MSE + ½ (1 − PCC), the correlation taken per gene over the batch (batch, genes)."""
     return F.mse_loss(predicted, measured) + 0.5 * (1 - correlation(predicted, measured).mean())

@@ -1,30 +1,33 @@
-"""How CMRCNet is trained: epochs chosen on held-out spots, then networks trained on all spots."""
+"""How aligned models are trained: epochs chosen on held-out spots, then networks trained on all spots."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
 from stpredict._evaluation.metrics import pearson
 from stpredict._training._loop import OTHER_RUN, Plan, Run, train_network
+from stpredict.models._aligned._companions import Companions
 from stpredict.models._contract import History
-from stpredict.models._inner_cv import Table, inner_folds
+from stpredict.models._inner_cv import inner_folds
 from stpredict.models._retrieval import normalise, retrieve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from stpredict.models.cmrcnet._network import CmrcnetNetwork
-    from stpredict.models.cmrcnet._options import Options
+    from torch import Tensor
 
-    Build = Callable[[], CmrcnetNetwork]
+    from stpredict.models._aligned._inputs import Inputs
+    from stpredict.models._aligned._options import AlignedOptions
+
+    Build = Callable[[], "AlignedNetwork"]
+    Rows = Sequence[Tensor | np.ndarray]
 
 RECALL_AT = 10
 """A held-out spot is recalled if its own expression is among this many nearest to its image."""
@@ -33,41 +36,17 @@ CHUNK = 256
 """Spots embedded at once."""
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """A training table and, as networks see them, its images and expression; and how much sections differ."""
+class AlignedNetwork(Protocol):
+    """What training and prediction need of a network beside being an ``nn.Module``."""
 
-    table: Table
-    images: torch.Tensor
-    genes: torch.Tensor
-    between: np.ndarray
+    def image(self, *images: Tensor) -> Tensor:
+        """(batch, width): embedding of what spots look like."""
 
-    @classmethod
-    def of(cls, table: Table, options: Options) -> Inputs:
-        """Level and standardise as the options say."""
-        between = table.between_sections()
-        table = table.levelled() if options.level_sections else table
-        expression = table.expression
-        if options.standardise_genes:
-            sd = expression.std(axis=0)
-            expression = (expression - expression.mean(axis=0)) / np.where(sd > 1e-6, sd, 1)
-        return cls(table, torch.from_numpy(table.design), torch.from_numpy(expression.astype(np.float32)), between)
+    def gene(self, *genes: Tensor) -> Tensor:
+        """(batch, width): embedding of what spots express."""
 
-    def take(self, rows: np.ndarray) -> Inputs:
-        """Only the spots in the mask `rows`."""
-        chosen = torch.from_numpy(rows)
-        return Inputs(self.table.take(rows), self.images[chosen], self.genes[chosen], self.between)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def identity(self, options: Options) -> str:
-        """Tell a training on these inputs with these options from any other."""
-        digest = hashlib.sha256(repr(options).encode())
-        for tensor in (self.images, self.genes):
-            digest.update(repr(tensor.shape).encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+    def contrastive(self, image: Tensor, gene: Tensor) -> Tensor:
+        """Contrastive loss of embeddings of the same spots."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +61,7 @@ class Chosen:
 def choose_epochs(
     build: Build,
     inputs: Inputs,
-    options: Options,
+    options: AlignedOptions,
     *,
     seed: int,
     checkpoint: Path | None,
@@ -105,12 +84,18 @@ def choose_epochs(
     identity = "" if folder is None else train.identity(options) + str(seed)
     run = _remembered(folder, network, identity)
     if run is None:
-        how = {"monitor": monitor, "checkpoint": folder, "identity": identity, "show_progress": show_progress}
-        run = train_network(network, (train.images, train.genes), plan, **how)
+        how = {
+            "companions": _companions(train, options),
+            "monitor": monitor,
+            "checkpoint": folder,
+            "identity": identity,
+            "show_progress": show_progress,
+        }
+        run = train_network(network, train.tensors.all, plan, **how)
         _remember(folder, run, network, identity)
     errors = np.square(monitor.predicted() - test.table.expression, dtype=np.float64)
     best = {name: values[run.best_epoch - 1] for name, values in run.values.items()}
-    _warn_of_chance(best["val_recall"], best["chance_recall"], len(test))
+    _warn_of_chance(options.NAME, best["val_recall"], best["chance_recall"], len(test))
     notes = [
         f"{note}; the smallest one, {len(test)} spots, chose the number of epochs: {run.best_epoch}",
         f"held-out spots at that epoch: PCC {best['val_pcc']:.3f}, recall@{RECALL_AT} {best['val_recall']:.3f} "
@@ -124,13 +109,13 @@ def choose_epochs(
 def train_members(
     build: Build,
     inputs: Inputs,
-    options: Options,
+    options: AlignedOptions,
     *,
     epochs: int,
     seed: int,
     checkpoint: Path | None,
     show_progress: bool,
-) -> list[CmrcnetNetwork]:
+) -> list[AlignedNetwork]:
     """Train every member on all spots."""
     networks = []
     for member in range(options.members):
@@ -138,8 +123,9 @@ def train_members(
         network = _seeded(build, own_seed)
         train_network(
             network,
-            (inputs.images, inputs.genes),
+            inputs.tensors.all,
             _plan(options, own_seed, epochs=epochs),
+            companions=_companions(inputs, options),
             checkpoint=checkpoint and checkpoint / f"member{member}",
             identity="" if checkpoint is None else inputs.identity(options),
             show_progress=show_progress,
@@ -151,22 +137,25 @@ def train_members(
 class _Monitor:
     """How well held-out spots are predicted and matched, after each epoch."""
 
-    def __init__(self, network: CmrcnetNetwork, train: Inputs, test: Inputs, options: Options) -> None:
+    def __init__(self, network: AlignedNetwork, train: Inputs, test: Inputs, options: AlignedOptions) -> None:
         self.network, self.train, self.test, self.options = network, train, test, options
         self.size = min(options.batch_size, len(test))
         self.sections = [test.table.section == section for section in np.unique(test.table.section)]
 
     def predicted(self) -> np.ndarray:
         """Expression of the held-out spots, retrieved from the others."""
-        return self._retrieved(image_embeddings(self.network, self.test.images))
+        return self._retrieved(image_embeddings(self.network, self.test.tensors.images))
 
     def _retrieved(self, image: np.ndarray) -> np.ndarray:
-        bank = normalise(gene_embeddings(self.network, self.train.genes))
+        bank = normalise(gene_embeddings(self.network, self.train.tensors.genes))
         return retrieve(normalise(image), bank, self.train.table.expression, **self.options.read_out)[0]
 
     def __call__(self) -> dict[str, float]:
         """Quality of the prediction, and of the match between image and expression beside that of guessing."""
-        image, gene = image_embeddings(self.network, self.test.images), gene_embeddings(self.network, self.test.genes)
+        image, gene = (
+            image_embeddings(self.network, self.test.tensors.images),
+            gene_embeddings(self.network, self.test.tensors.genes),
+        )
         predicted, measured = self._retrieved(image), self.test.table.expression
         return {
             "val_pcc": float(np.mean([pearson(measured[rows], predicted[rows])[0].mean() for rows in self.sections])),
@@ -190,12 +179,12 @@ def _recalled(image: np.ndarray, gene: np.ndarray) -> np.ndarray:
     return (similarity > np.diag(similarity)[:, None]).sum(axis=1) < RECALL_AT
 
 
-def _warn_of_chance(recall: float, chance: float, n: int) -> None:
+def _warn_of_chance(name: str, recall: float, chance: float, n: int) -> None:
     from scipy.stats import binomtest
 
     if chance < 1 and binomtest(round(recall * n), n, chance, alternative="greater").pvalue > 0.05:
         msg = (
-            f"CMRCNet has not left chance: for {recall:.1%} of the held-out spots their own expression is among the "
+            f"{name} has not left chance: for {recall:.1%} of the held-out spots their own expression is among the "
             f"{RECALL_AT} nearest to their image, where guessing finds {chance:.1%}. Do not trust its predictions; "
             "more sections, other features (stpredict.pp.encode) or method='ridge' may serve better."
         )
@@ -205,14 +194,14 @@ def _warn_of_chance(recall: float, chance: float, n: int) -> None:
 # ---------------------------------------------------------------------- networks and arrays
 
 
-def _seeded(build: Build, seed: int) -> CmrcnetNetwork:
+def _seeded(build: Build, seed: int) -> AlignedNetwork:
     """A network whose first weights follow from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
 
 
-def _plan(options: Options, seed: int, *, epochs: int) -> Plan:
+def _plan(options: AlignedOptions, seed: int, *, epochs: int) -> Plan:
     return Plan(
         epochs=epochs,
         schedule=options.epochs,
@@ -220,41 +209,56 @@ def _plan(options: Options, seed: int, *, epochs: int) -> Plan:
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
+        warm_up=options.warm_up,
+        final_rate=options.final_rate,
+        final_weight_decay=options.final_weight_decay,
         seed=seed,
     )
 
 
-def image_embeddings(network: CmrcnetNetwork, images: torch.Tensor | np.ndarray) -> np.ndarray:
+def _companions(inputs: Inputs, options: AlignedOptions) -> Companions | None:
+    return Companions(*inputs.tensors.groups[-2:], options.companions) if options.companions else None
+
+
+def image_embeddings(network: AlignedNetwork, images: Rows) -> np.ndarray:
     """float32 (n, width): what spots look like in the joint space."""
-    return _in_pieces(network, network.image, images)
+    return in_pieces(network, network.image, images)
 
 
-def gene_embeddings(network: CmrcnetNetwork, genes: torch.Tensor) -> np.ndarray:
+def gene_embeddings(network: AlignedNetwork, genes: Rows) -> np.ndarray:
     """float32 (n, width): what spots express in the joint space."""
-    return _in_pieces(network, network.gene, genes)
+    return in_pieces(network, network.gene, genes)
 
 
 @torch.inference_mode()
-def _in_pieces(network: CmrcnetNetwork, function: Callable, rows: torch.Tensor | np.ndarray) -> np.ndarray:
+def in_pieces(network: AlignedNetwork, function: Callable[..., Tensor], rows: Rows) -> np.ndarray:
+    """What `function` makes of `rows`, float32, a few spots at a time."""
     device = next(network.parameters()).device
-    pieces = torch.as_tensor(rows).split(CHUNK)
-    return torch.cat([function(piece.to(device)).float().cpu() for piece in pieces]).numpy()
+    pieces = []
+    for first in range(0, len(rows[0]), CHUNK):
+        piece = [torch.as_tensor(values[first : first + CHUNK]).to(device) for values in rows]
+        pieces.append(function(*piece).float().cpu())
+    return torch.cat(pieces).numpy()
 
 
-def arrays_of(networks: list[CmrcnetNetwork], inputs: Inputs) -> dict[str, np.ndarray]:
+def arrays_of(networks: list[AlignedNetwork], inputs: Inputs) -> dict[str, np.ndarray]:
     """Weights of the networks and the reference bank: embeddings and expression of the spots they learned from."""
     table = inputs.table
-    bank = [normalise(gene_embeddings(network, inputs.genes)) for network in networks]
+    bank = [normalise(gene_embeddings(network, inputs.tensors.genes)) for network in networks]
     state = {
         f"network.{member}.{name}": tensor.numpy()
         for member, network in enumerate(networks)
         for name, tensor in network.state_dict().items()
     }
-    return state | {
-        "bank": normalise(np.concatenate(bank, axis=1)),
-        "expression": table.expression,
-        "between": inputs.between,
-    }
+    return (
+        state
+        | inputs.arrays
+        | {
+            "bank": normalise(np.concatenate(bank, axis=1)),
+            "expression": table.expression,
+            "between": inputs.between,
+        }
+    )
 
 
 def network_state(arrays: dict[str, np.ndarray], member: int) -> dict[str, torch.Tensor]:
@@ -266,7 +270,7 @@ def network_state(arrays: dict[str, np.ndarray], member: int) -> dict[str, torch
 # ---------------------------------------------------------------------- an interrupted choice
 
 
-def _remember(folder: Path | None, run: Run, network: CmrcnetNetwork, identity: str) -> None:
+def _remember(folder: Path | None, run: Run, network: AlignedNetwork, identity: str) -> None:
     """Keep a finished run, so that a resumed training starts after it."""
     from safetensors.torch import save_file
 
@@ -278,7 +282,7 @@ def _remember(folder: Path | None, run: Run, network: CmrcnetNetwork, identity: 
     unfinished.replace(folder / "run.json")
 
 
-def _remembered(folder: Path | None, network: CmrcnetNetwork, identity: str) -> Run | None:
+def _remembered(folder: Path | None, network: AlignedNetwork, identity: str) -> Run | None:
     """Read what `_remember` kept; the network is then as it was after its best epoch."""
     from safetensors.torch import load_file
 

@@ -1,0 +1,189 @@
+"""ST-Align behind the contract: what its networks see, how they are built, and the fused space."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from stpredict.models._aligned._expression import GeneScale, standard_deviation
+from stpredict.models._aligned._model import TILE_PX, Aligned
+from stpredict.models._design import find_features, standardise
+from stpredict.models._pixels import pixels_of, read_tiles
+from stpredict.models.st_align._niches import expression_clusters, niche_mean, niche_means
+from stpredict.models.st_align._options import PRESETS, Options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from stpredict._section import Section
+    from stpredict.models._aligned._inputs import Tensors
+    from stpredict.models._inner_cv import Table
+    from stpredict.models.st_align._network import StAlignNetwork
+
+NICHE = "_niche"
+"""How keys of niche features end."""
+
+
+class StAlign(Aligned):
+    """Alignment of image and expression at the scales of spot and niche, and fusion of both.
+
+    A spot is predicted from the reference spots whose expression, its own and its niche's, is nearest to what the spot
+    and its niche look like. The expression of a niche is the mean over its spots, as `stpredict.pp.niches` defined
+    them, by default all in the niche window of `stpredict.pp.tiles`.
+
+    Parameters are those of `stpredict.models._aligned._model.Aligned`; the options are
+    `stpredict.models.st_align._options.Options`.
+
+    References
+    ----------
+    Lin et al., ST-Align: A Multimodal Foundation Model for Image-Gene Alignment in Spatial Transcriptomics. arXiv
+    2411.16793 (2024), and its later version at a workshop of ICLR 2026.
+    """
+
+    method: ClassVar[str] = "st_align"
+    presets: ClassVar[Mapping[str, Options]] = PRESETS
+    spaces: ClassVar[tuple[str, ...]] = ("image", "expression", "fused")
+    own_shapes: ClassVar[dict[str, tuple[str | int, ...]]] = {"niche_sd": ("g",)}
+
+    def _table(self, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str]) -> Table:
+        keys = find_features(sections, self._features)
+        niches = [key for key in keys if key.endswith(NICHE)]
+        spots = [key for key in keys if key not in niches]
+        if not niches or not (spots or self.options.image_encoder):
+            lacking = "niche features (obsm keys that end in _niche)" if not niches else "spot features"
+            msg = (
+                f"ST-Align learns from spots and their niches, but {', '.join(keys)} are no {lacking}: run "
+                "stpredict.pp.encode with niche=True, and name both in features=."
+            )
+            raise ValueError(msg)
+        self._features = niches if self.options.image_encoder else [*spots, *niches]
+        return super()._table(sections, genes, groups)
+
+    def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale) -> Tensors:
+        """Spot images, niche images, spot expression, niche expression, and what each spot's negatives depend on."""
+        import torch
+
+        from stpredict.models._aligned._inputs import Tensors
+
+        spot, niche = self._split(table.design)
+        if self.options.image_encoder:
+            spot = pixels_of(table, sections, TILE_PX)
+        expression, niches = scale.scaled(table.expression), niche_means(table, sections, table.expression)
+        cluster = expression_clusters(table, expression, self.options.clusters, seed=self.seed)
+        around = GeneScale(scale.level, standard_deviation(niches), self.options)
+        genes = (expression, around.scaled(niches))
+        if self.options.expression_key:
+            genes = self._embedded_cells(table, sections)
+        as_tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in (spot, niche, *genes)]
+        groups = [torch.from_numpy(a) for a in (expression, table.section, cluster)]
+        arrays = {"niche_sd": around.arrays()["gene_sd"]}
+        return Tensors(tuple(as_tensors[:2]), tuple(as_tensors[2:]), tuple(groups), arrays)
+
+    def _split(self, design: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Columns of spots and of niches."""
+        n = sum(_sizes(self.config, niche=False))
+        return design[:, :n], design[:, n:]
+
+    def design(self, section: Section) -> tuple[np.ndarray, ...]:
+        """Spot and niche features (n_spots, d), or for a trained image encoder tiles (n_spots, 3, size, size) first."""
+        spot, niche = self._split(super().design(section)[0])
+        return (read_tiles(section, TILE_PX) if self.options.image_encoder else spot), niche
+
+    # ------------------------------------------------------------------ expression
+
+    def expression(self, section: Section) -> tuple[np.ndarray, ...]:
+        """Scaled expression (n_spots, genes) of spots and of niches."""
+        if self.options.expression_key:
+            return self._cell_embeddings(section)
+        expression, usable = self._levelled(section)
+        around = GeneScale(self.arrays["gene_level"], self.arrays["niche_sd"], self.options)
+        return self._scale.scaled(expression), around.scaled(niche_mean(section, expression, usable))
+
+    def _cell_embeddings(self, section: Section) -> tuple[np.ndarray, np.ndarray]:
+        """Cell embeddings (n_spots, d) of spots and their means over niches, standardised within the section."""
+        values = section.features(self.options.expression_key)
+        expected = self.config.setdefault("n_expression", values.shape[1])
+        if values.shape[1] != expected or not np.isfinite(values).all():
+            msg = (
+                f"obsm[{self.options.expression_key!r}] of section {section.name!r} must have {expected} columns, as in "
+                "training, and no NaN; make it with the same cell encoder."
+            )
+            raise ValueError(msg)
+        everywhere = np.ones(len(section), dtype=bool)
+        return standardise(values), standardise(niche_mean(section, values, everywhere))
+
+    def _embedded_cells(self, table: Table, sections: Sequence[Section]) -> tuple[np.ndarray, np.ndarray]:
+        of_sections = [self._cell_embeddings(section) for section in sections]
+        rows = list(zip(table.section, table.row, strict=True))
+        spot, niche = (np.stack([of_sections[number][part][row] for number, row in rows]) for part in range(2))
+        return spot, niche
+
+    # ------------------------------------------------------------------ the fused space
+
+    def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
+        """float32 (n_spots, members · 2 · width): the joint space, rows of length 1.
+
+        Parameters
+        ----------
+        section
+            What to embed.
+        use
+            ``"image"``, what spots and niches look like; ``"expression"``, what they express; or ``"fused"``, both
+            together. Where a spot has no usable counts, a learned token takes the place of expression in the fusion.
+
+        Raises
+        ------
+        ValueError
+            If the section's features were made differently from those in training, or it has no expression and
+            `use` is ``"expression"``.
+
+        Warns
+        -----
+        UserWarning
+            If `use` is ``"fused"`` and the section has no expression at all.
+        """
+        if use != "fused":
+            return super().embed(section, use=use)
+        from stpredict.models._aligned._training import in_pieces
+
+        genes, known = self._known_expression(section)
+        rows = (*self.design(section), *genes, known)
+        return self._over_members(self.arrays, lambda network: in_pieces(network, network.fused, rows))
+
+    def _known_expression(self, section: Section) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """Expression of spots and niches, and which spots have any."""
+        from stpredict.models._aligned._expression import has_expression, usable_spots
+
+        if has_expression(section, self.genes, self.options.expression_key):
+            known = usable_spots(section, self.config["min_counts"])
+            return self.expression(section), known
+        msg = (
+            f"Section {section.name!r} has no expression; its fused embedding comes from the image alone, with a learned "
+            "token in place of expression."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=4)
+        nothing = np.zeros((len(section), self.config.get("n_expression", len(self.genes))), dtype=np.float32)
+        return (nothing, nothing), np.zeros(len(section), dtype=bool)
+
+    # ------------------------------------------------------------------ networks
+
+    @staticmethod
+    def build_network(options: Options, config: Mapping[str, Any], n_genes: int) -> StAlignNetwork:
+        """Build an untrained network for the features in `config`."""
+        from stpredict.models.nn._tokens import FeatureTokens, PatchTokens
+        from stpredict.models.st_align._network import StAlignNetwork
+
+        niche = FeatureTokens(_sizes(config, niche=True), options.width, dropout=options.feature_dropout)
+        if options.image_encoder:
+            spot = PatchTokens(options.image_encoder, size=TILE_PX, depth=options.depth, pretrained=options.pretrained)
+        else:
+            spot = FeatureTokens(_sizes(config, niche=False), options.width, dropout=options.feature_dropout)
+        n_inputs = config.get("n_expression", n_genes)
+        return StAlignNetwork(spot, niche, n_inputs=n_inputs, n_genes=n_genes, options=options)
+
+
+def _sizes(config: Mapping[str, Any], *, niche: bool) -> list[int]:
+    """Lengths of the spot features, or of the niche features."""
+    return [feature["n_features"] for key, feature in config["features"].items() if key.endswith(NICHE) == niche]

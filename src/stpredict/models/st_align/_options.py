@@ -1,0 +1,112 @@
+"""Options of ST-Align, and the paper's values of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stpredict._checks import one_of
+from stpredict.models._aligned import _options as aligned
+
+
+@dataclass(frozen=True)
+class Options(aligned.AlignedOptions):
+    """Options of ST-Align; the defaults are ours, `PUBLISHED` are the paper's.
+
+    Those of `stpredict.models._aligned._options.AlignedOptions`, where `image_encoder` is trained on spot tiles only
+    (niche images come as frozen features), and:
+
+    Attributes
+    ----------
+    expression_key
+        ``obsm`` key of cell embeddings (of scGPT and its like) that take the place of the spot's expression; niches
+        get their mean. None encodes expression itself.
+    spot, niche
+        Weights of the contrastive losses between image and expression of a spot, and of a niche; the loss between the
+        fused spot and the fused niche gets what is left to 1.
+    fusion
+        ``"attention"``, or ``"concatenation"`` of image and expression.
+    hidden_expression
+        Share of training spots whose expression is hidden from the fusion, so that it learns to do without.
+    niche_layers
+        Transformer layers on the tokens of niche expression.
+    train_encoders
+        Train the encoders of features and expression; otherwise only heads, fusion and decoder.
+    soft_targets
+        Spread the contrastive targets over look-alike spots.
+    clusters
+        Expression clusters that every section is cut into; spots of one section and cluster are no negatives of each
+        other. 1 makes negatives of all other spots.
+    companions
+        Spots of other clusters of the same section, each of another one, that join every spot in its batch.
+    """
+
+    NAME: ClassVar[str] = "ST-Align"
+
+    expression_key: str | None = None
+    spot: float = 0.4
+    niche: float = 0.3
+    fusion: str = "attention"
+    hidden_expression: float = 0.3
+    niche_layers: int = 0
+    train_encoders: bool = True
+    soft_targets: bool = True
+    clusters: int = 6
+    companions: int = 0
+
+    POSITIVE: ClassVar[tuple[str, ...]] = (*aligned.AlignedOptions.POSITIVE, "clusters")
+    NOT_NEGATIVE: ClassVar[tuple[str, ...]] = (
+        *aligned.AlignedOptions.NOT_NEGATIVE,
+        "spot",
+        "niche",
+        "niche_layers",
+        "companions",
+    )
+    SHARES: ClassVar[tuple[str, ...]] = (*aligned.AlignedOptions.SHARES, "hidden_expression")
+
+    @property
+    def cross(self) -> float:
+        """Weight of the contrastive loss between the fused spot and the fused niche."""
+        return 1 - self.spot - self.niche
+
+    def check(self) -> None:
+        """Refuse values that make no sense, alone or together."""
+        super().check()
+        one_of(self.fusion, ("attention", "concatenation"), "fusion")
+        if self.cross < 0:
+            msg = (
+                f"spot={self.spot:g} and niche={self.niche:g} leave nothing for the fused loss; their sum must not "
+                "exceed 1."
+            )
+            raise ValueError(msg)
+        if self.companions >= self.clusters:
+            msg = (
+                f"companions={self.companions} come from other clusters than the spot's own, one from each, so clusters "
+                f"must be at least {self.companions + 1}; it is {self.clusters}."
+            )
+            raise ValueError(msg)
+
+
+PUBLISHED = Options(
+    image_encoder="resnet50",
+    pretrained=True,
+    width=512,
+    epochs=100,
+    patience=100,
+    batch_size=64,
+    learning_rate=5e-4 * 64 / 256,
+    weight_decay=0.04,
+    feature_dropout=0.0,
+    standardise_genes=False,
+    level_sections=False,
+    decoder=0.0,
+    members=1,
+    hidden_expression=0.0,
+    niche_layers=6,
+    soft_targets=False,
+    companions=5,
+    warm_up=2,
+    final_rate=1e-6 / (5e-4 * 64 / 256),
+    final_weight_decay=0.4,
+)
+PRESETS = {"default": Options(), "published": PUBLISHED}
