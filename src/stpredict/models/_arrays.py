@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from stpredict._checks import one_of
 from stpredict.models import _store
 from stpredict.models._bank import Banked, bank_record, check_bank
 from stpredict.models._contract import ExpressionModel, History, Prediction
@@ -150,8 +151,19 @@ class ArrayModel(ExpressionModel):
         check_features(section, expected)
         return design(section, list(expected))
 
-    def embed(self, section: Section) -> np.ndarray:
-        """float32 (n_spots, d): the design matrix, where the method has no space of its own."""
+    def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
+        """float32 (n_spots, d): images in the method's space; the design matrix, where it has none of its own.
+
+        Raises
+        ------
+        ValueError
+            If `use` is not ``"image"``, or the section's features were made differently from those in training.
+        """
+        one_of(use, ("image",), f"use, for a model of method {self.method!r},")
+        return self._images(section)
+
+    def _images(self, section: Section) -> np.ndarray:
+        """What `embed` returns for images."""
         return self.design(section)
 
     # ------------------------------------------------------------------ storage

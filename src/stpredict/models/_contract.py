@@ -80,8 +80,8 @@ class ExpressionModel(ABC):
         """Expression of `genes` (default: all that the model knows) for every spot of `section`."""
 
     @abstractmethod
-    def embed(self, section: Section) -> np.ndarray:
-        """float32 (n_spots, d): the space in which the model compares spots."""
+    def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
+        """float32 (n_spots, d): the space in which the model compares spots; `use` names what to bring there."""
 
     @abstractmethod
     def save(self, path: str | Path) -> None:

@@ -49,7 +49,7 @@ class Density(Baseline):
         total = rise * (queries @ arrays["direction"]) + level
         return total[:, None] * arrays["slope"] + arrays["level"], None
 
-    def embed(self, section: Section) -> np.ndarray:
+    def _images(self, section: Section) -> np.ndarray:
         """float32 (n_spots, 1): the density."""
         return (self.design(section) @ self.arrays["direction"])[:, None]
 

@@ -67,7 +67,7 @@ class Knn(Banked, Baseline):
         for k in self.candidates:
             yield average(neighbours[:, :k], arrays["expression"])
 
-    def embed(self, section: Section) -> np.ndarray:
+    def _images(self, section: Section) -> np.ndarray:
         """float32 (n_spots, p): principal axes of the design, scaled to length 1."""
         return _project(self.arrays, self.design(section))
 

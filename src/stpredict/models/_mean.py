@@ -31,6 +31,6 @@ class Mean(Baseline):
         """Repeat the mean."""
         return np.tile(arrays["mean"], (len(queries), 1)), None
 
-    def embed(self, section: Section) -> np.ndarray:
+    def _images(self, section: Section) -> np.ndarray:
         """float32 (n_spots, 0): all spots are the same to this model."""
         return np.zeros((len(section), 0), dtype=np.float32)

@@ -10,6 +10,7 @@ import numpy as np
 from stpredict import _keys
 from stpredict._checks import slot_name
 from stpredict._copy import copy_of
+from stpredict._evaluation.agreement import UNDECIDED
 from stpredict._section import open_sections, table_of
 from stpredict.datasets import _genes
 from stpredict.datasets._markers import marker_genes
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from stpredict._typing import Data
 
 TUMOR_WORDS = ("invasive", "in situ", "cancer", "carcinoma", "tumor", "tumour")
-UNDECIDED = ("undetermined", "unknown", "nan", "")
 MEASURED = "measured counts"
 
 

@@ -1,0 +1,108 @@
+"""Write the joint space of image and expression into AnnData."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict import _keys
+from stpredict._checks import slot_name
+from stpredict._copy import copy_of
+from stpredict._section import table_of
+from stpredict.tl._predict import run_record
+from stpredict.tl._sections import open_all
+
+if TYPE_CHECKING:
+    from stpredict._typing import Data
+    from stpredict.models import ExpressionModel
+
+
+def embed(
+    data: Data,
+    model: ExpressionModel,
+    *,
+    use: str = "image",
+    key_added: str | None = None,
+    copy: bool = False,
+    library_key: str | None = None,
+    table_key: str | None = None,
+) -> Data | None:
+    """Bring every spot into the space in which a model compares spots.
+
+    The result is an ordinary representation: `stpredict.tl.domains`, ``scanpy.pp.neighbors(use_rep=...)`` and
+    ``scanpy.tl.umap`` work on it. Several sections in one object are embedded each on their own, into one space.
+
+    Parameters
+    ----------
+    data
+        One or more sections, after `stpredict.pp.tiles` and `stpredict.pp.encode` as in training.
+    model
+        What `stpredict.tl.train` returned or `stpredict.models.load` read.
+    use
+        What to embed:
+
+        - ``"image"``, what spots look like; counts are neither needed nor looked at. All models can.
+        - ``"expression"``, what they express, in the same space: ``"cmrcnet"`` and ``"st_align"``. Image features are
+          not needed. Genes that the section does not measure count as average.
+        - ``"fused"``, both together: ``"st_align"``. Where a spot has fewer counts than the model's ``min_counts``, a
+          learned token stands in for its expression.
+    key_added
+        Name of the result; by default ``X_<method>``.
+    copy
+        Return a changed copy and leave `data` untouched.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key
+        Table of a SpatialData that has several.
+
+    Returns
+    -------
+    None, or the copy. Written:
+
+    - ``obsm["X_<method>"]``: float32 (spots, d); of aligned models rows have length 1
+    - ``uns["X_<method>"]``: ``model_id``, ``method``, ``encoder``, ``mpp``, ``versions``, ``parameters``, ``date``
+
+    Raises
+    ------
+    ValueError
+        If the model has no such space, features are missing or were not made as in training, there is no expression
+        and `use` is ``"expression"``, or a section has fewer than two spots. `data` is then unchanged.
+
+    Warns
+    -----
+    UserWarning
+        If `use` is ``"fused"`` and a section has no expression: the image alone is embedded then. If a section measures
+        fewer than half of the model's genes.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> train, new = st.datasets.simulate(2)
+    >>> for adata in (train, new):
+    ...     st.pp.tiles(adata)
+    ...     st.pp.encode(adata, show_progress=False)
+    >>> model = st.tl.train(train, method="st_align", epochs=2, members=1, width=32, show_progress=False)
+    >>> st.tl.embed(new, model, use="fused")
+    >>> new.obsm["X_st_align"].shape == (new.n_obs, 64)
+    True
+
+    References
+    ----------
+    See `stpredict.tl.train`.
+    """
+    key = key_added or _keys.features(model.method)
+    slot_name(key)
+    sections = open_all(data, library_key=library_key, table_key=table_key)
+    parts = [model.embed(section, use=use) for section in sections]
+    adata = table_of(data, table_key)
+    embedded = np.full((adata.n_obs, parts[0].shape[1]), np.nan, dtype=np.float32)
+    for section, part in zip(sections, parts, strict=True):
+        embedded[section.rows] = part
+    record = run_record(model, adata, {"use": use})
+    if copy:
+        data = copy_of(data)
+        adata = table_of(data, table_key)
+    adata.obsm[key] = embedded
+    adata.uns[key] = record
+    return data if copy else None
