@@ -11,6 +11,9 @@ COUNTS = "counts"
 TILES = "tiles"
 """``uns``: tile geometry and scale by library, written by `pp.tiles`."""
 
+NICHES = "niches"
+"""``obsp``: members of every spot's niche; ``obsm``: box of its image; ``uns``: how `pp.niches` made them."""
+
 PREDICTED = "predicted"
 """``layers``, ``uns`` and ``var``: the default name of predicted expression."""
 

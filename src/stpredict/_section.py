@@ -236,6 +236,15 @@ class Section:
             return sparse.csr_matrix((len(self), len(self)))
         return radius_neighbors_graph(self.centres, radius=reach * self.lattice.pitch_px)
 
+    def niche_members(self) -> sparse.csr_matrix:
+        """float32 (n, n), rows sum to 1: ``niche_members() @ expression`` is the mean over every spot's niche.
+
+        Niches are those of `stpredict.pp.niches`, else the spots within the niche window. A spot is always a member.
+        """
+        from stpredict._niches import members_of
+
+        return members_of(self)
+
     # ------------------------------------------------------------------ expression and features
 
     @property
@@ -293,7 +302,8 @@ class Section:
 
         blind = copy(self)
         names = pd.DataFrame(index=self.adata.obs_names)
-        blind.adata = AnnData(obs=names, obsm=dict(self.adata.obsm), uns=dict(self.adata.uns))
+        niches = {key: self.adata.obsp[key] for key in self.adata.obsp if key == _keys.NICHES}
+        blind.adata = AnnData(obs=names, obsm=dict(self.adata.obsm), obsp=niches, uns=dict(self.adata.uns))
         return blind
 
 

@@ -8,6 +8,7 @@ from stpredict.pl._expression import expression
 from stpredict.pl._gene_correlation import gene_correlation
 from stpredict.pl._history import history
 from stpredict.pl._learning_curve import learning_curve
+from stpredict.pl._niches import niches
 from stpredict.pl._retrieval import retrieval
 from stpredict.pl._scores import scores
 from stpredict.pl._tiles import tiles
@@ -20,6 +21,7 @@ __all__ = [
     "gene_correlation",
     "history",
     "learning_curve",
+    "niches",
     "retrieval",
     "scores",
     "tiles",

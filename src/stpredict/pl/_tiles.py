@@ -9,9 +9,9 @@ import numpy as np
 
 from stpredict import _keys
 from stpredict._checks import one_of
+from stpredict._niches import SPOT_UM, niche_windows
 from stpredict._settings import settings
 from stpredict.pl import _canvas
-from stpredict.pp._tiles import NICHE_UM, SPOT_UM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ def tiles(
     ----------
     data
         A section with its H&E image. The sides of the windows are those of `pp.tiles`, or its defaults if it has not
-        been called.
+        been called; niches are those of `pp.niches` if it has.
     n
         Number of spots, drawn at random; all of them if there are fewer.
     seed
@@ -121,6 +121,8 @@ class Tile:
     pixels: np.ndarray
     extent: tuple[float, float, float, float]
     """Where the pixels lie: left, right, bottom, top."""
+    spot: np.ndarray
+    """Centre of the spot."""
     centre: np.ndarray
     side: float
     diameter: float
@@ -136,13 +138,14 @@ class Tile:
         ax.imshow(self.pixels, extent=self.extent, interpolation="nearest")
         ax.set(xlim=(x - half, x + half), ylim=(y + half, y - half), xticks=[], yticks=[])
         style = {"fill": False, "edgecolor": OUTLINE, "linewidth": 1.2}
+        x, y = self.spot
         ax.add_patch(Circle((x, y), self.diameter / 2, linestyle="--", **style))
         if self.inner is not None:
             ax.add_patch(Rectangle((x - self.inner / 2, y - self.inner / 2), self.inner, self.inner, **style))
 
 
 def read_tile(section: Section, spot: int, window: Literal["spot", "niche"]) -> Tile:
-    """Read the window around a spot, of the side that `pp.tiles` gave it, from the level that is fine enough to draw.
+    """Read the window around a spot as encoders do, from the level that is fine enough to draw.
 
     Raises
     ------
@@ -151,13 +154,21 @@ def read_tile(section: Section, spot: int, window: Literal["spot", "niche"]) -> 
     """
     geometry = section.adata.uns.get(_keys.TILES, {}).get(section.name, {})
     spot_px = float(geometry.get("spot_um", SPOT_UM)) / section.mpp
-    niche_px = float(geometry.get("niche_um", NICHE_UM)) / section.mpp
-    side = spot_px if window == "spot" else niche_px
-    centre = section.centres[spot]
-    level = section.image.best_level(max(1.0, side / PIXELS))
+    side, centre, inner = spot_px, section.centres[spot], None
+    if window == "niche":
+        sides, centres = niche_windows(section)
+        side, centre, inner = np.broadcast_to(sides, len(section))[spot] / section.mpp, centres[spot], spot_px
+    pixels, extent = read_area(section, centre - side / 2, centre + side / 2)
+    return Tile(pixels, extent, section.centres[spot], centre, side, section.spot_diameter, inner)
+
+
+def read_area(
+    section: Section, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """Pixels from corner to corner (x, y), fine enough to draw, and where they lie: left, right, bottom, top."""
+    level = section.image.best_level(max(1.0, (high - low).max() / PIXELS))
     scale = section.image.downsamples[level]
-    x0, y0 = np.floor((centre - side / 2) / scale).astype(int)
-    x1, y1 = np.ceil((centre + side / 2) / scale).astype(int)
+    x0, y0 = np.floor(low / scale).astype(int)
+    x1, y1 = np.ceil(high / scale).astype(int)
     pixels = section.image.read(int(x0), int(y0), int(x1), int(y1), level=level)
-    extent = (x0 * scale, x1 * scale, y1 * scale, y0 * scale)
-    return Tile(pixels, extent, centre, side, section.spot_diameter, spot_px if window == "niche" else None)
+    return pixels, (x0 * scale, x1 * scale, y1 * scale, y0 * scale)

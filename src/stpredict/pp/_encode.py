@@ -13,9 +13,11 @@ import numpy as np
 from stpredict import _keys
 from stpredict._copy import copy_of
 from stpredict._device import resolve_device, resolve_precision
+from stpredict._niches import Niche, niche_windows
 from stpredict._section import open_sections, table_of
 from stpredict._settings import settings
 from stpredict.pp._encoders import MorphologyEncoder, NetworkEncoder
+from stpredict.pp._windows import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +65,9 @@ def encode(
     key_added
         ``obsm`` key of the spot features; by default ``X_<encoder>``. Niche features go under ``<key>_niche``.
     niche
-        Encode the niche window too.
+        Encode the niches too: the niche windows of `stpredict.pp.tiles`, or the niche images of `stpredict.pp.niches`
+        where it was run. A box is read as the square around its centre that holds it; networks see every square at
+        their input size, the morphology descriptor averages over it at its one resolution.
     mpp
         Read the slide as if it had been scanned at this many microns per pixel. Needed where a model trained on fine
         images is to be used on coarse ones: encode both at the coarser scale.
@@ -82,12 +86,13 @@ def encode(
     -------
     None, or the copy. Writes ``obsm[key]`` and ``obsm[key + "_niche"]``, float32 (spots, d), and how they were made
     under the same keys of ``uns``: ``encoder``, ``encoder_hash``, ``spot_um``, ``niche_um``, ``mpp`` (of the tiles'
-    content) and ``feature_names`` where features have names.
+    content), ``feature_names`` where features have names, and ``niche`` in place of ``niche_um`` where niches are not
+    windows.
 
     Raises
     ------
     ValueError
-        If `stpredict.pp.tiles` was not run, sections differ in scale, or the encoder cannot be loaded or returns
+        If `stpredict.pp.tiles` was not run, sections differ in scale, niches do not fit the spots, or the encoder cannot be loaded or returns
         something else than one finite vector per tile.
 
     Examples
@@ -121,19 +126,20 @@ def encode(
     for section in sections:
         section.image  # noqa: B018 (opening checks the image and that all spots lie on it)
     spot_um, niche_um = (_common(geometry, sections, key) for key in ("spot_um", "niche_um"))
+    kind = Niche.of(sections[0]) if niche else Niche(um=niche_um)
+    windows = [_windows(section, spot_um, niche) for section in sections]
     tool = _build(encoder, device=device, precision=precision, batch_size=batch_size, mpp=mpp)
     scale = _common_scale(tool, sections, spot_um)
     _warn_about_scale(tool, sections, spot_um)
 
     key = key_added or _keys.features(tool.name)
     keys = [key, _keys.niche(key)] if niche else [key]
-    widths = [spot_um, niche_um][: len(keys)]
-    outputs = _run(tool, sections, widths, adata.n_obs, show_progress)
+    outputs = _run(tool, sections, windows, adata.n_obs, show_progress)
     record: dict[str, Any] = {
         "encoder": tool.name,
         "encoder_hash": tool.hash,
         "spot_um": spot_um,
-        "niche_um": niche_um,
+        "niche_um": kind.um if kind.members == "window" else niche_um,
         "mpp": scale,
     }
     if len(tool.feature_names):
@@ -141,6 +147,9 @@ def encode(
     for name, features in zip(keys, outputs, strict=True):
         adata.obsm[name] = features
         adata.uns[name] = dict(record)
+    if kind.members != "window":
+        del adata.uns[keys[1]]["niche_um"]
+        adata.uns[keys[1]]["niche"] = str(kind)
     return data if copy else None
 
 
@@ -165,6 +174,11 @@ def _common(geometry: dict[str, Any], sections: list[Section], key: str) -> floa
         msg = f"Sections have tiles of different {key} ({values}); run stpredict.pp.tiles on all of them with one."
         raise ValueError(msg)
     return values.pop()
+
+
+def _windows(section: Section, spot_um: float, niche: bool) -> list[Windows]:
+    spot = Windows(spot_um, section.centres)
+    return [spot, Windows(*niche_windows(section))] if niche else [spot]
 
 
 def _common_scale(tool: Any, sections: list[Section], spot_um: float) -> float:
@@ -197,7 +211,7 @@ def _warn_about_scale(tool: Any, sections: list[Section], spot_um: float) -> Non
 
 
 def _run(
-    tool: Any, sections: list[Section], widths: list[float], n_obs: int, show_progress: bool | None
+    tool: Any, sections: list[Section], windows: list[list[Windows]], n_obs: int, show_progress: bool | None
 ) -> list[np.ndarray]:
     """Features of all sections, part by part; parts already done by a call that was cut short are taken from disk."""
     from tqdm.auto import tqdm
@@ -206,12 +220,12 @@ def _run(
     outputs: list[np.ndarray] | None = None
     folders = []
     with tqdm(total=sum(map(len, sections)), desc=f"encode ({tool.name})", unit="spot", disable=not show) as bar:
-        for section in sections:
+        for section, kinds in zip(sections, windows, strict=True):
             parts = tool.parts(section)
-            folder = _resume_folder(tool, section, widths) if len(parts) > 1 else None
+            folder = _resume_folder(tool, section, kinds) if len(parts) > 1 else None
             folders.append(folder)
             for number, rows in enumerate(parts):
-                features = _part(tool, section, rows, widths, folder and folder / f"{number}.npy", bar.update)
+                features = _part(tool, section, rows, kinds, folder and folder / f"{number}.npy", bar.update)
                 if not all(np.isfinite(f).all() for f in features):
                     msg = f"Encoder {tool.name!r} returned NaN or infinite features; check its weights and precision."
                     raise ValueError(msg)
@@ -229,14 +243,14 @@ def _part(
     tool: Any,
     section: Section,
     rows: np.ndarray,
-    widths: list[float],
+    windows: list[Windows],
     path: Path | None,
     progress: Callable[[int], object],
 ) -> list[np.ndarray]:
-    if path is not None and (stored := _load(path, len(rows), len(widths))) is not None:
+    if path is not None and (stored := _load(path, len(rows), len(windows))) is not None:
         progress(len(rows))
         return list(stored)
-    features = tool.encode(section, rows, widths, progress)
+    features = tool.encode(section, rows, windows, progress)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
@@ -246,16 +260,18 @@ def _part(
     return features
 
 
-def _load(path: Path, n_rows: int, n_widths: int) -> np.ndarray | None:
+def _load(path: Path, n_rows: int, n_windows: int) -> np.ndarray | None:
     try:
         stored = np.load(path)
     except (OSError, ValueError, EOFError):
         return None
-    return stored if stored.ndim == 3 and stored.shape[:2] == (n_widths, n_rows) else None
+    return stored if stored.ndim == 3 and stored.shape[:2] == (n_windows, n_rows) else None
 
 
-def _resume_folder(tool: Any, section: Section, widths: list[float]) -> Path:
+def _resume_folder(tool: Any, section: Section, windows: list[Windows]) -> Path:
     identity = hashlib.sha256(section.centres.tobytes())
-    identity.update(repr((section.image.fingerprint, tool.hash, widths, section.mpp, tool.mpp)).encode())
+    for kind in windows:
+        identity.update(kind.centres.tobytes() + np.float64(kind.um).tobytes())
+    identity.update(repr((section.image.fingerprint, tool.hash, section.mpp, tool.mpp)).encode())
     identity.update(repr(getattr(tool, "precision", None)).encode())
     return settings.cache_dir / "encode" / identity.hexdigest()[:24]

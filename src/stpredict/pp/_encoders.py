@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from stpredict._section import Section
+    from stpredict.pp._windows import Windows
 
 SPOTS_PER_PART = 1024
 BLOCK_PX = 1024
@@ -61,21 +62,23 @@ class MorphologyEncoder:
         return block_groups(section.centres / self._step(section), BLOCK_PX)
 
     def encode(
-        self, section: Section, rows: np.ndarray, widths: Sequence[float], progress: Callable[[int], object]
+        self, section: Section, rows: np.ndarray, windows: Sequence[Windows], progress: Callable[[int], object]
     ) -> list[np.ndarray]:
-        """Features (rows, d) of the windows of each width, µm."""
+        """Features (rows, d) of each kind of window."""
         step = self._step(section)
         mpp = step * section.mpp
-        centres = section.centres[rows] / step
-        reach = max(widths) / mpp / 2 + morphology.HALO
-        start = np.floor((centres.min(axis=0) - reach) / morphology.ALIGN).astype(int) * morphology.ALIGN
-        stop = np.ceil((centres.max(axis=0) + reach) / morphology.ALIGN).astype(int) * morphology.ALIGN
+        boxes = [(part.centres / step, part.um / mpp) for part in (kind.at(rows) for kind in windows)]
+        reaches = [np.reshape(side / 2 + morphology.HALO, (-1, 1)) for _, side in boxes]
+        low = np.min([(c - r).min(axis=0) for (c, _), r in zip(boxes, reaches, strict=True)], axis=0)
+        high = np.max([(c + r).max(axis=0) for (c, _), r in zip(boxes, reaches, strict=True)], axis=0)
+        start = np.floor(low / morphology.ALIGN).astype(int) * morphology.ALIGN
+        stop = np.ceil(high / morphology.ALIGN).astype(int) * morphology.ALIGN
         pixels = self._read(section, start, stop, step)
         self.feature_names, features = [], []
         names, cells = morphology.describe(pixels)
-        for um in widths:
-            left, top = ((centres - um / mpp / 2 - start) / morphology.CELL).T
-            means = morphology.windows(cells, left, top, um / mpp / morphology.CELL)
+        for centres, side in boxes:
+            left, top = ((centres - np.reshape(side / 2, (-1, 1)) - start) / morphology.CELL).T
+            means = morphology.windows(cells, left, top, side / morphology.CELL)
             self.feature_names, values = morphology.summarise(names, means)
             features.append(values.cpu().numpy())
         progress(len(rows))
@@ -129,9 +132,9 @@ class NetworkEncoder:
         self.hash = digest.hexdigest()[:16]
         self._runner = _folded(self.module, self.size) if self.device.type == "cpu" else self.module
 
-    def mpp_of(self, section: Section, um: float) -> float:
+    def mpp_of(self, section: Section, um: float | np.ndarray) -> float | np.ndarray:
         """Resolution (µm/px) of the content of an input tile."""
-        return max(um / self.size, self.mpp or 0.0, section.mpp)
+        return np.maximum(um / self.size, max(self.mpp or 0.0, section.mpp))
 
     def parts(self, section: Section) -> list[np.ndarray]:
         """Runs of neighbouring spots."""
@@ -139,36 +142,38 @@ class NetworkEncoder:
         return np.split(order, range(SPOTS_PER_PART, len(order), SPOTS_PER_PART))
 
     def encode(
-        self, section: Section, rows: np.ndarray, widths: Sequence[float], progress: Callable[[int], object]
+        self, section: Section, rows: np.ndarray, windows: Sequence[Windows], progress: Callable[[int], object]
     ) -> list[np.ndarray]:
-        """Features (rows, d) of the windows of each width, µm; reading runs ahead of the network in a thread."""
+        """Features (rows, d) of each kind of window; reading runs ahead of the network in a thread."""
         import torch
 
         position = np.empty(len(section), dtype=np.int64)
         position[rows] = np.arange(len(rows))
-        features: list[np.ndarray | None] = [None] * len(widths)
+        features: list[np.ndarray | None] = [None] * len(windows)
         with torch.inference_mode():
-            for which, tile_rows, tiles in _ahead(self._batches(section, rows, widths)):
+            for which, tile_rows, tiles in _ahead(self._batches(section, rows, windows)):
                 values = self._forward(tiles)
                 if features[which] is None:
                     features[which] = np.empty((len(rows), values.shape[1]), dtype=np.float32)
                 features[which][position[tile_rows]] = values
-                if which == len(widths) - 1:
+                if which == len(windows) - 1:
                     progress(len(tile_rows))
         return features
 
     def _batches(
-        self, section: Section, rows: np.ndarray, widths: Sequence[float]
+        self, section: Section, rows: np.ndarray, windows: Sequence[Windows]
     ) -> Iterator[tuple[int, np.ndarray, torch.Tensor]]:
-        """(which width, rows, uint8 tiles): full batches of input-sized tiles."""
+        """(which kind of window, rows, uint8 tiles): full batches of input-sized tiles."""
         import torch
 
-        for which, um in enumerate(widths):
+        for which, kind in enumerate(windows):
+            part, sides = kind.at(rows), np.broadcast_to(kind.um, len(section))
             held_rows: list[np.ndarray] = []
             held: list[torch.Tensor] = []
-            for block_rows, crops in read_crops(section, rows, um, self.mpp_of(section, um)):
+            targets = self.mpp_of(section, part.um)
+            for block_rows, crops in read_crops(section, rows, part.um, targets, centres=part.centres):
                 held_rows.append(block_rows)
-                held.append(self._resize(crops, um))
+                held.append(self._resize(crops, float(sides[block_rows[0]])))
                 while (n := sum(map(len, held))) >= self.batch_size:
                     ready_rows, ready = np.concatenate(held_rows), torch.cat(held)
                     yield which, ready_rows[: self.batch_size], ready[: self.batch_size]

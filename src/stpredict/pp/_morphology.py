@@ -162,7 +162,7 @@ def _add_fibres(add, value: torch.Tensor, octave: int) -> None:
     add(f"fibres{octave}_y", tensor[1])
 
 
-def windows(cells: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float) -> torch.Tensor:
+def windows(cells: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float | np.ndarray) -> torch.Tensor:
     """Mean of each cell map (maps, h, w) over square windows given in cells (fractional): (windows, maps)."""
     import torch
 
@@ -170,15 +170,16 @@ def windows(cells: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float)
     across = _coverage(left, side, width).to(cells.device)
     down = _coverage(top, side, height).to(cells.device)
     rows = (cells.reshape(-1, width) @ across.T).view(maps, height, -1)
-    return torch.einsum("mhn,nh->nm", rows, down) / side**2
+    area = side**2 if np.ndim(side) == 0 else torch.from_numpy(np.float32(side**2)[:, None]).to(cells.device)
+    return torch.einsum("mhn,nh->nm", rows, down) / area
 
 
-def _coverage(start: np.ndarray, side: float, n: int) -> torch.Tensor:
+def _coverage(start: np.ndarray, side: float | np.ndarray, n: int) -> torch.Tensor:
     """How much of each of `n` cells each interval [start, start + side) covers: float32 (intervals, n)."""
     import torch
 
     edges = np.arange(n + 1)
-    inside = np.clip(edges[None] - start[:, None], 0, side)
+    inside = np.clip(edges[None] - start[:, None], 0, np.reshape(side, (-1, 1)))
     return torch.from_numpy(np.diff(inside, axis=1).astype(np.float32))
 
 

@@ -6,16 +6,11 @@ from typing import TYPE_CHECKING
 
 from stpredict import _keys
 from stpredict._copy import copy_of
+from stpredict._niches import NICHE_UM, SPOT_UM
 from stpredict._section import open_sections, table_of
 
 if TYPE_CHECKING:
     from stpredict._typing import Data
-
-SPOT_UM = 112.0
-"""224 px at 0.5 µm: what pathology encoders are trained on, and enough to cover a spot of Visium or legacy ST."""
-
-NICHE_UM = 560.0
-"""Five spot tiles across: the neighbourhood that context models of this field use (TRIPLEX, DeepSpot)."""
 
 
 def tiles(
