@@ -24,6 +24,12 @@ TUMOR_SCORE = "tumor_score"
 TUMOR = "tumor"
 """``obs``: tumour map; ``uns[TUMOR]`` holds its threshold and markers."""
 
+ST_ALIGN = "X_st_align"
+"""``obsm`` and ``uns``: the default name of a joint embedding of image and expression."""
+
+DOMAINS = "domains"
+"""``obs`` and ``uns``: the default name of spatial domains."""
+
 DEFAULT_LIBRARY = "section"
 """Library name for an AnnData without ``uns['spatial']``."""
 
@@ -51,3 +57,8 @@ def extra_genes(key: str) -> str:
 def similarity(key: str) -> str:
     """``obsm`` key of the similarities that belong to the retrieved spots under `key`."""
     return f"{key}_similarity"
+
+
+def colours(key: str) -> str:
+    """``uns`` key of the colours of the categorical ``obs`` column `key`, as scanpy names it."""
+    return f"{key}_colors"

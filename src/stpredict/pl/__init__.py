@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from stpredict.pl._calibration import calibration
 from stpredict.pl._compare import compare
+from stpredict.pl._domains import domains
+from stpredict.pl._embedding import embedding
 from stpredict.pl._expression import expression
 from stpredict.pl._gene_correlation import gene_correlation
 from stpredict.pl._history import history
@@ -17,6 +19,8 @@ from stpredict.pl._tumor import tumor
 __all__ = [
     "calibration",
     "compare",
+    "domains",
+    "embedding",
     "expression",
     "gene_correlation",
     "history",

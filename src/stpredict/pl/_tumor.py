@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict import _keys
 from stpredict.pl import _canvas
+from stpredict.pl._categories import draw_categories
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -144,20 +145,9 @@ def _draw_score(
 
 
 def _draw_labels(ax: Axes, section: Section, labels: pd.Series, *, size: float) -> None:
-    from matplotlib.lines import Line2D
-
-    names = labels.astype(str).where(labels.notna(), "no label").to_numpy()
-    kinds = [kind for kind in sorted(set(names), key=lambda k: -(names == k).sum()) if kind != "no label"]
-    colour = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(kinds)} | {"no label": _canvas.UNKNOWN}
-    _canvas.draw_spots(ax, section, None, size=size, facecolors=[colour[name] for name in names])
-    handles = [
-        Line2D([], [], linestyle="", marker="o", markersize=6, color=colour[kind], label=f"{kind} ({count})")
-        for kind in [*kinds, "no label"]
-        if (count := (names == kind).sum())
-    ]
-    ax.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, handletextpad=0.2
-    )
+    names = labels.astype(str).where(labels.notna())
+    kinds = names.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable").index
+    draw_categories(ax, section, names, {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(kinds)}, size=size)
 
 
 def _draw_outline(ax: Axes, section: Section, call: np.ndarray) -> None:

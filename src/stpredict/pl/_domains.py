@@ -1,0 +1,151 @@
+"""Spatial domains on the tissue and, beside them, labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from stpredict import _keys
+from stpredict._evaluation.agreement import agreement, labelled
+from stpredict.pl import _canvas
+from stpredict.pl._categories import categories_of, colours_of, draw_categories, palette, stored_colours
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from stpredict._typing import Data
+
+
+def domains(
+    data: Data,
+    key: str = _keys.DOMAINS,
+    *,
+    label_key: str | None = None,
+    size: float = 1.0,
+    alpha_img: float = 0.4,
+    library_id: str | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    image_key: str | None = None,
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool | None = None,
+) -> Axes | list[Axes] | Figure | None:
+    """Draw spatial domains on the tissue, and labels beside them.
+
+    Domains have scanpy's colours, or those of ``uns["<key>_colors"]``. Every label has the colour of the domain that
+    it shares most spots with, each colour once, so that where the panels look alike domains and labels agree; labels
+    left over have colours of their own. ``uns["<label_key>_colors"]``, where there is one, comes first.
+
+    Parameters
+    ----------
+    data
+        A section after `tl.domains`.
+    key
+        Column of ``obs`` with the domains; any categorical column will do.
+    label_key
+        Column of ``obs`` with labels; None takes the one that `tl.domains` was given, if any. The adjusted Rand index
+        in the title is that of the section drawn.
+    size
+        Diameter of the drawn spots, in true diameters.
+    alpha_img
+        How strongly the image shows under the spots, from 0 (not at all) to 1.
+    library_id
+        Section to draw, where there are several.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key, image_key
+        Which table and image of a SpatialData to use, where it has several.
+    ax
+        Axes to draw on, one, or two with labels; by default a new figure is made.
+    show
+        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
+    save
+        File to save the figure to.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    Axes (a list, with labels) if ``show=False`` or `ax` is given, the figure if `return_fig`, else None.
+
+    Raises
+    ------
+    KeyError
+        If there are no such domains or labels, or no such section.
+    ValueError
+        If there are several sections and none is chosen, or `ax` has another number of axes.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> st.pp.tiles(adata)
+    >>> st.pp.encode(adata, show_progress=False)
+    >>> st.tl.domains(adata, use_rep="X_morphology", n_domains=4)
+    >>> st.pl.domains(adata, show=False).get_title()
+    '4 domains'
+    """
+    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
+    adata = section.adata
+    if key not in adata.obs:
+        msg = f"There is no obs[{key!r}]; call stpredict.tl.domains first."
+        raise KeyError(msg)
+    record = adata.uns.get(key)
+    label_key = label_key or (record.get("label_key") if hasattr(record, "get") else None)
+    if label_key is not None and label_key not in adata.obs:
+        msg = f"There is no obs[{label_key!r}]; obs has {', '.join(adata.obs.columns)}."
+        raise KeyError(msg)
+    values, colour = categories_of(adata, key), colours_of(adata, key)
+    drawn = values.iloc[section.rows]
+    title = f"{drawn.nunique()} domains"
+
+    slide = _canvas.slide_of(section) if alpha_img > 0 else None
+    n = 1 if label_key is None else 2
+    panels = _canvas.Panels.make(n, columns=n, size=_canvas.map_size(section, width=4.6), ax=ax)
+    for panel in panels.axes:
+        _canvas.draw_slide(panel, section, slide, alpha=alpha_img)
+    draw_categories(panels.axes[0], section, drawn, colour, size=size)
+    if label_key is not None:
+        labels = categories_of(adata, label_key)
+        their_colours = _label_colours(adata, label_key, values, labels, colour)
+        draw_categories(panels.axes[1], section, labels.iloc[section.rows], their_colours, size=size)
+        panels.axes[1].set_title(label_key, size=11)
+        title += _measured(drawn, labels.iloc[section.rows])
+    panels.axes[0].set_title(title, size=11)
+    _canvas.draw_scale_bar(panels.axes[0], section)
+    return panels.finish(show=show, save=save, return_fig=return_fig)
+
+
+def _measured(domains: pd.Series, labels: pd.Series) -> str:
+    counted = labelled(labels) & domains.notna().to_numpy()
+    if labels[counted].nunique() < 2:
+        return ""
+    both = (values[counted].astype(str).to_numpy() for values in (domains, labels))
+    return f" (ARI = {agreement(*both)['ari']:.2f})"
+
+
+def _label_colours(
+    adata: AnnData, label_key: str, domains: pd.Series, labels: pd.Series, colour: dict[str, str]
+) -> dict[str, str]:
+    """Label → colour: of ``uns``, else of the domain with which it overlaps most, one label for each."""
+    names = list(labels.cat.categories)
+    if stored := stored_colours(adata, label_key):
+        return dict(zip(names, stored, strict=False))
+    shared = pd.crosstab(labels, domains, dropna=False).reindex(index=names, columns=list(colour), fill_value=0)
+    alike = {
+        names[i]: colour[shared.columns[j]]
+        for i, j in zip(*linear_sum_assignment(-shared.to_numpy()), strict=True)
+        if shared.iloc[i, j] > 0
+    }
+    free = (c for c in palette(len(names) + len(colour)) if c not in colour.values())
+    return {name: alike[name] if name in alike else next(free) for name in names}

@@ -1,0 +1,210 @@
+"""Two dimensions of an embedding, coloured by what is known of the spots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from stpredict import _keys
+from stpredict._checks import one_of
+from stpredict._section import open_sections, table_of
+from stpredict._settings import settings
+from stpredict.models._contract import UNITS
+from stpredict.pl import _canvas
+from stpredict.pl._categories import NO_LABEL, categories_of, colours_of, draw_legend
+from stpredict.pl._values import expression_of
+from stpredict.tl._domains import points_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+    from stpredict._typing import Data
+
+Layout = Literal["umap", "pca"]
+LEAST_FOR_UMAP = 15
+
+
+def embedding(
+    data: Data,
+    basis: str = _keys.ST_ALIGN,
+    *,
+    color: str | Iterable[str] | None = None,
+    layout: Layout = "umap",
+    layer: str | None = None,
+    cmap: str | Colormap = "viridis",
+    size: float | None = None,
+    ncols: int = 3,
+    seed: int | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool | None = None,
+) -> Axes | list[Axes] | Figure | None:
+    """Draw an embedding of all spots in two dimensions, one panel per colouring.
+
+    Nothing is written to `data`: to draw the same UMAP many times, keep it with scanpy (``sc.pp.neighbors``,
+    ``sc.tl.umap``) and pass ``basis="X_umap"``.
+
+    Parameters
+    ----------
+    data
+        One or more sections.
+    basis
+        Key of ``obsm`` to draw. One of two columns is drawn as it is.
+    color
+        Columns of ``obs``, or genes; None draws all spots alike. Categories have scanpy's colours, or those of
+        ``uns["<column>_colors"]``.
+    layout
+        ``"umap"``: scanpy's, on 15 neighbours. ``"pca"``: the first two principal components, with the share of
+        variance that they hold.
+    layer
+        Layer of the genes; None normalises the measured counts (log1p of counts per 10,000).
+    cmap
+        Colour map of numbers.
+    size
+        Area of the points, in square points; by default the more spots, the smaller.
+    ncols
+        Panels per row.
+    seed
+        Seed of UMAP and of the order in which spots are drawn; None takes ``stpredict.settings.seed``.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several; for genes.
+    table_key
+        Table of a SpatialData that has several.
+    ax
+        Axes to draw on, one per colouring; by default a new figure is made.
+    show
+        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
+    save
+        File to save the figure to.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    Axes (a list, for several colourings) if ``show=False`` or `ax` is given, the figure if `return_fig`, else None.
+    Spots without a value are grey.
+
+    Raises
+    ------
+    KeyError
+        If there is no such embedding, column, gene or layer.
+    ValueError
+        If the embedding has NaN or too few spots, `layout` is unknown, or `ax` has another number of axes.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> st.pp.tiles(adata)
+    >>> st.pp.encode(adata, show_progress=False)
+    >>> axes = st.pl.embedding(adata, "X_morphology", color=["region", "ERBB2"], layout="pca", show=False)
+    >>> [ax.get_title() for ax in axes]
+    ['region', 'ERBB2']
+    """
+    adata = table_of(data, table_key)
+    one_of(layout, ("umap", "pca"), "layout")
+    seed = settings.seed if seed is None else seed
+    points = points_of(adata, basis)
+    wanted = [None] if color is None else [color] if isinstance(color, str) else list(dict.fromkeys(color))
+    if not wanted:
+        msg = "No colouring to draw: pass columns of obs, genes, or color=None."
+        raise ValueError(msg)
+    genes = [name for name in wanted if name is not None and name not in adata.obs]
+    expression = _expression(data, genes, layer, library_key=library_key, table_key=table_key)
+    flat, axis_names = _flat(points, basis, layout, seed)
+
+    panels = _canvas.Panels.make(len(wanted), columns=ncols, size=(4.0, 3.2), ax=ax)
+    order = np.random.default_rng(seed).permutation(len(flat))  # so that no section hides another
+    area = min(30.0, 20_000 / len(flat)) if size is None else size
+    dots = {"s": area, "linewidths": 0, "rasterized": len(flat) > 5000}
+    for panel, name in zip(panels.axes, wanted, strict=True):
+        if name is None:
+            panel.scatter(*flat.T, color="#1f77b4", **dots)
+        elif name in genes:
+            _draw_numbers(panel, flat, order, expression[name], UNITS if layer is None else layer, cmap, dots)
+        elif _is_number(adata.obs[name]):
+            _draw_numbers(panel, flat, order, adata.obs[name], "", cmap, dots)
+        else:
+            _draw_groups(panel, flat, order, adata, name, dots)
+        panel.set(xlabel=axis_names[0], ylabel=axis_names[1], xticks=[], yticks=[])
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.set_title(basis if name is None else name, size=11)
+    return panels.finish(show=show, save=save, return_fig=return_fig)
+
+
+def _expression(
+    data: Data, genes: list[str], layer: str | None, *, library_key: str | None, table_key: str | None
+) -> pd.DataFrame:
+    """(spots, genes) in the order of the table."""
+    adata = table_of(data, table_key)
+    if not genes:
+        return pd.DataFrame(index=adata.obs_names)
+    values = np.full((adata.n_obs, len(genes)), np.nan)
+    for section in open_sections(data, library_key=library_key, table_key=table_key):
+        try:
+            values[section.rows] = expression_of(section, genes, layer)
+        except KeyError as error:
+            msg = f"Not a column of obs ({', '.join(adata.obs) or 'it has none'}), and as a gene: {error.args[0]}"
+            raise KeyError(msg) from error
+    return pd.DataFrame(values, index=adata.obs_names, columns=genes)
+
+
+def _flat(points: np.ndarray, basis: str, layout: Layout, seed: int) -> tuple[np.ndarray, tuple[str, str]]:
+    """(spots, 2), and what its axes are."""
+    if points.shape[1] == 2:
+        return points, (f"{basis} 1", f"{basis} 2")
+    if layout == "pca":
+        from sklearn.decomposition import PCA
+
+        if min(points.shape) < 2:
+            msg = f"obsm[{basis!r}] has shape {points.shape}; two components need two spots and two columns."
+            raise ValueError(msg)
+        pca = PCA(2, random_state=seed)
+        flat = pca.fit_transform(points)
+        first, second = (f"PC{i + 1} ({share:.0%})" for i, share in enumerate(pca.explained_variance_ratio_))
+        return flat, (first, second)
+    if len(points) < LEAST_FOR_UMAP:
+        msg = f"There are {len(points)} spots; UMAP needs at least {LEAST_FOR_UMAP}. Pass layout='pca'."
+        raise ValueError(msg)
+    import scanpy as sc
+    from anndata import AnnData
+
+    apart = AnnData(np.asarray(points, dtype=np.float32))
+    sc.pp.neighbors(apart, use_rep="X", n_neighbors=min(15, len(points) - 1), random_state=seed)
+    sc.tl.umap(apart, random_state=seed)
+    return apart.obsm["X_umap"], ("UMAP1", "UMAP2")
+
+
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _draw_numbers(
+    ax: Axes, flat: np.ndarray, order: np.ndarray, column: pd.Series, unit: str, cmap: str | Colormap, dots: dict
+) -> None:
+    values = column.to_numpy(float)
+    known = np.isfinite(values)
+    ax.scatter(*flat[~known].T, color=_canvas.UNKNOWN, **dots)
+    order = order[known[order]]
+    low, high = _canvas.robust_limits(values)
+    drawn = ax.scatter(*flat[order].T, c=values[order], cmap=cmap, vmin=low, vmax=high, **dots)
+    _canvas.draw_colour_bar(ax, drawn, unit)
+
+
+def _draw_groups(ax: Axes, flat: np.ndarray, order: np.ndarray, adata: AnnData, key: str, dots: dict) -> None:
+    values = categories_of(adata, key)
+    names = values.astype(object).where(values.notna(), NO_LABEL).to_numpy()
+    colour = {**colours_of(adata, key), NO_LABEL: _canvas.UNKNOWN}
+    ax.scatter(*flat[order].T, color=[colour[name] for name in names[order]], **dots)
+    draw_legend(ax, names, colour)
