@@ -203,3 +203,22 @@ def test_proliferation_shows_in_the_size_of_nuclei_more_than_in_colour(section):
     proliferation = np.log(section.obs["truth_proliferation"].to_numpy()[pure] + 0.01)
     assert np.corrcoef(size[pure], proliferation)[0, 1] > 0.6
     assert abs(np.corrcoef(colours(section)[pure, 0], proliferation)[0, 1]) < 0.5
+
+
+def test_a_domain_is_the_region_of_spots_off_its_border(section):
+    domain, region = section.obs["domain"], section.obs["region"]
+    inside = domain.notna()
+    assert (domain[inside] == region[inside]).all()
+    assert 0.7 < inside.mean() < 0.8
+    around = Section.from_anndata(section).neighbours().tocoo()
+    foreign = region.to_numpy()[around.row] != region.to_numpy()[around.col]
+    touches_another = np.bincount(around.row, foreign, minlength=section.n_obs) > 0
+    assert touches_another[~inside].mean() > 0.95
+
+
+def test_wider_regions_leave_fewer_spots_on_borders(section):
+    wide = st.datasets.simulate(region_scale=3)
+    assert wide.obs["domain"].isna().mean() < 0.7 * section.obs["domain"].isna().mean()
+    assert wide.obs["domain"].nunique() == 4
+    with pytest.raises(ValueError, match=r"region_scale must lie between 0\.5 and 4, got 9"):
+        st.datasets.simulate(region_scale=9)

@@ -31,9 +31,18 @@ if TYPE_CHECKING:
 
 PITCH_UM, SPOT_UM = 100.0, 55.0
 
+PURE = 0.95
+"""Share of a spot that must lie in one region for the spot to have a domain."""
+
 
 def simulate(
-    n_sections: int = 1, *, seed: int = 0, sections_per_patient: int = 1, signal: float = 1.0, hidden: float = 0.6
+    n_sections: int = 1,
+    *,
+    seed: int = 0,
+    sections_per_patient: int = 1,
+    signal: float = 1.0,
+    hidden: float = 0.6,
+    region_scale: float = 1.0,
 ) -> AnnData | list[AnnData]:
     """Simulate Visium sections of a carcinoma: an H&E-like image, counts that depend on it, and the truth.
 
@@ -56,14 +65,18 @@ def simulate(
         Strength of the programmes; 0 leaves no biology, only noise.
     hidden
         Standard deviation of the log of the factor that no image shows; at 0 the image shows all there is.
+    region_scale
+        Width of the regions as a multiple of the usual, which is a few spots. A quarter of the spots then lie on a
+        border, where no method can name the region for sure; at 2 it is a sixth.
 
     Returns
     -------
     One AnnData if `n_sections` is 1, else a list of them, each with
 
     - ``X``: raw counts, CSR float32 (spots, genes).
-    - ``obs``: ``section``, ``patient``, ``region`` (tumor, stroma, immune, adipose), ``in_tissue``, ``array_row``,
-      ``array_col`` and the held-back ``truth_nuclei`` (in the spot) and ``truth_<programme>`` (activity).
+    - ``obs``: ``section``, ``patient``, ``region`` (tumor, stroma, immune, adipose), ``domain`` (the same, but none for
+      spots on a border, that is less than 95 % in one region), ``in_tissue``, ``array_row``, ``array_col`` and the
+      held-back ``truth_nuclei`` (in the spot) and ``truth_<programme>`` (activity).
     - ``var["truth_programme"]``: the programme that drives each gene.
     - ``layers["truth"]``: noise-free expected expression, log1p of counts per 10,000, float32.
     - ``obsm["spatial"]``: spot centres (x, y) in pixels of 1 µm.
@@ -95,13 +108,17 @@ def simulate(
         if value < least:
             msg = f"{name} must be at least {least}, got {value!r}."
             raise ValueError(msg)
+    if not 0.5 <= region_scale <= 4:
+        msg = f"region_scale must lie between 0.5 and 4, got {region_scale!r}."
+        raise ValueError(msg)
     sections = [
-        _section(i, i // sections_per_patient, seed=seed, signal=signal, hidden=hidden) for i in range(n_sections)
+        _section(i, i // sections_per_patient, seed=seed, signal=signal, hidden=hidden, region_scale=region_scale)
+        for i in range(n_sections)
     ]
     return sections[0] if n_sections == 1 else sections
 
 
-def _section(index: int, patient: int, *, seed: int, signal: float, hidden: float) -> AnnData:
+def _section(index: int, patient: int, *, seed: int, signal: float, hidden: float, region_scale: float) -> AnnData:
     """Section `index` of `simulate`."""
     from anndata import AnnData
     from scipy import sparse
@@ -109,7 +126,7 @@ def _section(index: int, patient: int, *, seed: int, signal: float, hidden: floa
     from stpredict.datasets._simulated_image import render
 
     rng = [np.random.default_rng([seed, index, part]) for part in range(3)]
-    tissue = grow_tissue(rng[0])
+    tissue = grow_tissue(rng[0], region_scale)
     nuclei = place_nuclei(rng[0], tissue)
     image = render(rng[1], tissue, nuclei)
     spots = _spots(tissue)
@@ -174,7 +191,10 @@ def _measure(
         "adipose": share[ADIPOSE],
         "endothelial": 0.5 * share[STROMA] + 0.2,
     }
-    obs = pd.DataFrame({"region": pd.Categorical.from_codes(region.argmax(axis=0), REGIONS)})
+    code = region.argmax(axis=0)
+    pure = region.max(axis=0) >= PURE * region.sum(axis=0)
+    obs = pd.DataFrame({"region": pd.Categorical.from_codes(code, REGIONS)})
+    obs["domain"] = pd.Categorical.from_codes(np.where(pure, code, -1), REGIONS)
     obs["truth_nuclei"] = per_spot(np.ones(len(nuclei.xy))).astype(int)
     for name, amount in visible.items():
         obs[f"truth_{name}"] = amount * np.exp(hidden * at(smooth_noise(rng, 90), centres))

@@ -73,8 +73,8 @@ class Nuclei:
         return np.pi * self.axes.prod(axis=1)
 
 
-def grow_tissue(rng: np.random.Generator) -> Tissue:
-    """Draw the fields and regions of one section; every region is present."""
+def grow_tissue(rng: np.random.Generator, region_scale: float = 1.0) -> Tissue:
+    """Draw the fields and regions of one section; every region is present, its width a multiple of the usual."""
     grid = (np.arange(SIDE // CELL) + 0.5) / (SIDE // CELL) * 2 - 1
     from_centre = (np.abs(grid[:, None]) ** 3 + np.abs(grid[None, :]) ** 3) ** (1 / 3)
     depth = 0.9 - from_centre + 0.07 * smooth_noise(rng, 160)
@@ -83,12 +83,12 @@ def grow_tissue(rng: np.random.Generator) -> Tissue:
     inside = depth > 0
 
     region = np.where(inside, STROMA, GLASS)
-    tumor = smooth_noise(rng, 190) - 0.8 * from_centre
+    tumor = smooth_noise(rng, 190 * region_scale) - 0.8 * from_centre
     region[inside & (tumor > np.quantile(tumor[inside], 0.56))] = TUMOR
-    fat = smooth_noise(rng, 170) + 1.2 * from_centre - 0.8 * tumor
+    fat = smooth_noise(rng, 170 * region_scale) + 1.2 * from_centre - 0.8 * tumor
     region[inside & (fat > np.quantile(fat[inside], 0.86))] = ADIPOSE
     margin = np.exp(-((tumor - np.quantile(tumor[inside], 0.56)) ** 2) / 0.15)
-    lymphocytes = smooth_noise(rng, 70) + margin + 0.25 * smooth_noise(rng, 10)
+    lymphocytes = smooth_noise(rng, 70 * region_scale) + margin + 0.25 / region_scale * smooth_noise(rng, 10)
     lymphocytes[region == ADIPOSE] = -9
     region[inside & (lymphocytes > np.quantile(lymphocytes[inside], 0.88))] = IMMUNE
 
