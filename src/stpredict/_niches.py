@@ -28,8 +28,8 @@ NICHE_UM = 560.0
 BORDER = 0.01
 """Spots this far beyond a window's border, as a share of its side, still count: centres are only known to a pixel."""
 
-MOST_LINKS = 200_000_000
-"""Members of all niches of a section; they take 8 bytes each."""
+MOST_LINKS = 50_000_000
+"""Members of all niches of a section: 0.4 GB, and about 3 GB while they are found."""
 
 MEMBERS = ("window", "nearest", "ring")
 PARAMETER = {"window": "um", "nearest": "k", "ring": "rings"}
@@ -119,7 +119,8 @@ def find_members(section: Section, niche: Niche) -> sparse.csr_matrix:
 
 def _mean_of(links: sparse.spmatrix) -> sparse.csr_matrix:
     """Turn links into means: every spot linked to itself, rows summing to 1."""
-    links = sparse.csr_matrix((links + sparse.eye(links.shape[0], format="csr")) != 0, dtype=np.float32)
+    own = sparse.eye(links.shape[0], dtype=np.float32, format="csr")
+    links = sparse.csr_matrix(links, dtype=np.float32) + own
     links.sort_indices()
     n_members = np.diff(links.indptr)
     links.data = np.repeat((1 / n_members).astype(np.float32), n_members)

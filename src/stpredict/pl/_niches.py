@@ -148,7 +148,7 @@ def _draw_niche(ax: Axes, section: Section, row: int, members: np.ndarray, box: 
     width = np.full(len(section), 0.5)
     width[members] = 1.8
     face = np.zeros((len(section), 4))
-    face[row] = (*_rgb(OUTLINE), 0.55)
+    face[row] = (*_rgb(OUTLINE), 0.35)
     _canvas.draw_spots(ax, section, None, facecolors=face, edgecolors=OUTLINE, linewidths=width)
     _draw_box(ax, box, color=_canvas.INK, linewidth=1.8)
     if not np.allclose(box, square):
