@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stpredict.models import _store
+from stpredict.models._adapted import rebuilt
 from stpredict.models._contract import ExpressionModel, History, Prediction
 from stpredict.models._density import Density
 from stpredict.models._knn import Knn
@@ -59,8 +60,4 @@ def load(path: str | Path) -> ExpressionModel:
     >>> st.models.load(folder).method
     'mean'
     """
-    stored = _store.read(path)
-    if stored.method not in METHODS:
-        msg = f"The model at {path} is a {stored.method!r}; this version of stpredict knows {', '.join(METHODS)}."
-        raise ValueError(msg)
-    return METHODS[stored.method].from_stored(stored, path)
+    return rebuilt(_store.read(path), path)

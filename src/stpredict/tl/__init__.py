@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stpredict.tl._adapt import adapt
 from stpredict.tl._compare_methods import compare_methods
 from stpredict.tl._cross_validate import cross_validate
 from stpredict.tl._domains import domains
@@ -15,6 +16,7 @@ from stpredict.tl._train import train
 from stpredict.tl._tumor import localize_tumor
 
 __all__ = [
+    "adapt",
     "compare_methods",
     "cross_validate",
     "domains",

@@ -1,0 +1,163 @@
+"""Adapt a trained model to a few measured spots."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict._settings import settings
+from stpredict.models._adapted import Adapted
+from stpredict.models._contract import ExpressionModel
+from stpredict.tl._sections import open_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from stpredict._section import Section
+    from stpredict._typing import Data
+
+FEW = 5
+"""With fewer measured spots than this the correction is mostly a guess."""
+
+
+def adapt(
+    model: ExpressionModel,
+    data: Data | Sequence[Data],
+    *,
+    measured: str | None = None,
+    genes: Iterable[str] | None = None,
+    min_counts: int = 50,
+    seed: int | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+) -> ExpressionModel:
+    """Correct a trained model by what was measured in a few sections of a new cohort, or at a few spots of one section.
+
+    The model itself is frozen; what is learned is a correction of its predictions. Near measured spots, in the section
+    they lie in, it works like kriging of what the model gets wrong; everywhere, also in other sections, spots for which
+    the model predicts alike are corrected alike. How far each reaches is chosen on the measured spots; where they say
+    nothing, the prediction stays as it was. A few spots take a second or two.
+
+    Parameters
+    ----------
+    model
+        What `stpredict.tl.train` returned, or `stpredict.models.load` read, of any method.
+    data
+        Sections after `stpredict.pp.tiles` and `stpredict.pp.encode` as in training: one object or a list.
+    measured
+        Column of ``obs``, boolean, that says which spots were measured. Counts of other spots are never looked at. By
+        default all spots were.
+    genes
+        Genes to predict, by default the model's. Others, which the model does not know, are predicted from the measured
+        spots alone. The model's own that `data` does not measure stay as the model predicts them.
+    min_counts
+        Measured spots with fewer counts are not learned from.
+    seed
+        Seed of the choice of 1,500 spots where more are measured; by default ``stpredict.settings.seed``.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key
+        Table of a SpatialData that has several.
+
+    Returns
+    -------
+    A new model, for `stpredict.tl.predict_expression`. `data` and `model` stay as they are. A section that was adapted
+    on is recognised by names and coordinates of its spots, whichever of them are there. ``model.history`` has root mean
+    square errors at measured spots left out in turn, before and after.
+
+    Raises
+    ------
+    KeyError
+        If a section has no such column.
+    TypeError
+        If `model` is no model or the column is not boolean.
+    ValueError
+        If features are missing or were not made as in training, no measured spot has enough raw counts, a gene is
+        neither measured nor known to the model, or the model predicts the same for every spot.
+
+    Warns
+    -----
+    UserWarning
+        If fewer than five spots were measured, or some of the model's genes were not.
+
+    Notes
+    -----
+    Errors of the model at measured spots, in log1p of counts per 10,000, are read as a Gaussian process with covariance
+    (level + Σ exp(−distance / length) + exp(−difference of predictions)) between spots, times that of predictions
+    between genes (first 20 principal axes), plus a part for every gene on its own, plus noise. Lengths are 1, 2, 4 and
+    8 spot pitches. Their weights are an average over a grid by marginal likelihood; the part of single genes is chosen by
+    left-out errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stpredict as st
+    >>> train, new = st.datasets.simulate(2)
+    >>> for adata in (train, new):
+    ...     st.pp.tiles(adata)
+    ...     st.pp.encode(adata, show_progress=False)
+    >>> model = st.tl.train(train, genes=["ERBB2", "KRT8", "COL1A1"])
+    >>> new.obs["measured"] = np.random.default_rng(0).random(new.n_obs) < 0.1
+    >>> adapted = st.tl.adapt(model, new, measured="measured")
+    >>> st.tl.predict_expression(new, adapted)
+    >>> adapted.method, int(new.var["predicted"].sum())
+    ('adapted', 3)
+    """
+    if not isinstance(model, ExpressionModel):
+        msg = f"model must be a trained model (stpredict.tl.train, stpredict.models.load), got {type(model).__name__}."
+        raise TypeError(msg)
+    sections = open_all(data, library_key=library_key, table_key=table_key)
+    masks = [_mask(section, measured) for section in sections]
+    wanted = _wanted(model, genes, sections)
+    adapted = Adapted(model, min_counts=min_counts, seed=settings.seed if seed is None else seed)
+    adapted.fit(sections, genes=wanted, measured=masks)
+    if (n := adapted.config["n_spots"]) < FEW:
+        msg = f"Only {n} measured spots with min_counts={min_counts} counts or more; with fewer than {FEW} the correction is mostly a guess."
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    return adapted
+
+
+def _mask(section: Section, measured: str | None) -> np.ndarray:
+    """Which of the section's spots were measured."""
+    if measured is None:
+        return np.ones(len(section), dtype=bool)
+    obs = section.adata.obs
+    if measured not in obs:
+        msg = (
+            f"Section {section.name!r} has no obs[{measured!r}] (it has {', '.join(obs.columns) or 'no columns'}); "
+            "measured= names a boolean column, True where a spot was measured."
+        )
+        raise KeyError(msg)
+    column = obs[measured]
+    if column.dtype not in ("bool", "boolean") or column.isna().any():
+        msg = (
+            f"obs[{measured!r}] of section {section.name!r} must be boolean without missing values, True where a spot was "
+            f"measured; it is {column.dtype}. Write adata.obs[{measured!r}] = … .astype(bool)."
+        )
+        raise TypeError(msg)
+    return column.to_numpy(dtype=bool)[section.rows]
+
+
+def _wanted(model: ExpressionModel, genes: Iterable[str] | None, sections: Sequence[Section]) -> list[str]:
+    """Genes to predict, each measured in all sections or known to the model."""
+    wanted = list(model.genes) if genes is None else [genes] if isinstance(genes, str) else [str(g) for g in genes]
+    if not wanted or len(set(wanted)) < len(wanted):
+        msg = "genes must name one gene or more, every one once."
+        raise ValueError(msg)
+    shared = set.intersection(*(set(section.genes) for section in sections))
+    lost = [gene for gene in wanted if gene not in shared]
+    if nowhere := [gene for gene in lost if gene not in set(model.genes)]:
+        msg = (
+            f"{', '.join(nowhere[:5])}{', …' if len(nowhere) > 5 else ''}: neither known to the model nor measured in all "
+            "sections. Use the names in var_names, or leave these genes out."
+        )
+        raise ValueError(msg)
+    if lost:
+        msg = (
+            f"{len(lost)} of the model's genes are not measured in all sections; they stay as the model predicts them: "
+            f"{', '.join(lost[:5])}{', …' if len(lost) > 5 else ''}."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return wanted

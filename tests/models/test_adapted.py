@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import stpredict as st
+from stpredict._section import open_sections
+from stpredict.models import _store
+from stpredict.models._adapted import Adapted
+from stpredict.models._few_spots import gene_axes
+from stpredict.models._spot_process import LENGTHS, Points, Process, choose_rest, choose_weights, kernel
+
+GENES = [f"GENE{i}" for i in range(12)]
+
+
+@pytest.fixture
+def sections(paired):
+    return paired(4)
+
+
+@pytest.fixture
+def base(sections):
+    return st.tl.train(sections[:2], genes=GENES)
+
+
+@pytest.fixture
+def new(sections):
+    """A section of which every fourth spot was measured."""
+    adata = sections[2]
+    adata.obs["measured"] = np.arange(adata.n_obs) % 4 == 0
+    return adata
+
+
+@pytest.mark.parametrize("method", ["density", "ridge", "knn", "mixture"])
+def test_a_loaded_model_predicts_bit_for_bit_the_same(sections, new, tmp_path, method):
+    for adata in sections:
+        adata.uns["X_fake"]["feature_names"] = ["nucleus_count", "a", "b", "c"]
+    base = st.tl.train(sections[:2], method=method, genes=GENES)
+    model = st.tl.adapt(base, new, measured="measured", genes=[*GENES[:3], "GENE14"])
+    model.save(tmp_path / "model")
+    again = st.models.load(tmp_path / "model")
+    assert isinstance(again, Adapted)
+    assert type(again.base) is type(base)
+    assert (again.genes, again.config, again.history) == (model.genes, model.config, model.history)
+    assert _store.identity(again) == _store.identity(model)
+    for adata in (new, sections[3]):
+        section = open_sections(adata)[0]
+        before, after = model.predict(section), again.predict(section)
+        np.testing.assert_array_equal(before.mean, after.mean)
+        np.testing.assert_array_equal(before.std, after.std)
+        np.testing.assert_array_equal(again.embed(section), base.embed(section))
+
+
+def test_an_adapted_model_can_be_adapted_again(base, new, sections, tmp_path):
+    once = st.tl.adapt(base, new, measured="measured")
+    twice = st.tl.adapt(once, sections[3])
+    twice.save(tmp_path / "model")
+    section = open_sections(new)[0]
+    np.testing.assert_array_equal(st.models.load(tmp_path / "model").predict(section).mean, twice.predict(section).mean)
+
+
+def test_damage_is_told(base, new, tmp_path):
+    model = st.tl.adapt(base, new, measured="measured")
+    for missing in ("beside", "base.weights"):
+        arrays = {name: array for name, array in model.arrays.items() if name != missing}
+        _store.write(tmp_path / "model", _store.Stored("adapted", model.genes, model.config, arrays))
+        with pytest.raises(ValueError, match=f"damaged: {missing.removeprefix('base.')} missing"):
+            st.models.load(tmp_path / "model")
+
+
+def test_not_adapted_is_not_saved(base, tmp_path):
+    with pytest.raises(ValueError, match=r"stpredict\.tl\.adapt makes one"):
+        Adapted(base).save(tmp_path / "model")
+
+
+def test_genes_asked_for_come_in_their_order_and_unknown_ones_are_nan(base, new):
+    model = st.tl.adapt(base, new, measured="measured")
+    section = open_sections(new)[0]
+    some = model.predict(section, ["GENE3", "nobody", "GENE0"])
+    every = model.predict(section)
+    np.testing.assert_array_equal(some.mean[:, [0, 2]], every.mean[:, [3, 0]])
+    np.testing.assert_array_equal(some.std[:, [0, 2]], every.std[:, [3, 0]])
+    assert np.isnan(some.mean[:, 1]).all()
+    assert (every.std > 0).all()
+
+
+def test_space_counts_only_in_the_section_that_was_measured(base, new, sections):
+    """The same features elsewhere: other names, or other places, are another section."""
+    model = st.tl.adapt(base, new, measured="measured")
+    near = model.predict(open_sections(new)[0])
+    renamed, moved, half = new.copy(), new.copy(), new.copy()
+    renamed.obs_names = [f"other_{name}" for name in renamed.obs_names]
+    moved.obsm["spatial"] = moved.obsm["spatial"] + 1000
+    far = [model.predict(open_sections(adata)[0]) for adata in (renamed, moved)]
+    np.testing.assert_array_equal(far[0].mean, far[1].mean)
+    assert np.abs(far[0].mean - near.mean).max() > 0.01
+    assert far[0].std.mean() > near.std.mean()
+    assert [model._number(open_sections(a)[0]) for a in (new, half[20:60].copy(), renamed, moved, sections[3])] == [
+        *(0, 0, -1, -1, -1)
+    ]
+
+
+def points(n, *, seed=0):
+    rng = np.random.default_rng(seed)
+    return Points(rng.uniform(0, 10, (n, 2)), np.zeros(n, dtype=int), rng.standard_normal((n, 3)))
+
+
+def test_left_out_errors_are_those_of_leaving_out():
+    spots, rng = points(12), np.random.default_rng(1)
+    values, variance = rng.standard_normal((12, 2)), np.array([0.5, 2.0])
+    weights = np.array([1, 0.5, 0.2, 0.3, 0, 0.4])
+    errors, told = Process(spots, weights).left_out(values, variance)
+    for i in range(12):
+        others = np.delete(np.arange(12), i)
+        rest = Process(spots.take(others), weights)
+        one = spots.take([i])
+        expected = kernel(weights, one, rest.points) @ rest.coefficients(values[others], variance)
+        np.testing.assert_allclose(values[i] - expected[0], errors[i], atol=1e-9)
+        np.testing.assert_allclose(rest.spread(one, variance)[0], told[i], atol=1e-9)
+
+
+def test_weights_find_what_made_the_values():
+    """Values drawn from one part of the kernel: near in space, or alike in prediction."""
+    spots, rng = points(250), np.random.default_rng(2)
+    for part, most in ((2 + LENGTHS.index(2.0), slice(2, None)), (1, slice(1, 2))):
+        true = np.zeros(2 + len(LENGTHS))
+        true[part] = 5
+        covariance = kernel(true, spots, spots) + np.eye(250)
+        values = np.linalg.cholesky(covariance) @ rng.standard_normal((250, 10))
+        weights = choose_weights(spots, values, np.ones(10))
+        assert weights[most].sum() > 0.7 * weights[1:].sum()
+        assert 2 < weights[most].sum() < 12
+
+
+def test_noise_is_left_alone():
+    spots, noise = points(60), np.random.default_rng(3).standard_normal((60, 40))
+    weights = choose_weights(spots, noise, np.ones(40))
+    assert weights.sum() < 0.05
+    assert choose_rest(Process(spots, np.full(6, 0.5)), noise) <= 0.03
+
+
+def test_gene_axes_are_those_of_predictions_within_sections():
+    rng = np.random.default_rng(4)
+    direction = np.array([0.6, 0.8, 0, 0])
+    predicted = np.outer(rng.standard_normal(50), direction)
+    section = np.repeat([0, 1], 25)
+    predicted[section == 1] += 100 * np.array([0, 0, 1, 0])
+    axes, variances = gene_axes(predicted, section, np.ones(4, dtype=bool))
+    np.testing.assert_allclose(np.abs(axes.T), [np.abs(direction)], atol=1e-5)
+    np.testing.assert_allclose(variances, 1)
