@@ -242,9 +242,9 @@ def _refined(codes: np.ndarray, sections: list[Section]) -> np.ndarray:
 def _neighbours(section: Section) -> sparse.csr_matrix:
     from sklearn.neighbors import kneighbors_graph
 
-    if section.lattice is not None or len(section) < 2:
-        return section.neighbours()
-    return kneighbors_graph(section.centres, min(NEAREST, len(section) - 1))
+    if section.lattice is None or section.lattice.kind == "irregular":
+        return kneighbors_graph(section.centres, min(NEAREST, len(section) - 1))
+    return section.neighbours()
 
 
 def _by_size(codes: np.ndarray) -> pd.Categorical:
