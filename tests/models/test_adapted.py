@@ -102,7 +102,8 @@ def test_space_counts_only_in_the_section_that_was_measured(base, new, sections)
 
 def points(n, *, seed=0):
     rng = np.random.default_rng(seed)
-    return Points(rng.uniform(0, 10, (n, 2)), np.zeros(n, dtype=int), rng.standard_normal((n, 3)))
+    scores = rng.standard_normal((n, 3))
+    return Points(rng.uniform(0, 10, (n, 2)), np.zeros(n, dtype=int), scores, scores.astype(np.float32))
 
 
 def test_left_out_errors_are_those_of_leaving_out():
@@ -120,7 +121,7 @@ def test_left_out_errors_are_those_of_leaving_out():
 
 
 def test_weights_find_what_made_the_values():
-    """Values drawn from one part of the kernel: near in space, or alike in prediction."""
+    """Values drawn from one part of the kernel: near in space, or alike to the model."""
     spots, rng = points(250), np.random.default_rng(2)
     for part, most in ((2 + LENGTHS.index(2.0), slice(2, None)), (1, slice(1, 2))):
         true = np.zeros(2 + len(LENGTHS))

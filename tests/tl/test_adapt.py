@@ -43,7 +43,8 @@ def kriged(adata):
     mask = adata.obs["measured"].to_numpy()
     values = section.log_expression(adata.var_names)[mask].astype(float)
     places = section.centres / section.lattice.pitch_px
-    points = Points(places, np.zeros(len(section), dtype=int), np.zeros((len(section), 0)))
+    nothing = np.zeros((len(section), 0))
+    points = Points(places, np.zeros(len(section), dtype=int), nothing, nothing)
     few, centred = points.take(mask), values - values.mean(axis=0)
     scaled = centred / (centred.std(axis=0) + 1e-3)
     weights = choose_weights(few, scaled, np.ones(scaled.shape[1]))

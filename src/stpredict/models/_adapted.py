@@ -34,8 +34,8 @@ class Adapted(ExpressionModel):
     """The prediction of a frozen base model, plus a correction learned from measured spots.
 
     What the base model gets wrong at the measured spots is taken for a Gaussian process: spots err alike where they lie
-    near each other in the section they were measured in, and where the base model predicts alike for them, in any
-    section. Over genes, errors vary as predictions do, along their first principal axes, plus a little for every gene on
+    near each other in the section they were measured in, and where they are alike to the base model, in prediction and
+    embedding, in any section. Over genes, errors vary as predictions do, along their first principal axes, plus a little for every gene on
     its own: a few spots can tell some scores, not a thousand genes. How much there is of each is chosen on the measured
     spots.
 
@@ -64,12 +64,13 @@ class Adapted(ExpressionModel):
         "places": ("n", 2),
         "section": ("n",),
         "scores": ("n", "axes"),
+        "embedded": ("n", "e"),
         "along": ("n", "axes"),
         "beside": ("n", "g"),
         "axes": ("b", "axes"),
         "centre": ("b",),
         "variances": ("axes",),
-        "scale": (1,),
+        "scale": (2,),
         "weights": (2 + len(LENGTHS),),
         "loadings": ("g", "axes"),
         "level": ("g",),
@@ -171,6 +172,7 @@ class Adapted(ExpressionModel):
             section=np.repeat(np.arange(len(sections)), [len(section) for section in sections]),
             predicted=np.concatenate([p.mean for p in predictions]).astype(np.float64),
             variance=np.square(np.concatenate([p.std for p in predictions]), dtype=np.float64),
+            embedded=np.concatenate([self.base.embed(section.without_counts()) for section in sections]),
             rows=np.concatenate([own + start for own, start in zip(rows, starts, strict=True)]),
             expression=expression,
         )
@@ -220,7 +222,9 @@ class Adapted(ExpressionModel):
     @cached_property
     def _process(self) -> Process:
         arrays = self.arrays
-        return Process(Points(arrays["places"], arrays["section"], arrays["scores"]), arrays["weights"])
+        return Process(
+            Points(arrays["places"], arrays["section"], arrays["scores"], arrays["embedded"]), arrays["weights"]
+        )
 
     @cached_property
     def _coefficients(self) -> np.ndarray:
@@ -229,10 +233,12 @@ class Adapted(ExpressionModel):
         return along @ arrays["loadings"].T + self._process.coefficients(arrays["beside"], arrays["rest"])
 
     def _points(self, section: Section, predicted: np.ndarray) -> Points:
-        scores = (predicted - self.arrays["centre"]) @ self.arrays["axes"] / np.sqrt(self.arrays["scale"])
+        scale = self.arrays["scale"]
+        scores = (predicted - self.arrays["centre"]) @ self.arrays["axes"] / scale[0]
+        embedded = self.base.embed(section) / np.float32(scale[1])
         number = self._number(section)
         pitch = self.config["pitches"][number] if number >= 0 else 1.0
-        return Points(_coordinates(section) / pitch, np.full(len(section), number), scores)
+        return Points(_coordinates(section) / pitch, np.full(len(section), number), scores, embedded)
 
     def _number(self, section: Section) -> int:
         """Which of the sections adapted on this one is, or is a part of: by names and coordinates of its spots; else -1."""
@@ -349,6 +355,6 @@ def _history(learned: _few_spots.Correction, weights: np.ndarray, spots: _few_sp
     told = ", ".join(f"{length:g} pitches {s:.0%}" for length, s in zip(LENGTHS, share[2:], strict=True))
     notes = [
         f"{len(spots.rows)} measured spots in {len(np.unique(spots.section[spots.rows]))} section(s)",
-        f"correction: level {share[0]:.0%}, alike in prediction {share[1]:.0%}, near in space: {told}",
+        f"correction: level {share[0]:.0%}, alike to the model {share[1]:.0%}, near in space: {told}",
     ]
     return {"values": {"rmse_base": errors[:1], "rmse_adapted": errors[1:]}, "notes": notes}

@@ -33,6 +33,8 @@ class Spots:
         int64 (all,), number of the section.
     predicted, variance
         float64 (all, b), the base model's prediction of its genes and its square standard deviation.
+    embedded
+        float32 (all, d), the base model's embedding.
     rows
         int64 (n,), which of them were measured.
     expression
@@ -43,6 +45,7 @@ class Spots:
     section: np.ndarray
     predicted: np.ndarray
     variance: np.ndarray
+    embedded: np.ndarray
     rows: np.ndarray
     expression: np.ndarray
 
@@ -75,8 +78,9 @@ def learn(spots: Spots, *, seed: int) -> Correction:
     axes, variances = gene_axes(spots.predicted, spots.section, measured[:n_base])
     centre = spots.predicted.mean(axis=0)
     scores = (spots.predicted - centre) @ axes
-    scale = median_square(scores, seed)
-    points = Points(spots.places, spots.section, scores / np.sqrt(scale)).take(spots.rows)
+    scale = np.sqrt([median_square(scores, seed), median_square(spots.embedded, seed)])
+    alike = scores / scale[0], spots.embedded / np.float32(scale[1])
+    points = Points(spots.places, spots.section, *alike).take(spots.rows)
 
     level = np.where(known | ~measured, 0, spots.expression.mean(axis=0))
     residual = np.where(measured, spots.expression - level, 0)
@@ -105,12 +109,13 @@ def learn(spots: Spots, *, seed: int) -> Correction:
         "places": points.places,
         "section": points.section,
         "scores": points.scores,
+        "embedded": points.embedded,
         "along": along,
         "beside": beside,
         "axes": axes,
         "centre": centre,
         "variances": variances,
-        "scale": np.array([scale]),
+        "scale": scale,
         "weights": weights,
         "loadings": loadings,
         "level": level,

@@ -1,4 +1,4 @@
-"""A Gaussian process over spots: near in space, or alike in what is predicted for them, they err alike."""
+"""A Gaussian process over spots: near in space, or alike to the model, they err alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REST = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Variances to choose from for what genes do each on their own, in units of the noise."""
 
 LEVEL, IMAGE = 0, 1
-"""First two weights of a kernel: what all spots share, and likeness of predictions; then one for every length."""
+"""First two weights of a kernel: what all spots share, and likeness to the model; then one for every length."""
 
 ROWS = 4096
 
@@ -33,23 +33,26 @@ class Points:
         int64 (n,), number of the section; -1 for one without measured spots, which has no neighbours in space.
     scores
         float64 (n, axes), the base model's prediction along the gene axes, over its scale.
+    embedded
+        float32 (n, d), the base model's embedding, over its scale.
     """
 
     places: np.ndarray
     section: np.ndarray
     scores: np.ndarray
+    embedded: np.ndarray
 
     def __len__(self) -> int:
         return len(self.section)
 
     def take(self, rows: np.ndarray | slice) -> Points:
         """Only `rows`."""
-        return Points(self.places[rows], self.section[rows], self.scores[rows])
+        return Points(self.places[rows], self.section[rows], self.scores[rows], self.embedded[rows])
 
 
 def parts(a: Points, b: Points) -> list[np.ndarray]:
     """Covariances (a, b) that a kernel sums: level, image, and one for every length."""
-    alike = np.exp(-_squares(a.scores, b.scores))
+    alike = (np.exp(-_squares(a.scores, b.scores)) + np.exp(-_squares(a.embedded, b.embedded))) / 2
     together = (a.section[:, None] == b.section) & (a.section >= 0)[:, None]
     away = np.sqrt(_squares(a.places, b.places))
     return [np.ones_like(alike), alike, *(np.where(together, np.exp(-away / length), 0.0) for length in LENGTHS)]
@@ -62,7 +65,7 @@ def kernel(weights: np.ndarray, a: Points, b: Points) -> np.ndarray:
 
 def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     cross = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
-    return np.maximum(cross, 0)
+    return np.maximum(cross, 0).astype(np.float64)
 
 
 def choose_weights(points: Points, values: np.ndarray, variances: np.ndarray) -> np.ndarray:

@@ -36,8 +36,8 @@ def adapt(
     """Correct a trained model by what was measured in a few sections of a new cohort, or at a few spots of one section.
 
     The model itself is frozen; what is learned is a correction of its predictions. Near measured spots, in the section
-    they lie in, it works like kriging of what the model gets wrong; everywhere, also in other sections, spots for which
-    the model predicts alike are corrected alike. How far each reaches is chosen on the measured spots; where they say
+    they lie in, it works like kriging of what the model gets wrong; everywhere, also in other sections, spots
+    that the model predicts or embeds alike are corrected alike. How far each reaches is chosen on the measured spots; where they say
     nothing, the prediction stays as it was. A few spots take a second or two.
 
     Parameters
@@ -84,11 +84,12 @@ def adapt(
 
     Notes
     -----
-    Errors of the model at measured spots, in log1p of counts per 10,000, are read as a Gaussian process with covariance
-    (level + Σ exp(−distance / length) + exp(−difference of predictions)) between spots, times that of predictions
-    between genes (first 20 principal axes), plus a part for every gene on its own, plus noise. Lengths are 1, 2, 4 and
-    8 spot pitches. Their weights are an average over a grid by marginal likelihood; the part of single genes is chosen by
-    left-out errors.
+    Errors of the model at measured spots, in log1p of counts per 10,000, are read as a Gaussian process. Its covariance
+    between spots is level + Σ exp(−distance / length) + likeness to the model, with lengths of 1, 2, 4 and 8 spot pitches.
+    Likeness is exp(−d²), d being the difference of two predictions over its median, and the same of embeddings (mean of
+    both). Between genes the covariance is that of predictions (first 20 principal axes), plus a part for every gene on its
+    own. The weights are an average over a grid by marginal likelihood; the part of single genes is chosen by left-out
+    errors.
 
     Examples
     --------
