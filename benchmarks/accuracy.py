@@ -63,11 +63,11 @@ def encoder(name: str):
     return network
 
 
-def encoded(adata, names, niches):
+def encoded(adata, names, niches, mpp=None):
     for niche_um in niches:
         st.pp.tiles(adata, niche_um=niche_um)
         for name in names:
-            st.pp.encode(adata, encoder(name), key_added=f"X_{name}_{niche_um:g}", show_progress=False)
+            st.pp.encode(adata, encoder(name), key_added=f"X_{name}_{niche_um:g}", mpp=mpp, show_progress=False)
     return adata
 
 

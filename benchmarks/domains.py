@@ -5,7 +5,7 @@
     python benchmarks/domains.py mouse_colon
     python benchmarks/domains.py mob --figure mob2.png
 
-Every representation in ``REPRESENTATIONS`` is clustered into as many domains as there are labels with five spots, each
+Every representation in ``FIXED`` and ``LEARNED`` is clustered into as many domains as there are labels with five spots, each
 test section by itself; tables hold the mean and, over seeds, the standard deviation of the adjusted Rand index (ARI) and
 of the normalised mutual information (NMI), and the mean recall of every label.
 
@@ -94,22 +94,47 @@ def both(adata) -> np.ndarray:
     return joined(image(adata), expression(adata))
 
 
-REPRESENTATIONS = {
-    "image": lambda train, test, seed: image(test),
-    "image, niche": lambda train, test, seed: image(test, "_niche"),
-    "image, spot and niche": lambda train, test, seed: joined(image(test), image(test, "_niche")),
-    "expression PCA": lambda train, test, seed: expression(test),
-    "expression + graph": lambda train, test, seed: around(test, expression(test)),
-    "expression + graph, twice": lambda train, test, seed: around(test, expression(test), 2),
-    "concatenation": lambda train, test, seed: both(test),
-    "concatenation + graph": lambda train, test, seed: around(test, both(test)),
-    "expression + graph, image": lambda train, test, seed: joined(around(test, expression(test)), image(test)),
-    "concatenation, spot and graph": lambda train, test, seed: joined(both(test), around(test, both(test))),
+FIXED = {
+    "image": lambda test: image(test),
+    "image, niche": lambda test: image(test, "_niche"),
+    "image, spot and niche": lambda test: joined(image(test), image(test, "_niche")),
+    "expression PCA": lambda test: expression(test),
+    "expression + graph": lambda test: around(test, expression(test)),
+    "expression + graph, twice": lambda test: around(test, expression(test), 2),
+    "concatenation": lambda test: both(test),
+    "concatenation + graph": lambda test: around(test, both(test)),
+    "expression + graph, image": lambda test: joined(around(test, expression(test)), image(test)),
+    "concatenation, spot and graph": lambda test: joined(both(test), around(test, both(test))),
 }
+"""Label → function of the section to divide that returns (spots, d); no seed changes it, so that it is made once."""
+
+MODELS: dict = {}
+
+
+def aligned(use: str, **options):
+    """Embedding of an ST-Align model that learned from other sections; a model is trained once per seed."""
+
+    def embedding(train, test, seed):
+        which = (id(train), seed, tuple(options.items()))
+        if which not in MODELS:
+            genes = st.pp.gene_panel(train, n_top=1000)
+            MODELS[which] = st.tl.train(
+                train, method="st_align", genes=genes, seed=seed, group_key=None, show_progress=False, **options
+            )
+        st.tl.embed(test, MODELS[which], use=use, key_added="aligned")
+        return test.obsm["aligned"]
+
+    return embedding
+
+
+LEARNED = {f"ST-Align, {use}": aligned(use) for use in ("image", "expression", "fused")}
 """Label → function of the sections to train on, the section to divide, and a seed, that returns (spots, d)."""
 
-DETERMINISTIC = set(REPRESENTATIONS)
-"""Labels whose representation no seed changes: it is made once."""
+REPRESENTATIONS = [*FIXED, *LEARNED]
+
+
+def represented(label: str, train, test, seed: int) -> np.ndarray:
+    return np.asarray(FIXED[label](test) if label in FIXED else LEARNED[label](train, test, seed))
 
 
 # ---------------------------------------------------------------------- clustering
@@ -155,8 +180,12 @@ def deep(adata):
 
 
 def her2st_midres(arguments):
-    train = [encoded(st.datasets.her2st(name), ENCODERS, [560.0]) for name in ("B4", "C2", "C3", "C4", "C5")]
-    return train, [deep(encoded(st.datasets.her2st_midres("A1"), ENCODERS, [560.0]))], ["label"]
+    test = st.datasets.her2st_midres("A1")
+    st.pp.tiles(test)
+    scale = next(iter(test.uns["tiles"].values()))["mpp"]
+    train = [st.datasets.her2st(name) for name in ("B4", "C2", "C3", "C4", "C5")]
+    *train, test = (encoded(adata, ENCODERS, [560.0], mpp=scale) for adata in (*train, test))
+    return train, [deep(test)], ["label"]
 
 
 def simulated(arguments):
@@ -188,8 +217,8 @@ def scored(train, tests, label_keys, arguments) -> pd.DataFrame:
     for label in arguments.representations:
         for number, test in enumerate(tests):
             for seed in arguments.seeds:
-                if label not in DETERMINISTIC or seed == arguments.seeds[0]:
-                    test.obsm["rep"] = np.asarray(REPRESENTATIONS[label](train, test, seed))
+                if label in LEARNED or seed == arguments.seeds[0]:
+                    test.obsm["rep"] = represented(label, train, test, seed)
                 rows += clustered(test, label_keys, arguments, {"rep": label, "section": number, "seed": seed})
     return pd.DataFrame(rows)
 
@@ -232,7 +261,7 @@ def drawn(train, test, arguments) -> None:
     names = arguments.representations
     figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 5), layout="constrained", squeeze=False)
     for ax, label in zip(axes[0], names, strict=True):
-        test.obsm["rep"] = np.asarray(REPRESENTATIONS[label](train, test, arguments.seeds[0]))
+        test.obsm["rep"] = represented(label, train, test, arguments.seeds[0])
         st.tl.domains(test, use_rep="rep", n_domains=arguments.domains, seed=arguments.seeds[0])
         st.pl.domains(test, ax=ax)
         ax.set_title(label, size=11)
@@ -242,7 +271,7 @@ def drawn(train, test, arguments) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=list(DATA))
-    parser.add_argument("--representations", nargs="+", choices=list(REPRESENTATIONS), default=list(REPRESENTATIONS))
+    parser.add_argument("--representations", nargs="+", choices=REPRESENTATIONS, default=REPRESENTATIONS)
     parser.add_argument("--clustering", nargs="+", choices=list(CLUSTERING), default=["kmeans"])
     parser.add_argument("--refine", action="store_true", help="k-means also with the vote of neighbours on the tissue")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])

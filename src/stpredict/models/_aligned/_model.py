@@ -144,7 +144,7 @@ class Aligned(Banked, ArrayModel):
         """Mean over the retrieved reference spots, and standard deviation over them and between sections."""
         from stpredict.models._aligned._training import image_embeddings
 
-        embedded = self._over_members(arrays, lambda network: image_embeddings(network, queries))
+        embedded = normalise(self._over_members(arrays, lambda network: image_embeddings(network, queries)))
         mean, spread = retrieve(embedded, arrays["bank"], arrays["expression"], **self.options.read_out)
         return mean, np.hypot(spread, np.sqrt(arrays["between"]))
 
@@ -168,9 +168,11 @@ class Aligned(Banked, ArrayModel):
         one_of(use, self.spaces, "use")
         if use == "image":
             images = self.design(section)
-            return self._over_members(self.arrays, lambda network: training.image_embeddings(network, images))
+            return normalise(
+                self._over_members(self.arrays, lambda network: training.image_embeddings(network, images))
+            )
         genes = self.expression(section)
-        return self._over_members(self.arrays, lambda network: training.gene_embeddings(network, genes))
+        return normalise(self._over_members(self.arrays, lambda network: training.gene_embeddings(network, genes)))
 
     def _levelled(self, section: Section) -> tuple[np.ndarray, np.ndarray]:
         """Expression of a new section at the level of those in training, and which of its spots are measured."""
@@ -186,7 +188,7 @@ class Aligned(Banked, ArrayModel):
         return GeneScale(self.arrays["gene_level"], self.arrays["gene_sd"], self.options)
 
     def _over_members(self, arrays: dict[str, np.ndarray], embed: Callable[[AlignedNetwork], np.ndarray]) -> np.ndarray:
-        """Embeddings of all members side by side, so that cosines are means over members."""
+        """Embeddings of all members side by side."""
         from stpredict.models._aligned._training import network_state
 
         device, embedded = resolve_device(), []
@@ -195,7 +197,7 @@ class Aligned(Banked, ArrayModel):
             network = self.build_network(untrained, self.config, arrays["expression"].shape[1]).eval()
             network.load_state_dict(network_state(arrays, member))
             embedded.append(embed(network.to(device)))
-        return normalise(np.concatenate(embedded, axis=1))
+        return np.concatenate(embedded, axis=1)
 
     # ------------------------------------------------------------------ storage
 

@@ -27,14 +27,18 @@ class FeatureTokens(nn.Module):
         Length of a token.
     dropout
         Share of features that are hidden from a training step.
+    norm
+        Bring all tokens to one length; otherwise unusual features make long tokens.
     """
 
-    def __init__(self, sizes: Sequence[int], width: int, *, dropout: float) -> None:
+    def __init__(self, sizes: Sequence[int], width: int, *, dropout: float, norm: bool = True) -> None:
         super().__init__()
         self.sizes = list(sizes)
+        self.n_features = sum(sizes)
         self.width = width
         self.dropout = nn.Dropout(dropout)
-        self.embed = nn.ModuleList(nn.Sequential(nn.Linear(size, width), nn.LayerNorm(width)) for size in sizes)
+        last = nn.LayerNorm if norm else nn.Identity
+        self.embed = nn.ModuleList(nn.Sequential(nn.Linear(size, width), last(width)) for size in sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Split the columns into feature vectors and embed each."""

@@ -175,11 +175,13 @@ class StAlign(Aligned):
         from stpredict.models.nn._tokens import FeatureTokens, PatchTokens
         from stpredict.models.st_align._network import StAlignNetwork
 
-        niche = FeatureTokens(_sizes(config, niche=True), options.width, dropout=options.feature_dropout)
+        niche = FeatureTokens(_sizes(config, niche=True), options.width, dropout=options.feature_dropout, norm=False)
         if options.image_encoder:
             spot = PatchTokens(options.image_encoder, size=TILE_PX, depth=options.depth, pretrained=options.pretrained)
         else:
-            spot = FeatureTokens(_sizes(config, niche=False), options.width, dropout=options.feature_dropout)
+            spot = FeatureTokens(
+                _sizes(config, niche=False), options.width, dropout=options.feature_dropout, norm=False
+            )
         n_inputs = config.get("n_expression", n_genes)
         return StAlignNetwork(spot, niche, n_inputs=n_inputs, n_genes=n_genes, options=options)
 

@@ -29,6 +29,7 @@ class Losses:
     niche: Tensor
     fused: Tensor
     decoder: Tensor
+    rebuilt: Tensor
     total: Tensor
 
 
@@ -54,10 +55,13 @@ class StAlignNetwork(nn.Module):
         self, spot_tokens: nn.Module, niche_tokens: nn.Module, *, n_inputs: int, n_genes: int, options: Options
     ) -> None:
         super().__init__()
+        pixels = options.image_encoder is not None
         self.options = options
         self.spot = Scale(spot_tokens, n_inputs, options, layers=0)
         self.niche = Scale(niche_tokens, n_inputs, options, layers=options.niche_layers)
         self.decoder = nn.Linear(2 * options.width, n_genes) if options.decoder else None
+        sizes = [niche_tokens.n_features, n_inputs, n_inputs, *([] if pixels else [spot_tokens.n_features])]
+        self.rebuild = nn.ModuleList(nn.Linear(2 * options.width, n) for n in sizes) if options.rebuild else None
         if not options.train_encoders:
             for scale in (self.spot, self.niche):
                 for module in (scale.tokens, scale.gene_tokens):
@@ -74,10 +78,23 @@ class StAlignNetwork(nn.Module):
         )
 
     def fused(self, spot: Tensor, niche: Tensor, spot_genes: Tensor, niche_genes: Tensor, known: Tensor) -> Tensor:
-        """(batch, 2 · width): embedding of image and expression together; without the latter where not `known`."""
-        spots = self.spot.fuse(self.spot.tokens(spot), self.spot.gene_tokens(spot_genes), known)
-        niches = self.niche.fuse(self.niche.tokens(niche), self.niche.gene_tokens(niche_genes), known)
-        return _side_by_side(spots, niches)
+        """(batch, 2 · width): embedding of image and expression together; without the latter where not `known`.
+
+        Only directions are contrasted, so lengths and distances of the fused vectors are free; they are given meaning by
+        what is rebuilt from them (`metric`).
+        """
+        spots, niches = self.spot.align(spot, spot_genes, known)[2], self.niche.align(niche, niche_genes, known)[2]
+        return torch.cat([spots, niches], dim=1) @ self.metric().T
+
+    def metric(self) -> Tensor:
+        """(2 · width, 2 · width): makes distances of fused embeddings those of the inputs that are rebuilt from them.
+
+        Each of the inputs counts the same, however many columns it has. The identity where nothing is rebuilt.
+        """
+        if not self.rebuild:
+            return torch.eye(2 * self.options.width, device=self.spot.missing.device)
+        weights = torch.cat([part.weight / part.weight.shape[0] ** 0.5 for part in self.rebuild])
+        return torch.linalg.qr(weights, mode="r")[1]
 
     def losses(
         self,
@@ -96,13 +113,25 @@ class StAlignNetwork(nn.Module):
         spots, niches = self.spot.align(spot, spot_genes, known), self.niche.align(niche, niche_genes, known)
         by_spot, by_niche, by_fusion = (
             info_nce(*pair, temperature=options.temperature, same=same, soft=options.soft_targets)
-            for pair in (spots[:2], niches[:2], (spots[2], niches[2]))
+            for pair in (spots[:2], niches[:2], (_direction(spots[2]), _direction(niches[2])))
         )
         decoder = spot.new_zeros((), dtype=torch.float32)
         if self.decoder:
             decoder = expression_loss(self.decoder(torch.cat([spots[0], niches[0]], dim=1)), expression)
+        rebuilt = spot.new_zeros((), dtype=torch.float32)
+        if self.rebuild:
+            fused = torch.cat([spots[2], niches[2]], dim=1)
+            parts = zip(self.rebuild, (niche, spot_genes, niche_genes, spot), strict=False)
+            rebuilt = sum(F.mse_loss(rebuild(fused), part) for rebuild, part in parts) / len(self.rebuild)
         total = options.spot * by_spot + options.niche * by_niche + options.cross * by_fusion
-        return Losses(by_spot, by_niche, by_fusion, decoder, total + options.decoder * decoder)
+        return Losses(
+            by_spot,
+            by_niche,
+            by_fusion,
+            decoder,
+            rebuilt,
+            total + options.decoder * decoder + options.rebuild * rebuilt,
+        )
 
     def _alike(self, section: Tensor, cluster: Tensor) -> Tensor | None:
         """Bool (batch, batch): other spots of the same section and cluster."""
@@ -139,15 +168,15 @@ class Scale(nn.Module):
         """(batch, width): direction of expression tokens in the joint space."""
         return F.normalize(self.gene_head(tokens.mean(dim=1)), dim=1)
 
-    def fuse(self, image: Tensor, genes: Tensor, known: Tensor) -> Tensor:
-        """(batch, width): direction of both together; a learned token stands in for expression that is not `known`."""
-        genes = torch.where(known[:, None, None], genes, self.missing)
-        return F.normalize(self.fusion(image, genes), dim=1)
+    def seen(self, genes: Tensor, known: Tensor) -> Tensor:
+        """Expression tokens, a learned one in place of those of spots whose expression is not `known`."""
+        return torch.where(known[:, None, None], genes, self.missing)
 
     def align(self, image: Tensor, genes: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embed the image, the expression, and both together."""
         tokens, gene_tokens = self.tokens(image), self.gene_tokens(genes)
-        return self.image(tokens), self.gene(gene_tokens), self.fuse(tokens, gene_tokens, known)
+        fused = self.fusion(tokens, self.seen(gene_tokens, known))
+        return self.image(tokens), self.gene(gene_tokens), fused
 
 
 class Fusion(nn.Module):
@@ -161,14 +190,13 @@ class Fusion(nn.Module):
         super().__init__()
         self.project = nn.Linear(n_image, width) if n_image != width else nn.Identity()
         self.image, self.genes = (Asking(width, dropout=dropout) for _ in range(2))
-        self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, width)
 
     def forward(self, image: Tensor, genes: Tensor) -> Tensor:
         """Fuse tokens (batch, n, n_image) with tokens (batch, m, width) to (batch, width)."""
         image = self.project(image)
         found = [self.image(image, genes).mean(dim=1), self.genes(genes, image).mean(dim=1)]
-        return self.head(F.relu(self.norm(torch.cat(found, dim=1))))
+        return self.head(torch.cat(found, dim=1))
 
 
 class Asking(nn.Module):
@@ -178,6 +206,7 @@ class Asking(nn.Module):
         super().__init__()
         self.norm_own, self.norm_other = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, HEADS, dropout=dropout, batch_first=True)
+        self.project = nn.Linear(width, width // 2)
         self.mlp = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, width // 2),
@@ -189,7 +218,8 @@ class Asking(nn.Module):
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """Let `own` ask `other`."""
         other = self.norm_other(other)
-        return self.mlp(own + self.attention(self.norm_own(own), other, other, need_weights=False)[0])
+        found = own + self.attention(self.norm_own(own), other, other, need_weights=False)[0]
+        return self.project(found) + self.mlp(found)
 
 
 class Concatenation(nn.Module):
@@ -216,3 +246,7 @@ def _gene_encoder(n_inputs: int, width: int, layers: int) -> nn.Module:
 def _side_by_side(spot: Tensor, niche: Tensor) -> Tensor:
     """Join embeddings of length 1 to one of length 1, whose cosines are means of theirs."""
     return torch.cat([spot, niche], dim=1) / 2**0.5
+
+
+def _direction(x: Tensor) -> Tensor:
+    return F.normalize(x, dim=1)

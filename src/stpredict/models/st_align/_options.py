@@ -28,6 +28,9 @@ class Options(aligned.AlignedOptions):
         ``"attention"``, or ``"concatenation"`` of image and expression.
     hidden_expression
         Share of training spots whose expression is hidden from the fusion, so that it learns to do without.
+    rebuild
+        Weight of the loss that rebuilds image features and expression of spot and niche from the fused embedding; 0
+        leaves it out.
     niche_layers
         Transformer layers on the tokens of niche expression.
     train_encoders
@@ -48,6 +51,7 @@ class Options(aligned.AlignedOptions):
     niche: float = 0.3
     fusion: str = "attention"
     hidden_expression: float = 0.3
+    rebuild: float = 3.0
     niche_layers: int = 0
     train_encoders: bool = True
     soft_targets: bool = True
@@ -59,6 +63,7 @@ class Options(aligned.AlignedOptions):
         *aligned.AlignedOptions.NOT_NEGATIVE,
         "spot",
         "niche",
+        "rebuild",
         "niche_layers",
         "companions",
     )
