@@ -75,7 +75,7 @@ def trained(train, arguments, name, features=FEATURES):
     path = arguments.keep / f"{arguments.method}_{name}" if arguments.keep else None
     if path and path.exists():
         return chosen, st.models.load(path)
-    seed = {"seed": 0} if st.models.METHODS[arguments.method].seeded else {}
+    seed = {"seed": 0, "show_progress": False} if st.models.METHODS[arguments.method].seeded else {}
     model = st.tl.train(train, method=arguments.method, genes=genes, features=features, **seed)
     if path:
         model.save(path)
