@@ -31,11 +31,13 @@ def new(sections):
     return adata
 
 
-@pytest.mark.parametrize("method", ["density", "ridge", "knn", "mixture"])
+@pytest.mark.filterwarnings("ignore:.*not left chance")
+@pytest.mark.parametrize("method", ["density", "ridge", "knn", "mixture", "cmrcnet", "st_align"])
 def test_a_loaded_model_predicts_bit_for_bit_the_same(sections, new, tmp_path, method):
     for adata in sections:
         adata.uns["X_fake"]["feature_names"] = ["nucleus_count", "a", "b", "c"]
-    base = st.tl.train(sections[:2], method=method, genes=GENES)
+    few = {"epochs": 1, "members": 1, "seed": 0, "show_progress": False} if st.models.METHODS[method].seeded else {}
+    base = st.tl.train(sections[:2], method=method, genes=GENES, **few)
     model = st.tl.adapt(base, new, measured="measured", genes=[*GENES[:3], "GENE14"])
     model.save(tmp_path / "model")
     again = st.models.load(tmp_path / "model")
