@@ -314,8 +314,9 @@ def open_sections(
     table_key: str | None = None,
     image_key: str | None = None,
     mpp: float | None = None,
+    kind: type[Section] = Section,
 ) -> list[Section]:
-    """Every section of an AnnData or SpatialData; results go to each section's ``adata``.
+    """Every section, of the given `kind`, of an AnnData or SpatialData; results go to each section's ``adata``.
 
     Sections whose spots were all filtered away are left out, unless there are no spots at all.
 
@@ -329,12 +330,12 @@ def open_sections(
         from stpredict._spatialdata import regions_of
 
         sections = [
-            Section.from_spatialdata(data, table_key=table_key, region=region, image_key=image_key, mpp=mpp)
+            kind.from_spatialdata(data, table_key=table_key, region=region, image_key=image_key, mpp=mpp)
             for region in regions_of(adata)
         ]
     else:
         libraries = list(adata.uns.get(_keys.SPATIAL, {})) or [_keys.DEFAULT_LIBRARY]
-        sections = [Section.from_anndata(adata, library_id=lib, library_key=library_key, mpp=mpp) for lib in libraries]
+        sections = [kind.from_anndata(adata, library_id=lib, library_key=library_key, mpp=mpp) for lib in libraries]
     return [section for section in sections if len(section)] or sections
 
 

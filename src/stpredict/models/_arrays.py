@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from stpredict._section import Section
+    from stpredict._training._rows import Shelf
     from stpredict.models._inner_cv import Predictions
 
 
@@ -72,8 +73,10 @@ class ArrayModel(ExpressionModel):
 
     # ------------------------------------------------------------------ training
 
-    def _table(self, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str]) -> Table:
-        """Spots to learn from, and the configuration that any model of them has.
+    def _table(
+        self, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str], shelf: Shelf | None = None
+    ) -> Table:
+        """Spots to learn from, kept on the `shelf`, and the configuration that any model of them has.
 
         Raises
         ------
@@ -82,9 +85,9 @@ class ArrayModel(ExpressionModel):
         """
         keys = find_features(sections, self._features) if self.uses_features else []
         described = describe_features(sections[0], keys)
-        for section in sections[1:]:
+        for section in sections:
             check_features(section, described)
-        table = training_table(sections, groups, genes=genes, keys=keys, min_counts=self._min_counts)
+        table = training_table(sections, groups, genes=genes, keys=keys, min_counts=self._min_counts, shelf=shelf)
         self.columns = column_names(sections[0], keys)
         self.config = {
             "features": described,
@@ -95,7 +98,7 @@ class ArrayModel(ExpressionModel):
             "groups": list(groups),
         }
         if isinstance(self, Banked):
-            self.config["bank"] = bank_record(table, sections)
+            self.config["bank"] = bank_record(table.take(self.reference(table)), sections)
         if self.structure is not None:
             self.structure = self.structure.placed(sections, keys)
             self.config["reference"] = self.structure.record

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from stpredict.models._retrieval import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    import numpy as np
 
     from stpredict._section import Section
     from stpredict.models._inner_cv import Table
@@ -23,6 +23,10 @@ class Banked:
     ``arrays["bank"]`` holds the training spots in the space of `embed`, in rows of length 1, and ``config["bank"]`` tells
     what they are, as `bank_record` wrote it.
     """
+
+    def reference(self, table: Table) -> np.ndarray:
+        """Row numbers of the training spots that the bank is made of: all."""
+        return np.arange(len(table))
 
     def neighbours(self, section: Section, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Find the `k` reference spots most similar to each spot of `section`; the search is exact.
@@ -41,11 +45,13 @@ class Banked:
 
 def bank_record(table: Table, sections: Sequence[Section]) -> dict[str, Any]:
     """Where every row of a bank made of `table` came from: its section's number and its spot's name, ready for JSON."""
-    names = [section.obs_names.astype(str) for section in sections]
+    spots = []
+    for number, rows in table.of_sections():
+        spots += sections[number].obs_names[table.row[rows]].astype(str).tolist()
     return {
         "sections": [section.name for section in sections],
-        "section": [int(number) for number in table.section],
-        "spots": [names[number][row] for number, row in zip(table.section, table.row, strict=True)],
+        "section": table.section.tolist(),
+        "spots": spots,
     }
 
 

@@ -59,6 +59,8 @@ class ExpressionModel(ABC):
         Name under which `tl.train` knows the class.
     seeded
         Whether training is random, so that it takes a seed, a preset, options and checkpoints.
+    streams
+        Whether `fit` takes sections that stay on disk.
     genes
         Genes that the model predicts.
     config
@@ -67,6 +69,7 @@ class ExpressionModel(ABC):
 
     method: ClassVar[str]
     seeded: ClassVar[bool] = False
+    streams: ClassVar[bool] = False
 
     genes: list[str]
     config: dict[str, Any]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stpredict._evaluation.metrics import pearson
+from stpredict._training._rows import Shelf, take
 from stpredict.models._design import design
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from stpredict._section import Section
+    from stpredict._training._rows import Rows
 
     Predictions = Callable[["Table", np.ndarray], Iterable[np.ndarray]]
 
@@ -27,14 +29,14 @@ MIN_SPOTS = 10
 
 @dataclass(frozen=True)
 class Table:
-    """Spots to learn from, of one or more sections.
+    """Spots to learn from, of one or more sections, in the order of sections.
 
     Attributes
     ----------
     design
-        float32 (n, d), see `stpredict.models._design`.
+        float32 (n, d), see `stpredict.models._design`; where sections are streamed, on disk.
     expression
-        float32 (n, genes), log1p of counts per 10,000.
+        float32 (n, genes), log1p of counts per 10,000; likewise.
     log_total
         (n,), log1p of each spot's total count.
     section, group
@@ -45,8 +47,8 @@ class Table:
         (n, 2), spot centres.
     """
 
-    design: np.ndarray
-    expression: np.ndarray
+    design: Rows
+    expression: Rows
     log_total: np.ndarray
     section: np.ndarray
     group: np.ndarray
@@ -56,23 +58,33 @@ class Table:
     def __len__(self) -> int:
         return len(self.design)
 
-    def levelled(self) -> Table:
+    def of_sections(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Number of every section, and its rows here."""
+        numbers, starts = np.unique(self.section, return_index=True)
+        yield from zip(numbers.tolist(), np.split(np.arange(len(self)), starts[1:]), strict=True)
+
+    def levelled(self, shelf: Shelf | None = None) -> Table:
         """The same, with every section's mean expression and mean log total moved to the mean over sections.
 
-        The design says nothing of differences between sections, so a model can only learn them as noise.
+        The design says nothing of differences between sections, so a model can only learn them as noise. Expression is
+        kept on the `shelf`, by default in memory.
         """
-        return replace(self, expression=self._level(self.expression), log_total=self._level(self.log_total))
+        return replace(
+            self,
+            expression=self._level(self.expression, shelf or Shelf()),
+            log_total=self._level(self.log_total, Shelf()),
+        )
 
-    def _level(self, values: np.ndarray) -> np.ndarray:
-        out = np.array(values)
+    def _level(self, values: Rows, shelf: Shelf) -> Rows:
+        out = shelf.collect()
         means = self.section_means(values)
-        for number, mean in zip(np.unique(self.section), means, strict=True):
-            out[self.section == number] += means.mean(axis=0) - mean
-        return out
+        for (_, rows), mean in zip(self.of_sections(), means, strict=True):
+            out.append(np.asarray(values[rows]) + (means.mean(axis=0) - mean))
+        return out.rows()
 
-    def section_means(self, values: np.ndarray) -> np.ndarray:
+    def section_means(self, values: Rows) -> np.ndarray:
         """Mean of `values` (n, …) over the spots of every section."""
-        return np.stack([values[self.section == s].mean(axis=0) for s in np.unique(self.section)])
+        return np.stack([np.asarray(values[rows]).mean(axis=0) for _, rows in self.of_sections()])
 
     def between_sections(self) -> np.ndarray:
         """(genes,): variance of a new section's mean expression around the mean over these; 0 where there is but one."""
@@ -81,8 +93,11 @@ class Table:
         return means.var(axis=0, ddof=1) * (1 + 1 / n) if n > 1 else np.zeros_like(means[0])
 
     def take(self, rows: np.ndarray) -> Table:
-        """Only `rows`, a mask or row numbers."""
-        return Table(**{name: values[rows] for name, values in vars(self).items()})
+        """Only `rows`, a mask or row numbers in order; the same table where these are all."""
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        if len(rows) == len(self):
+            return self
+        return Table(**{name: take(values, rows) for name, values in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -108,9 +123,15 @@ class Choice:
 
 
 def training_table(
-    sections: Sequence[Section], groups: Sequence[str], *, genes: Sequence[str], keys: Sequence[str], min_counts: int
+    sections: Sequence[Section],
+    groups: Sequence[str],
+    *,
+    genes: Sequence[str],
+    keys: Sequence[str],
+    min_counts: int,
+    shelf: Shelf | None = None,
 ) -> Table:
-    """Spots of all `sections` with at least `min_counts` counts.
+    """Spots of all `sections` with at least `min_counts` counts; what is large is kept on the `shelf`.
 
     Raises
     ------
@@ -118,7 +139,8 @@ def training_table(
         If fewer than `MIN_SPOTS` are left, or counts are not raw counts.
     """
     numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-    parts = []
+    large = {name: (shelf or Shelf()).collect() for name in ("design", "expression")}
+    out = {field.name: large.get(field.name) or Shelf().collect() for field in fields(Table)}
     for i, (section, group) in enumerate(zip(sections, groups, strict=True)):
         totals = np.asarray(section.counts().sum(axis=1), dtype=np.float64).ravel()
         part = Table(
@@ -130,8 +152,9 @@ def training_table(
             row=np.arange(len(section)),
             centres=section.centres,
         )
-        parts.append(part.take(totals >= max(min_counts, 1)))
-    table = Table(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+        for name, values in vars(part.take(totals >= max(min_counts, 1))).items():
+            out[name].append(values)
+    table = Table(**{name: collected.rows() for name, collected in out.items()})
     if len(table) < MIN_SPOTS:
         msg = (
             f"Only {len(table)} spots have min_counts={min_counts} counts or more; at least {MIN_SPOTS} are needed. "

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stpredict._section import Section
+    from stpredict._training._rows import Rows, Shelf
     from stpredict.models._inner_cv import Table
 
 MAX_ENLARGEMENT = 2.0
@@ -47,7 +48,9 @@ def read_tiles(section: Section, size: int, *, um: float = SPOT_UM) -> np.ndarra
     return tiles
 
 
-def pixels_of(table: Table, sections: Sequence[Section], size: int) -> np.ndarray:
-    """uint8 (n, 3, size, size): the tile of every row of `table`."""
-    tiles = [read_tiles(section, size) for section in sections]
-    return np.stack([tiles[number][row] for number, row in zip(table.section, table.row, strict=True)])
+def pixels_of(table: Table, sections: Sequence[Section], size: int, shelf: Shelf) -> Rows:
+    """uint8 (n, 3, size, size): the tile of every row of `table`, kept on the `shelf`."""
+    tiles = shelf.collect()
+    for number, rows in table.of_sections():
+        tiles.append(read_tiles(sections[number], size)[table.row[rows]])
+    return tiles.rows()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import sparse
 
 from stpredict._checks import one_of
 from stpredict._section import open_sections
+from stpredict._stored_sections import stored
 from stpredict.datasets import _genes
 from stpredict.datasets._markers import marker_genes
 
@@ -40,7 +41,8 @@ def gene_panel(
     Parameters
     ----------
     sections
-        The training sections: one AnnData or SpatialData, or a list.
+        The training sections: one AnnData or SpatialData, or a list; or, read one at a time, a path or a list of paths
+        as in `stpredict.tl.train`.
     kind
         ``"heg"``: highest mean expression; ``"hvg"``: highest variance within a section, among the `among` genes of
         highest mean, since below them variance is mostly noise; ``"markers"``: the genes in `markers`.
@@ -110,7 +112,9 @@ def _check_arguments(kind: str, markers: object, **counts: int) -> None:
             raise ValueError(msg)
 
 
-def _open_all(data: Data | Sequence[Data], library_key: str | None, table_key: str | None) -> list[Section]:
+def _open_all(data: Any, library_key: str | None, table_key: str | None) -> Sequence[Section]:
+    if (on_disk := stored(data, library_key=library_key)) is not None:
+        return on_disk
     several = data if isinstance(data, (list, tuple)) else [data]
     opened = [s for one in several for s in open_sections(one, library_key=library_key, table_key=table_key)]
     if not opened:
@@ -119,9 +123,9 @@ def _open_all(data: Data | Sequence[Data], library_key: str | None, table_key: s
     return opened
 
 
-def _shared_genes(sections: list[Section]) -> list[str]:
+def _shared_genes(sections: Sequence[Section]) -> list[str]:
     shared = sections[0].genes
-    for section in sections[1:]:
+    for section in sections:
         shared = shared[shared.isin(section.genes)]
     if shared.empty:
         msg = (
@@ -153,13 +157,17 @@ def _without(names: list[str], prefixes: tuple[str, ...]) -> list[str]:
     return kept
 
 
-def _moments(sections: list[Section], names: list[str], min_counts: int) -> tuple[np.ndarray, np.ndarray]:
+def _moments(sections: Sequence[Section], names: list[str], min_counts: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of log1p CP10k per gene, averaged over sections."""
-    moments = [m for section in sections if (m := _section_moments(section, names, min_counts)) is not None]
-    if not moments:
+    total, n = np.zeros((2, len(names))), 0
+    for section in sections:
+        if (moments := _section_moments(section, names, min_counts)) is not None:
+            total += moments
+            n += 1
+    if not n:
         msg = f"No spot has min_counts={min_counts} counts. Lower min_counts."
         raise ValueError(msg)
-    return np.mean([m[0] for m in moments], axis=0), np.mean([m[1] for m in moments], axis=0)
+    return total[0] / n, total[1] / n
 
 
 def _section_moments(section: Section, names: list[str], min_counts: int) -> tuple[np.ndarray, np.ndarray] | None:

@@ -30,6 +30,18 @@ def open_all(
     if not sections:
         msg = "No sections given; pass an AnnData, a SpatialData or a list of them."
         raise ValueError(msg)
+    check_sizes(sections, least_spots)
+    return sections
+
+
+def check_sizes(sections: Sequence[Section], least_spots: int = 2) -> None:
+    """Refuse sections of fewer than `least_spots` spots.
+
+    Raises
+    ------
+    ValueError
+        If there is one.
+    """
     for section in sections:
         if len(section) < least_spots:
             what = "no spots" if len(section) == 0 else f"only {len(section)} spot(s)"
@@ -38,7 +50,6 @@ def open_all(
                 "standardised within a section. Were spots filtered too hard? Drop this section otherwise."
             )
             raise ValueError(msg)
-    return sections
 
 
 def unique_names(sections: Sequence[Section]) -> list[str]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from stpredict._checks import one_of
 from stpredict._evaluation.splits import section_groups
 from stpredict._section import table_of
-from stpredict.tl._sections import open_all
+from stpredict._stored_sections import StoredSections, stored
+from stpredict.tl._sections import check_sizes, open_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
 N_GENES = 1000
 """Genes learned by default."""
 
+NONE_MEANS = ("image_encoder", "depth", "rebuilt", "expression_key", "final_weight_decay")
+"""Options of networks for which None is a value."""
+
 
 def train(
-    sections: Data | Sequence[Data],
+    sections: Data | Sequence[Data] | str | Path | Sequence[str | Path],
     *,
     reference: Data | Sequence[Data] | None = None,
     method: str = "ridge",
@@ -47,15 +51,21 @@ def train(
     Parameters
     ----------
     sections
-        Training sections with raw counts, after `stpredict.pp.tiles` and `stpredict.pp.encode`: one object or a list.
+        Training sections with raw counts, after `stpredict.pp.tiles` and `stpredict.pp.encode`: one object or a list. For
+        ``"cmrcnet"`` and ``"st_align"`` also a folder of ``.h5ad`` and ``.zarr`` stores of such objects, or a list of
+        stores: they are read one at a time and the rows to learn from are kept in ``stpredict.settings.cache_dir`` until
+        training ends, so memory does not grow with the number of sections (see Notes).
     reference
         Sections or single cells without images, with raw counts: one object or a list. Their gene–gene correlation
         corrects predictions, little on sections like those in training and more the further a section's image
         features lie from theirs; see Notes. Never pass counts of a patient on whom the model will be tested.
     method
         ``"mean"`` (training mean), ``"density"`` (what cell density alone tells), ``"ridge"`` (linear), ``"knn"``
-        (retrieval of look-alike spots), ``"mixture"`` (half of ridge, half of knn) or ``"cmrcnet"`` (contrastive alignment of image and expression, with
-        cross-modal mask reconstruction [1]_; prediction by retrieval in the joint space).
+        (retrieval of look-alike spots), ``"mixture"`` (half of ridge, half of knn), ``"cmrcnet"`` (contrastive alignment
+        of image and expression, with cross-modal mask reconstruction [1]_; prediction by retrieval in the joint space)
+        or ``"st_align"`` (alignment of image and expression of spots and of their niches, and a fusion of both [2]_;
+        prediction alike, and a joint space for `stpredict.tl.domains`). It needs spot and niche features; niches are
+        those of `stpredict.pp.niches`, by default the niche windows of `stpredict.pp.tiles`.
     genes
         Genes to learn, measured in every section; by default ``stpredict.pp.gene_panel(sections, n_top=1000)``.
     features
@@ -66,7 +76,7 @@ def train(
     min_counts
         Spots with fewer counts are not learned from.
     preset
-        For ``"cmrcnet"``: ``"default"``, what measured best, or ``"published"``, the paper's recipe as far as it is known.
+        For ``"cmrcnet"`` and ``"st_align"``: ``"default"``, what measured best, or ``"published"``, the paper's recipe as far as it is known.
     seed
         Seed of trained networks; the same seed gives the same model. By default ``stpredict.settings.seed``.
     checkpoint
@@ -78,10 +88,10 @@ def train(
     table_key
         Table of a SpatialData that has several.
     **options
-        Options of the method, in place of the preset's. For ``"cmrcnet"`` among others ``image_encoder`` (a timm
-        vision transformer to train end to end on 112 µm tiles; None learns from frozen features), ``epochs``,
-        ``batch_size``, ``learning_rate``, ``temperature``, ``neighbours`` and ``members``; all are listed in
-        `stpredict.models.cmrcnet.Options`.
+        Options of the method, in place of the preset's. For ``"cmrcnet"`` and ``"st_align"`` among others
+        ``image_encoder`` (a timm network to train end to end on 112 µm tiles; None learns from frozen features),
+        ``epochs``, ``batch_size``, ``learning_rate``, ``temperature``, ``neighbours`` and ``members``; all are listed in
+        `stpredict.models.cmrcnet.Options` and `stpredict.models.st_align.Options`.
 
     Returns
     -------
@@ -94,7 +104,9 @@ def train(
         everywhere, or there are too few spots; if `reference` is empty, or one of it has no raw counts, no gene of the
         model or fewer than two usable rows; or if the loss of a network becomes NaN.
     TypeError
-        If the method has no such option.
+        If the method has no such option, or cannot learn from stores on disk.
+    FileNotFoundError
+        If there is no store at a path.
 
     Warns
     -----
@@ -110,6 +122,11 @@ def train(
     squared distance between the new section's mean image features and those of the training sections, over that of the
     training sections to each other. Hyper-parameters are chosen with the correction on, at e = 1. Means and standard
     deviations of genes stay as predicted.
+
+    Streamed from stores, sections give the model that they would give in memory, to the bit. What is kept of every spot
+    in memory is about 150 bytes; on disk it is its features, and its expression and that of its niche up to four
+    times, as float32. A model keeps at most ``bank_spots`` reference spots (20,000; drawn from every section in
+    proportion), and of the held-out spots that choose the number of epochs 5,000 are looked at.
 
     Examples
     --------
@@ -132,6 +149,8 @@ def train(
     ----------
     .. [1] Liu et al., Spatial Transcriptomics Expression Prediction from Histopathology Based on Cross-Modal Mask
        Reconstruction and Contrastive Learning. Medical Image Analysis 108:103889 (2025).
+    .. [2] Lin et al., ST-Align: A Multimodal Foundation Model for Image-Gene Alignment in Spatial Transcriptomics. arXiv
+       2411.16793 (2024), and its later version at a workshop of ICLR 2026.
     """
     from stpredict.models import METHODS
     from stpredict.models._gene_structure import GeneStructure
@@ -141,13 +160,19 @@ def train(
     if METHODS[method].seeded:
         own |= {"seed": seed, "show_progress": show_progress}
     model = METHODS[method](features=features, min_counts=min_counts, **own)
-    opened = open_all(sections, library_key=library_key, table_key=table_key)
+    opened = _opened(sections, model, library_key=library_key, table_key=table_key)
     for section in opened:
         section.counts()
     if genes is None:
         from stpredict.pp import gene_panel
 
-        genes = gene_panel(sections, n_top=N_GENES, min_counts=min_counts, library_key=library_key, table_key=table_key)
+        genes = gene_panel(
+            opened if isinstance(opened, StoredSections) else sections,
+            n_top=N_GENES,
+            min_counts=min_counts,
+            library_key=library_key,
+            table_key=table_key,
+        )
     genes = _checked_genes(genes, opened)
     if group_key is not None and not any(group_key in section.adata.obs for section in opened):
         group_key = None
@@ -160,22 +185,36 @@ def train(
     return model
 
 
+def _opened(
+    sections: Any, model: ExpressionModel, *, library_key: str | None, table_key: str | None
+) -> Sequence[Section]:
+    """All sections, those in stores to be read when they are asked for."""
+    on_disk = stored(sections, library_key=library_key)
+    if on_disk is None:
+        return open_all(sections, library_key=library_key, table_key=table_key)
+    if not model.streams:
+        msg = (
+            f"method={model.method!r} learns from all spots at once, so it cannot stream sections from disk: pass the "
+            "sections themselves, [anndata.read_h5ad(path) for path in paths], or take method='st_align' or 'cmrcnet'."
+        )
+        raise TypeError(msg)
+    check_sizes(on_disk)
+    return on_disk
+
+
 def _own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[str, Any]:
     """Arguments that only trained networks take, those that were given."""
-    given = {
-        name: value
-        for name, value in given.items()
-        if value is not None or name in ("image_encoder", "depth", "rebuilt")
-    }
+    given = {name: value for name, value in given.items() if value is not None or name in NONE_MEANS}
     if given and not model.seeded:
         msg = (
-            f"method={model.method!r} takes no {', '.join(given)}: leave it out, or train a network (method='cmrcnet')."
+            f"method={model.method!r} takes no {', '.join(given)}: leave it out, or train a network (method='cmrcnet' "
+            "or 'st_align')."
         )
         raise TypeError(msg)
     return given
 
 
-def _checked_genes(genes: Iterable[str], sections: list[Section]) -> list[str]:
+def _checked_genes(genes: Iterable[str], sections: Sequence[Section]) -> list[str]:
     """`genes` as a list, each once and measured in every section."""
     wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     if not wanted:

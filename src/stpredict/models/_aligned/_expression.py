@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict import _keys
+from stpredict._training._rows import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from stpredict._section import Section
+    from stpredict._training._rows import Rows
     from stpredict.models._aligned._options import AlignedOptions
 
 FEW = 0.5
@@ -39,9 +41,9 @@ class GeneScale:
     options: AlignedOptions
 
     @classmethod
-    def of(cls, expression: np.ndarray, options: AlignedOptions) -> GeneScale:
+    def of(cls, expression: Rows, options: AlignedOptions) -> GeneScale:
         """Learn from training spots that are levelled already, where the options want it."""
-        return cls(expression.mean(axis=0), standard_deviation(expression), options)
+        return cls(*mean_and_sd(expression), options)
 
     def scaled(self, expression: np.ndarray) -> np.ndarray:
         """float32 (n, genes): levelled expression at the scale of networks."""
@@ -97,10 +99,18 @@ def levelled(expression: np.ndarray, usable: np.ndarray, level: np.ndarray) -> n
     return expression + (level - expression[usable].mean(axis=0)) if usable.any() else expression
 
 
-def standard_deviation(values: np.ndarray) -> np.ndarray:
-    """(columns,): 1 for columns that do not vary."""
-    sd = values.std(axis=0)
-    return np.where(sd > 1e-6, sd, 1)
+def mean_and_sd(values: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """(columns,) each, to the bit as numpy has them of a whole matrix; the deviation is 1 where a column does not vary."""
+    mean = _total(chunks(values)) / len(values)
+    sd = np.sqrt(_total(np.square(chunk - mean) for chunk in chunks(values)) / len(values))
+    return mean, np.where(sd > 1e-6, sd, 1)
+
+
+def _total(parts: Iterable[np.ndarray]) -> np.ndarray:
+    total: np.ndarray | None = None
+    for part in parts:
+        total = part.sum(axis=0) if total is None else np.concatenate([total[None], part]).sum(axis=0)
+    return total
 
 
 def has_expression(section: Section, genes: Sequence[str], key: str | None = None) -> bool:

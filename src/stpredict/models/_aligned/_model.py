@@ -13,6 +13,7 @@ import numpy as np
 from stpredict._checks import one_of
 from stpredict._device import resolve_device
 from stpredict._settings import settings
+from stpredict._stored_sections import shelf_of
 from stpredict.models._aligned._expression import GeneScale, levelled, measured_expression, usable_spots
 from stpredict.models._aligned._options import checked
 from stpredict.models._arrays import ArrayModel
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stpredict._section import Section
+    from stpredict._training._rows import Shelf
     from stpredict.models._aligned._inputs import Inputs, Tensors
     from stpredict.models._aligned._options import AlignedOptions
     from stpredict.models._aligned._training import AlignedNetwork
@@ -56,6 +58,7 @@ class Aligned(Banked, ArrayModel):
     """
 
     seeded: ClassVar[bool] = True
+    streams: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, AlignedOptions]]
     spaces: ClassVar[tuple[str, ...]] = ("image", "expression")
     """What `embed` can bring into the joint space."""
@@ -85,8 +88,8 @@ class Aligned(Banked, ArrayModel):
     # ------------------------------------------------------------------ what a method says
 
     @abstractmethod
-    def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale) -> Tensors:
-        """What networks learn from, of the spots in the (levelled) `table`."""
+    def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale, shelf: Shelf) -> Tensors:
+        """What networks learn from, of the spots in the (levelled) `table`; what is large is kept on the `shelf`."""
 
     def design(self, section: Section) -> tuple[np.ndarray, ...]:
         """Arguments of the network's ``image`` for every spot of `section`: here its frozen features (n_spots, d)."""
@@ -115,27 +118,34 @@ class Aligned(Banked, ArrayModel):
         """
         from stpredict.models._aligned import _training as training
 
-        table = self._table(sections, genes, groups)
-        self.genes = list(genes)
-        self.config |= {"options": asdict(self.options), "seed": self.seed}
-        if self.options.image_encoder is not None:
-            self.config["encoder"] = f"{self.options.image_encoder}, trained along"
-        inputs = self._inputs(table, sections)
-        build = partial(self.build_network, self.options, self.config, len(genes))
-        how = {"seed": self.seed, "checkpoint": self._checkpoint, "show_progress": self._show_progress}
-        chosen = training.choose_epochs(build, inputs, self.options, **how)
-        networks = training.train_members(build, inputs, self.options, epochs=chosen.epochs, **how)
-        arrays = training.arrays_of(networks, inputs) | {"residual_sd": chosen.residual_sd}
+        with shelf_of(sections) as shelf:
+            inputs = self._inputs(self._table(sections, genes, groups, shelf), sections, shelf)
+            self.genes = list(genes)
+            self.config |= {"options": asdict(self.options), "seed": self.seed}
+            if self.options.image_encoder is not None:
+                self.config["encoder"] = f"{self.options.image_encoder}, trained along"
+            build = partial(self.build_network, self.options, self.config, len(genes))
+            how = {"seed": self.seed, "checkpoint": self._checkpoint, "show_progress": self._show_progress}
+            chosen = training.choose_epochs(build, inputs, self.options, **how)
+            networks = training.train_members(build, inputs, self.options, epochs=chosen.epochs, **how)
+            reference = inputs.take(self.reference(inputs.table)).loaded()
+            arrays = training.arrays_of(networks, reference) | {"residual_sd": chosen.residual_sd}
         return self._finish(genes, arrays, chosen.history)
 
-    def _inputs(self, table: Table, sections: Sequence[Section]) -> Inputs:
+    def reference(self, table: Table) -> np.ndarray:
+        """Row numbers of the training spots that the bank is made of."""
+        from stpredict.models._aligned._inputs import drawn
+
+        return drawn(table.section, self.options.bank_spots, self.seed)
+
+    def _inputs(self, table: Table, sections: Sequence[Section], shelf: Shelf) -> Inputs:
         """Level and scale expression as the options say."""
         from stpredict.models._aligned._inputs import Inputs
 
         between = table.between_sections()
-        table = table.levelled() if self.options.level_sections else table
+        table = table.levelled(shelf) if self.options.level_sections else table
         scale = GeneScale.of(table.expression, self.options)
-        tensors = self.tensors(table, sections, scale)
+        tensors = self.tensors(table, sections, scale, shelf)
         return Inputs(table, tensors, between, scale.arrays() | tensors.arrays)
 
     # ------------------------------------------------------------------ prediction

@@ -50,6 +50,9 @@ class AlignedOptions:
         Weigh these by exp(cosine / temperature) instead of equally.
     members
         Networks, trained with different seeds, whose similarities are averaged.
+    bank_spots
+        Reference spots that the model keeps at most; of more training spots as many are drawn, from every section in
+        proportion.
     """
 
     image_encoder: str | None = None
@@ -72,6 +75,7 @@ class AlignedOptions:
     neighbours: int = 200
     weighted: bool = True
     members: int = 3
+    bank_spots: int = 20_000
 
     NAME: ClassVar[str]
     companions: ClassVar[int] = 0
@@ -82,6 +86,7 @@ class AlignedOptions:
         "batch_size",
         "neighbours",
         "members",
+        "bank_spots",
         "learning_rate",
         "temperature",
     )

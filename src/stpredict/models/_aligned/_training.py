@@ -35,6 +35,9 @@ RECALL_AT = 10
 CHUNK = 256
 """Spots embedded at once."""
 
+MOST_HELD = 5_000
+"""Held-out spots that are looked at, at most."""
+
 
 class AlignedNetwork(Protocol):
     """What training and prediction need of a network beside being an ``nn.Module``."""
@@ -76,9 +79,9 @@ def choose_epochs(
     """
     folds, note = inner_folds(inputs.table)
     held = min(folds, key=np.count_nonzero)
-    train, test = inputs.take(~held), inputs.take(held)
+    train, test = inputs.take(~held), inputs.take(held).sample(MOST_HELD, seed).loaded()
     network = _seeded(build, seed)
-    monitor = _Monitor(network, train, test, options)
+    monitor = _Monitor(network, train.sample(options.bank_spots, seed).loaded(), test, options)
     plan = _plan(options, seed, epochs=options.epochs)
     folder = checkpoint and checkpoint / "choice"
     identity = "" if folder is None else train.identity(options) + str(seed)
@@ -96,8 +99,10 @@ def choose_epochs(
     errors = np.square(monitor.predicted() - test.table.expression, dtype=np.float64)
     best = {name: values[run.best_epoch - 1] for name, values in run.values.items()}
     _warn_of_chance(options.NAME, best["val_recall"], best["chance_recall"], len(test))
+    n = np.count_nonzero(held)
+    looked_at = f"{n} spots" if n == len(test) else f"{len(test)} of its {n} spots"
     notes = [
-        f"{note}; the smallest one, {len(test)} spots, chose the number of epochs: {run.best_epoch}",
+        f"{note}; the smallest one, {looked_at}, chose the number of epochs: {run.best_epoch}",
         f"held-out spots at that epoch: PCC {best['val_pcc']:.3f}, recall@{RECALL_AT} {best['val_recall']:.3f} "
         f"(chance {best['chance_recall']:.3f}), contrastive loss {best['val_contrastive']:.3f} "
         f"(chance {best['chance_contrastive']:.3f})",
@@ -137,8 +142,8 @@ def train_members(
 class _Monitor:
     """How well held-out spots are predicted and matched, after each epoch."""
 
-    def __init__(self, network: AlignedNetwork, train: Inputs, test: Inputs, options: AlignedOptions) -> None:
-        self.network, self.train, self.test, self.options = network, train, test, options
+    def __init__(self, network: AlignedNetwork, bank: Inputs, test: Inputs, options: AlignedOptions) -> None:
+        self.network, self.bank, self.test, self.options = network, bank, test, options
         self.size = min(options.batch_size, len(test))
         self.sections = [test.table.section == section for section in np.unique(test.table.section)]
 
@@ -147,8 +152,8 @@ class _Monitor:
         return self._retrieved(image_embeddings(self.network, self.test.tensors.images))
 
     def _retrieved(self, image: np.ndarray) -> np.ndarray:
-        bank = normalise(gene_embeddings(self.network, self.train.tensors.genes))
-        return retrieve(normalise(image), bank, self.train.table.expression, **self.options.read_out)[0]
+        bank = normalise(gene_embeddings(self.network, self.bank.tensors.genes))
+        return retrieve(normalise(image), bank, self.bank.table.expression, **self.options.read_out)[0]
 
     def __call__(self) -> dict[str, float]:
         """Quality of the prediction, and of the match between image and expression beside that of guessing."""
@@ -241,10 +246,9 @@ def in_pieces(network: AlignedNetwork, function: Callable[..., Tensor], rows: Ro
     return torch.cat(pieces).numpy()
 
 
-def arrays_of(networks: list[AlignedNetwork], inputs: Inputs) -> dict[str, np.ndarray]:
-    """Weights of the networks and the reference bank: embeddings and expression of the spots they learned from."""
-    table = inputs.table
-    bank = [normalise(gene_embeddings(network, inputs.tensors.genes)) for network in networks]
+def arrays_of(networks: list[AlignedNetwork], reference: Inputs) -> dict[str, np.ndarray]:
+    """Weights of the networks and the reference bank: embeddings and expression of spots that they learned from."""
+    bank = [normalise(gene_embeddings(network, reference.tensors.genes)) for network in networks]
     state = {
         f"network.{member}.{name}": tensor.numpy()
         for member, network in enumerate(networks)
@@ -252,11 +256,11 @@ def arrays_of(networks: list[AlignedNetwork], inputs: Inputs) -> dict[str, np.nd
     }
     return (
         state
-        | inputs.arrays
+        | reference.arrays
         | {
             "bank": normalise(np.concatenate(bank, axis=1)),
-            "expression": table.expression,
-            "between": inputs.between,
+            "expression": reference.table.expression,
+            "between": reference.between,
         }
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from stpredict._training._rows import chunks
 from stpredict.models._aligned._model import TILE_PX, Aligned
 from stpredict.models._pixels import pixels_of, read_tiles
 from stpredict.models.cmrcnet._options import PRESETS, Options
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from stpredict._section import Section
+    from stpredict._training._rows import Shelf
     from stpredict.models._aligned._expression import GeneScale
     from stpredict.models._aligned._inputs import Tensors
     from stpredict.models._inner_cv import Table
@@ -40,14 +42,15 @@ class CmrcNet(Aligned):
         """Whether the model learns from frozen features rather than pixels."""
         return self.options.image_encoder is None
 
-    def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale) -> Tensors:
+    def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale, shelf: Shelf) -> Tensors:
         """Features or pixels, and scaled expression."""
-        import torch
-
         from stpredict.models._aligned._inputs import Tensors
 
-        images = table.design if self.uses_features else pixels_of(table, sections, TILE_PX)
-        return Tensors((torch.from_numpy(images),), (torch.from_numpy(scale.scaled(table.expression)),))
+        images = table.design if self.uses_features else pixels_of(table, sections, TILE_PX, shelf)
+        expression = shelf.collect()
+        for chunk in chunks(table.expression):
+            expression.append(scale.scaled(chunk))
+        return Tensors.of((images,), (expression.rows(),))
 
     def design(self, section: Section) -> tuple[np.ndarray, ...]:
         """Frozen features (n_spots, d), or tiles uint8 (n_spots, 3, size, size) for a trained image encoder."""

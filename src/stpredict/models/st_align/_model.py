@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stpredict.models._aligned._expression import GeneScale, standard_deviation
+from stpredict._training._rows import chunks, columns
+from stpredict.models._aligned._expression import GeneScale, mean_and_sd
 from stpredict.models._aligned._model import TILE_PX, Aligned
 from stpredict.models._design import find_features, standardise
 from stpredict.models._pixels import pixels_of, read_tiles
-from stpredict.models.st_align._niches import expression_clusters, niche_mean, niche_means
+from stpredict.models.st_align._niches import expression_clusters, niche_mean, niche_mean_of
 from stpredict.models.st_align._options import PRESETS, Options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from stpredict._section import Section
+    from stpredict._training._rows import Rows, Shelf
     from stpredict.models._aligned._inputs import Tensors
     from stpredict.models._inner_cv import Table
     from stpredict.models.st_align._network import StAlignNetwork
@@ -47,7 +49,9 @@ class StAlign(Aligned):
     spaces: ClassVar[tuple[str, ...]] = ("image", "expression", "fused")
     own_shapes: ClassVar[dict[str, tuple[str | int, ...]]] = {"niche_sd": ("g",)}
 
-    def _table(self, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str]) -> Table:
+    def _table(
+        self, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str], shelf: Shelf | None = None
+    ) -> Table:
         keys = find_features(sections, self._features)
         niches = [key for key in keys if key.endswith(NICHE)]
         spots = [key for key in keys if key not in niches]
@@ -59,32 +63,38 @@ class StAlign(Aligned):
             )
             raise ValueError(msg)
         self._features = niches if self.options.image_encoder else [*spots, *niches]
-        return super()._table(sections, genes, groups)
+        return super()._table(sections, genes, groups, shelf)
 
-    def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale) -> Tensors:
+    def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale, shelf: Shelf) -> Tensors:
         """Spot images, niche images, spot expression, niche expression, and what each spot's negatives depend on."""
-        import torch
-
         from stpredict.models._aligned._inputs import Tensors
 
         spot, niche = self._split(table.design)
         if self.options.image_encoder:
-            spot = pixels_of(table, sections, TILE_PX)
-        expression, niches = scale.scaled(table.expression), niche_means(table, sections, table.expression)
-        cluster = expression_clusters(table, expression, self.options.clusters, seed=self.seed)
-        around = GeneScale(scale.level, standard_deviation(niches), self.options)
-        genes = (expression, around.scaled(niches))
-        if self.options.expression_key:
-            genes = self._embedded_cells(table, sections)
-        as_tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in (spot, niche, *genes)]
-        groups = [torch.from_numpy(a) for a in (expression, table.section, cluster)]
-        arrays = {"niche_sd": around.arrays()["gene_sd"]}
-        return Tensors(tuple(as_tensors[:2]), tuple(as_tensors[2:]), tuple(groups), arrays)
+            spot = pixels_of(table, sections, TILE_PX, shelf)
+        own, around, cluster = shelf.collect(), shelf.collect(), []
+        for number, rows in table.of_sections():
+            values = np.asarray(table.expression[rows])
+            scaled = scale.scaled(values)
+            own.append(scaled)
+            around.append(niche_mean_of(sections[number], table.row[rows], values))
+            cluster.append(expression_clusters(scaled, self.options.clusters, seed=self.seed))
+        expression, (niches, sd) = own.rows(), self._scaled_niches(around.rows(), scale, shelf)
+        genes = self._embedded_cells(table, sections, shelf) if self.options.expression_key else (expression, niches)
+        groups = (expression, table.section, np.concatenate(cluster))
+        return Tensors.of((spot, niche), genes, groups, niche_sd=sd)
 
-    def _split(self, design: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _scaled_niches(self, niches: Rows, scale: GeneScale, shelf: Shelf) -> tuple[Rows, np.ndarray]:
+        """Expression of niches as networks see it, and its standard deviation before."""
+        around, scaled = GeneScale(scale.level, mean_and_sd(niches)[1], self.options), shelf.collect()
+        for chunk in chunks(niches):
+            scaled.append(around.scaled(chunk))
+        return scaled.rows(), around.arrays()["gene_sd"]
+
+    def _split(self, design: Rows) -> tuple[Rows, Rows]:
         """Columns of spots and of niches."""
         n = sum(_sizes(self.config, niche=False))
-        return design[:, :n], design[:, n:]
+        return columns(design, slice(n)), columns(design, slice(n, None))
 
     def design(self, section: Section) -> tuple[np.ndarray, ...]:
         """Spot and niche features (n_spots, d), or for a trained image encoder tiles (n_spots, 3, size, size) first."""
@@ -114,11 +124,13 @@ class StAlign(Aligned):
         everywhere = np.ones(len(section), dtype=bool)
         return standardise(values), standardise(niche_mean(section, values, everywhere))
 
-    def _embedded_cells(self, table: Table, sections: Sequence[Section]) -> tuple[np.ndarray, np.ndarray]:
-        of_sections = [self._cell_embeddings(section) for section in sections]
-        rows = list(zip(table.section, table.row, strict=True))
-        spot, niche = (np.stack([of_sections[number][part][row] for number, row in rows]) for part in range(2))
-        return spot, niche
+    def _embedded_cells(self, table: Table, sections: Sequence[Section], shelf: Shelf) -> tuple[Rows, Rows]:
+        spot, niche = shelf.collect(), shelf.collect()
+        for number, rows in table.of_sections():
+            cells, around = self._cell_embeddings(sections[number])
+            spot.append(cells[table.row[rows]])
+            niche.append(around[table.row[rows]])
+        return spot.rows(), niche.rows()
 
     # ------------------------------------------------------------------ the fused space
 

@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from stpredict._section import Section
-    from stpredict.models._inner_cv import Table
 
 COMPONENTS = 20
 """Principal components that clusters are made of."""
@@ -26,30 +23,22 @@ def niche_mean(section: Section, values: np.ndarray, usable: np.ndarray) -> np.n
     return ((members @ values[usable]) / np.where(weight > 0, weight, 1).reshape(-1, 1)).astype(np.float32)
 
 
-def niche_means(table: Table, sections: Sequence[Section], values: np.ndarray) -> np.ndarray:
-    """float32 (n, d): mean of `values` over the niche of every row of `table`, rows of the table alone being counted."""
-    out = np.empty(values.shape, dtype=np.float32)
-    for number in np.unique(table.section):
-        here, section = table.section == number, sections[number]
-        whole = np.zeros((len(section), values.shape[1]), dtype=np.float32)
-        whole[table.row[here]] = values[here]
-        usable = np.zeros(len(section), dtype=bool)
-        usable[table.row[here]] = True
-        out[here] = niche_mean(section, whole, usable)[table.row[here]]
-    return out
+def niche_mean_of(section: Section, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """float32 (n rows, d): mean of `values` over the niches of spots number `rows`, no other spots being counted."""
+    whole = np.zeros((len(section), values.shape[1]), dtype=np.float32)
+    whole[rows] = values
+    usable = np.zeros(len(section), dtype=bool)
+    usable[rows] = True
+    return niche_mean(section, whole, usable)[rows]
 
 
-def expression_clusters(table: Table, values: np.ndarray, n: int, *, seed: int) -> np.ndarray:
-    """int64 (n rows,): number of each spot's cluster within its section, by k-means on principal components."""
+def expression_clusters(values: np.ndarray, n: int, *, seed: int) -> np.ndarray:
+    """int64 (n spots,): number of the cluster of every spot of a section, by k-means on principal components."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
 
-    out = np.zeros(len(table), dtype=np.int64)
-    for number in np.unique(table.section):
-        here = table.section == number
-        k = min(n, here.sum() // LEAST)
-        if k > 1:
-            width = min(COMPONENTS, here.sum() - 1, values.shape[1])
-            scores = PCA(width, random_state=seed).fit_transform(values[here])
-            out[here] = KMeans(k, n_init=3, random_state=seed).fit_predict(scores)
-    return out
+    k = min(n, len(values) // LEAST)
+    if k < 2:
+        return np.zeros(len(values), dtype=np.int64)
+    scores = PCA(min(COMPONENTS, len(values) - 1, values.shape[1]), random_state=seed).fit_transform(values)
+    return KMeans(k, n_init=3, random_state=seed).fit_predict(scores).astype(np.int64)
