@@ -11,7 +11,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from io import FileIO
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -27,20 +26,21 @@ CHUNK = 4096
 class DiskRows:
     """Rows of one shape in a file, read by ``rows[…]`` as a tensor: a slice, a mask or row numbers.
 
-    Nothing is mapped or kept, so memory in use does not grow with what was read.
+    Nothing is mapped or kept, so memory in use does not grow with what was read. The file has no name: its room is given
+    back when the last view of it is forgotten.
 
     Parameters
     ----------
     file
-        Unbuffered, readable and writable.
+        Where the rows are written.
     """
 
-    def __init__(self, file: FileIO) -> None:
+    def __init__(self, file: _File) -> None:
         self._file = file
         self._n = 0
         self._row_shape: tuple[int, ...] = ()
         self._dtype = np.dtype(np.float32)
-        self._columns = slice(None)
+        self._columns: slice | None = None
         self._chosen: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -49,7 +49,7 @@ class DiskRows:
     @property
     def shape(self) -> tuple[int, ...]:
         """Rows, and the shape of each."""
-        if self._columns == slice(None):
+        if self._columns is None:
             return (len(self), *self._row_shape)
         return (len(self), len(range(*self._columns.indices(self._row_shape[0]))))
 
@@ -67,11 +67,12 @@ class DiskRows:
         if (values.shape[1:], values.dtype) != (self._row_shape, self._dtype):
             msg = f"Rows are {self._row_shape} of {self._dtype}, got {values.shape[1:]} of {values.dtype}."
             raise ValueError(msg)
-        left = memoryview(values.reshape(-1).view(np.uint8))
-        self._file.seek(self._n * self._row_bytes)
-        while len(left):
-            left = left[self._file.write(left) :]
+        self._file.write(values.reshape(-1).view(np.uint8), self._n * self._row_bytes)
         self._n += len(values)
+
+    def done(self) -> DiskRows:
+        """All of them."""
+        return self
 
     def take(self, rows: np.ndarray) -> DiskRows:
         """View only `rows`, a mask or row numbers, of the same file."""
@@ -89,25 +90,17 @@ class DiskRows:
             rows = np.arange(*rows.indices(len(self)))
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == bool else np.where(rows < 0, rows + len(self), rows)
-        rows = rows if self._chosen is None else self._chosen[rows]
+        out = self._read(rows if self._chosen is None else self._chosen[rows])
+        return torch.from_numpy(out if self._columns is None else np.ascontiguousarray(out[:, self._columns]))
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        """Rows that follow each other are read at once."""
         out = np.empty((len(rows), *self._row_shape), dtype=self._dtype)
         if out.size:
-            self._read(rows, out.reshape(len(rows), -1).view(np.uint8))
-        out = out if self._columns == slice(None) else np.ascontiguousarray(out[:, self._columns])
-        return torch.from_numpy(out)
-
-    def _read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Rows that follow each other are read at once."""
-        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
-        for first, last in zip(starts, [*starts[1:], len(rows)], strict=True):
-            self._file.seek(int(rows[first]) * self._row_bytes)
-            left = memoryview(out[first:last].reshape(-1))
-            while len(left):
-                n = self._file.readinto(left)
-                if not n:
-                    msg = "The file of rows ends before its last row."
-                    raise OSError(msg)
-                left = left[n:]
+            starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+            for first, last in zip(starts, [*starts[1:], len(rows)], strict=True):
+                self._file.read(out[first:last].reshape(-1).view(np.uint8), int(rows[first]) * self._row_bytes)
+        return out
 
     @property
     def _row_bytes(self) -> int:
@@ -119,11 +112,67 @@ class DiskRows:
         return view
 
 
+class _File:
+    """A file without a name in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._raw = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+
+    def write(self, values: np.ndarray, at: int) -> None:
+        left = memoryview(values)
+        try:
+            self._raw.seek(at)
+            while len(left):
+                left = left[self._raw.write(left) :]
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            msg = (
+                f"{self._folder} has no room left for the rows that training reads. Free some, or set "
+                "stpredict.settings.cache_dir to a folder on a larger disk."
+            )
+            raise OSError(error.errno, msg) from error
+
+    def read(self, out: np.ndarray, at: int) -> None:
+        left = memoryview(out)
+        self._raw.seek(at)
+        while len(left):
+            n = self._raw.readinto(left)
+            if not n:
+                msg = f"A file in {self._folder} ends before its last row."
+                raise OSError(msg)
+            left = left[n:]
+
+    def close(self) -> None:
+        self._raw.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_raw"):
+            self.close()
+
+
+class Collected:
+    """Rows in memory, taken part by part."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray] = []
+
+    def append(self, values: np.ndarray) -> None:
+        """Take more rows."""
+        self._parts.append(values)
+
+    def done(self) -> np.ndarray:
+        """All of them."""
+        return np.concatenate(self._parts)
+
+
 class Shelf:
     """Where rows are kept while a model is trained: here in memory."""
 
-    def collect(self) -> Collected:
-        """Rows to be appended to, part by part."""
+    def collect(self) -> Collected | DiskRows:
+        """Rows to be appended to; ``done()`` then gives them all."""
         return Collected()
 
     def __enter__(self) -> Self:
@@ -133,68 +182,28 @@ class Shelf:
         pass
 
 
-class Collected:
-    """Rows in memory."""
-
-    def __init__(self) -> None:
-        self._parts: list[np.ndarray] = []
-
-    def append(self, values: np.ndarray) -> None:
-        """Take more rows."""
-        self._parts.append(values)
-
-    def rows(self) -> np.ndarray:
-        """All of them."""
-        return np.concatenate(self._parts)
-
-
 class DiskShelf(Shelf):
-    """Rows in files without a name, which vanish with the last use of them, and at the latest where the shelf is left.
+    """Rows on disk, at the latest until the shelf is left.
 
     Parameters
     ----------
     folder
-        Where the files take their room.
+        Where they take their room.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files: weakref.WeakSet[FileIO] = weakref.WeakSet()
+        self._files: weakref.WeakSet[_File] = weakref.WeakSet()
 
-    def collect(self) -> Written:
-        """Rows to be appended to, part by part."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115
+    def collect(self) -> DiskRows:
+        """Rows to be appended to."""
+        file = _File(self.folder)
         self._files.add(file)
-        return Written(DiskRows(file), self.folder)
+        return DiskRows(file)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for file in list(self._files):
             file.close()
-
-
-class Written:
-    """Rows on disk."""
-
-    def __init__(self, rows: DiskRows, folder: Path) -> None:
-        self._rows, self._folder = rows, folder
-
-    def append(self, values: np.ndarray) -> None:
-        """Write more rows."""
-        try:
-            self._rows.append(values)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            msg = (
-                f"{self._folder} has no room left for the rows that training reads, {4 * values[0].size:,} bytes or so a "
-                "spot and input. Free some, or set stpredict.settings.cache_dir to a folder on a larger disk."
-            )
-            raise OSError(error.errno, msg) from error
-
-    def rows(self) -> DiskRows:
-        """All of them."""
-        return self._rows
 
 
 def take(values: Rows, rows: np.ndarray) -> Rows:

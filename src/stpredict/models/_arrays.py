@@ -12,6 +12,7 @@ from stpredict.models import _store
 from stpredict.models._bank import Banked, bank_record, check_bank
 from stpredict.models._contract import ExpressionModel, History, Prediction
 from stpredict.models._design import (
+    check_all,
     check_features,
     column_names,
     describe_features,
@@ -85,8 +86,7 @@ class ArrayModel(ExpressionModel):
         """
         keys = find_features(sections, self._features) if self.uses_features else []
         described = describe_features(sections[0], keys)
-        for section in sections:
-            check_features(section, described)
+        check_all(sections, described)
         table = training_table(sections, groups, genes=genes, keys=keys, min_counts=self._min_counts, shelf=shelf)
         self.columns = column_names(sections[0], keys)
         self.config = {

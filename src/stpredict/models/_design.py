@@ -115,6 +115,12 @@ def describe_features(section: Section, keys: Sequence[str]) -> dict[str, dict[s
     return described
 
 
+def check_all(sections: Sequence[Section], expected: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse sections of which one has features that were not made as `expected`, see `check_features`."""
+    for section in sections:
+        check_features(section, expected)
+
+
 def check_features(section: Section, expected: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse a section whose features were not made as `expected` (what `describe_features` returned in training).
 

@@ -80,7 +80,7 @@ class Table:
         means = self.section_means(values)
         for (_, rows), mean in zip(self.of_sections(), means, strict=True):
             out.append(np.asarray(values[rows]) + (means.mean(axis=0) - mean))
-        return out.rows()
+        return out.done()
 
     def section_means(self, values: Rows) -> np.ndarray:
         """Mean of `values` (n, …) over the spots of every section."""
@@ -141,20 +141,20 @@ def training_table(
     numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     large = {name: (shelf or Shelf()).collect() for name in ("design", "expression")}
     out = {field.name: large.get(field.name) or Shelf().collect() for field in fields(Table)}
-    for i, (section, group) in enumerate(zip(sections, groups, strict=True)):
+    for i, section in enumerate(sections):
         totals = np.asarray(section.counts().sum(axis=1), dtype=np.float64).ravel()
         part = Table(
             design=design(section, keys),
             expression=section.log_expression(genes),
             log_total=np.log1p(totals),
             section=np.full(len(section), i),
-            group=np.full(len(section), numbers[group]),
+            group=np.full(len(section), numbers[groups[i]]),
             row=np.arange(len(section)),
             centres=section.centres,
         )
         for name, values in vars(part.take(totals >= max(min_counts, 1))).items():
             out[name].append(values)
-    table = Table(**{name: collected.rows() for name, collected in out.items()})
+    table = Table(**{name: collected.done() for name, collected in out.items()})
     if len(table) < MIN_SPOTS:
         msg = (
             f"Only {len(table)} spots have min_counts={min_counts} counts or more; at least {MIN_SPOTS} are needed. "

@@ -53,4 +53,4 @@ def pixels_of(table: Table, sections: Sequence[Section], size: int, shelf: Shelf
     tiles = shelf.collect()
     for number, rows in table.of_sections():
         tiles.append(read_tiles(sections[number], size)[table.row[rows]])
-    return tiles.rows()
+    return tiles.done()

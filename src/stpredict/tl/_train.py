@@ -161,8 +161,7 @@ def train(
         own |= {"seed": seed, "show_progress": show_progress}
     model = METHODS[method](features=features, min_counts=min_counts, **own)
     opened = _opened(sections, model, library_key=library_key, table_key=table_key)
-    for section in opened:
-        section.counts()
+    _check_counts(opened)
     if genes is None:
         from stpredict.pp import gene_panel
 
@@ -200,6 +199,12 @@ def _opened(
         raise TypeError(msg)
     check_sizes(on_disk)
     return on_disk
+
+
+def _check_counts(sections: Sequence[Section]) -> None:
+    """Refuse sections of which one has no raw counts."""
+    for section in sections:
+        section.counts()
 
 
 def _own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[str, Any]:

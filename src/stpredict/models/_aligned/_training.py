@@ -296,4 +296,5 @@ def _remembered(folder: Path | None, network: AlignedNetwork, identity: str) -> 
     if kept["identity"] != identity:
         raise ValueError(OTHER_RUN)
     network.load_state_dict(load_file(folder / "best.safetensors"))
+    network.eval()
     return Run(**kept["run"])

@@ -50,7 +50,7 @@ class CmrcNet(Aligned):
         expression = shelf.collect()
         for chunk in chunks(table.expression):
             expression.append(scale.scaled(chunk))
-        return Tensors.of((images,), (expression.rows(),))
+        return Tensors.of((images,), (expression.done(),))
 
     def design(self, section: Section) -> tuple[np.ndarray, ...]:
         """Frozen features (n_spots, d), or tiles uint8 (n_spots, 3, size, size) for a trained image encoder."""

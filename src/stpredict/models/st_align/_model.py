@@ -79,7 +79,7 @@ class StAlign(Aligned):
             own.append(scaled)
             around.append(niche_mean_of(sections[number], table.row[rows], values))
             cluster.append(expression_clusters(scaled, self.options.clusters, seed=self.seed))
-        expression, (niches, sd) = own.rows(), self._scaled_niches(around.rows(), scale, shelf)
+        expression, (niches, sd) = own.done(), self._scaled_niches(around.done(), scale, shelf)
         genes = self._embedded_cells(table, sections, shelf) if self.options.expression_key else (expression, niches)
         groups = (expression, table.section, np.concatenate(cluster))
         return Tensors.of((spot, niche), genes, groups, niche_sd=sd)
@@ -89,7 +89,7 @@ class StAlign(Aligned):
         around, scaled = GeneScale(scale.level, mean_and_sd(niches)[1], self.options), shelf.collect()
         for chunk in chunks(niches):
             scaled.append(around.scaled(chunk))
-        return scaled.rows(), around.arrays()["gene_sd"]
+        return scaled.done(), around.arrays()["gene_sd"]
 
     def _split(self, design: Rows) -> tuple[Rows, Rows]:
         """Columns of spots and of niches."""
@@ -130,7 +130,7 @@ class StAlign(Aligned):
             cells, around = self._cell_embeddings(sections[number])
             spot.append(cells[table.row[rows]])
             niche.append(around[table.row[rows]])
-        return spot.rows(), niche.rows()
+        return spot.done(), niche.done()
 
     # ------------------------------------------------------------------ the fused space
 
