@@ -69,7 +69,7 @@ def write(path: str | Path, model: Stored) -> None:
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         new, old = Path(scratch) / "new", Path(scratch) / "old"
         new.mkdir()
-        save_file({name: np.ascontiguousarray(array) for name, array in model.arrays.items()}, new / ARRAYS)
+        save_file({name: np.array(array, order="C") for name, array in model.arrays.items()}, new / ARRAYS)
         (new / REST).write_text(json.dumps(rest, indent=1), encoding="utf-8")
         if path.exists():
             path.replace(old)

@@ -47,16 +47,18 @@ class FeatureTokens(nn.Module):
 
 
 class PatchTokens(nn.Module):
-    """Tokens of a vision transformer that is trained along: uint8 (batch, 3, size, size) → (batch, tokens, width).
+    """Tokens of a network that is trained along: uint8 (batch, 3, size, size) → (batch, tokens, width).
+
+    A vision transformer gives its own tokens, a convolutional network one for each place of its last feature map.
 
     Training tiles are flipped and turned by right angles at random: tissue has no upside.
 
     Parameters
     ----------
     encoder
-        Name of a timm vision transformer.
+        Name of a timm network.
     depth
-        Number of its blocks to keep; None keeps all.
+        Number of blocks of a vision transformer to keep; None keeps all.
     pretrained
         Start from the published weights, which timm downloads or finds in its cache.
     size
@@ -68,16 +70,19 @@ class PatchTokens(nn.Module):
 
         super().__init__()
         kept = {} if depth is None else {"depth": depth}
-        self.network = timm.create_model(encoder, pretrained=pretrained, num_classes=0, img_size=size, **kept)
+        if timm.get_pretrained_cfg(encoder).fixed_input_size:
+            kept["img_size"] = size
+        self.network = timm.create_model(encoder, pretrained=pretrained, num_classes=0, **kept)
         self.width = self.network.num_features
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1) * 255)
         self.register_buffer("sd", torch.tensor(IMAGENET_SD).view(1, 3, 1, 1) * 255)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the transformer up to its last tokens."""
+        """Run the network up to its last tokens."""
         if self.training:
             x = turn_and_flip(x)
-        return self.network.forward_features((x - self.mean) / self.sd)
+        found = self.network.forward_features((x - self.mean) / self.sd)
+        return found.flatten(2).transpose(1, 2) if found.ndim == 4 else found
 
 
 def turn_and_flip(images: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class StAlignNetwork(nn.Module):
         return torch.cat([spots, niches], dim=1) @ self.metric().T
 
     def metric(self) -> Tensor:
-        """(2 · width, 2 · width): makes distances of fused embeddings those of the inputs that are rebuilt from them.
+        """(d, 2 · width), d at most 2 · width: makes distances of fused embeddings those of the inputs that are rebuilt from them.
 
         Each of the inputs counts the same, however many columns it has. The identity where nothing is rebuilt.
         """
