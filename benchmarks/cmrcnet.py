@@ -78,7 +78,10 @@ def colon():
 def methods(names, reference):
     """Label → arguments of tl.train."""
     plain = {"reference": None} if reference else {}
-    known = {name: {"method": name, **plain} for name in ("mean", "density", "ridge", "knn", "mixture", "cmrcnet")}
+    known = {
+        name: {"method": name, **plain}
+        for name in ("mean", "density", "ridge", "knn", "mixture", "cmrcnet", "st_align")
+    }
     known["cmrcnet, published on features"] = ON_FEATURES | plain
     for name in ("density", "ridge", "knn", "mixture", "cmrcnet") if reference else ():
         known[f"{name} + reference"] = {"method": name}

@@ -112,14 +112,21 @@ MODELS: dict = {}
 
 
 def aligned(use: str, **options):
-    """Embedding of an ST-Align model that learned from other sections; a model is trained once per seed."""
+    """Embedding of an ST-Align model, one network, that learned from other sections; it is trained once per seed."""
 
     def embedding(train, test, seed):
         which = (id(train), seed, tuple(options.items()))
         if which not in MODELS:
             genes = st.pp.gene_panel(train, n_top=1000)
             MODELS[which] = st.tl.train(
-                train, method="st_align", genes=genes, seed=seed, group_key=None, show_progress=False, **options
+                train,
+                method="st_align",
+                genes=genes,
+                seed=seed,
+                group_key=None,
+                members=1,
+                show_progress=False,
+                **options,
             )
         st.tl.embed(test, MODELS[which], use=use, key_added="aligned")
         return test.obsm["aligned"]
