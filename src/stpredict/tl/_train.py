@@ -124,7 +124,7 @@ def train(
     deviations of genes stay as predicted.
 
     Streamed from stores, sections give the model that they would give in memory, to the bit. What is kept of every spot
-    in memory is about 150 bytes; on disk it is its features, and its expression and that of its niche up to four
+    in memory is about 200 bytes; on disk it is its features, and its expression and that of its niche up to four
     times, as float32. A model keeps at most ``bank_spots`` reference spots (20,000; drawn from every section in
     proportion), and of the held-out spots that choose the number of epochs 5,000 are looked at.
 
