@@ -112,7 +112,7 @@ MODELS: dict = {}
 
 
 def aligned(use: str, **options):
-    """Embedding of an ST-Align model, one network, that learned from other sections; it is trained once per seed."""
+    """Embedding of an ST-Align model, one network of at most 20 epochs, that learned from other sections; it is trained once per seed."""
 
     def embedding(train, test, seed):
         which = (id(train), seed, tuple(options.items()))

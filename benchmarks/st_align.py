@@ -2,7 +2,7 @@
 
     python benchmarks/st_align.py [--seeds 0 1 2] [--only LABEL …]
 
-One network per model, trained on B4 and three sections of patient C (her2st); C2 and C4 in turn are predicted (mean PCC
+One network of at most 20 epochs per model, trained on B4 and three sections of patient C (her2st); C2 and C4 in turn are predicted (mean PCC
 of the 50 highest-expressed and the 250 most variable genes of the training sections), and their images asked for their
 own expression (recall@10). The same models divide A1, another patient with a pathologist's labels, by their fused and
 their image embedding (k-means of ``tl.domains``; adjusted Rand index). All slides are read at A1's scale of 3.19 µm per
@@ -53,7 +53,7 @@ def one(train, new, a1, change, seed) -> dict[str, float]:
     top = [gene for gene in st.pp.gene_panel(train, n_top=1000) if gene in a1_genes]
     variable = [gene for gene in st.pp.gene_panel(train, kind="hvg", n_top=250) if gene in a1_genes]
     genes = list(dict.fromkeys([*top, *variable]))
-    how = {"group_key": None, "members": 1, "seed": seed, "show_progress": False}
+    how = {"group_key": None, "members": 1, "epochs": 20, "seed": seed, "show_progress": False}
     model = st.tl.train(train, method="st_align", genes=genes, **how, **change)
     st.tl.predict_expression(new, model)
     panels = {

@@ -153,7 +153,7 @@ class Scale(nn.Module):
         super().__init__()
         width = options.width
         self.tokens = tokens
-        self.gene_tokens = _gene_encoder(n_inputs, width, layers)
+        self.gene_tokens = _gene_encoder(n_inputs, width, options.gene_tokens, layers)
         self.image_head = ProjectionHead(tokens.width, width)
         self.gene_head = ProjectionHead(width, width)
         kind = Fusion if options.fusion == "attention" else Concatenation
@@ -234,9 +234,9 @@ class Concatenation(nn.Module):
         return self.head(torch.cat([image.mean(dim=1), genes.mean(dim=1)], dim=1))
 
 
-def _gene_encoder(n_inputs: int, width: int, layers: int) -> nn.Module:
+def _gene_encoder(n_inputs: int, width: int, n_tokens: int, layers: int) -> nn.Module:
     """Expression vector to tokens, by one layer and a Transformer of some more."""
-    tokens = GeneTokens(n_inputs, width)
+    tokens = GeneTokens(n_inputs, width, n_tokens=n_tokens)
     if layers == 0:
         return tokens
     layer = nn.TransformerEncoderLayer(width, HEADS, 2 * width, dropout=0.1, batch_first=True, norm_first=True)
