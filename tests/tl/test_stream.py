@@ -11,6 +11,7 @@ import pytest
 import stpredict as st
 from stpredict import _stored_sections
 from stpredict._section import open_sections
+from stpredict._training._rows import DiskRows
 from stpredict.models._aligned._inputs import drawn
 
 FAST = {"epochs": 2, "width": 16, "members": 1, "show_progress": False}
@@ -111,6 +112,26 @@ def test_a_panel_is_chosen_store_by_store(sections, folder):
 
 
 # ---------------------------------------------------------------------- what does not grow
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_large_lies_on_disk(folder, monkeypatch, method):
+    from stpredict.models._aligned import _training
+
+    class Enough(Exception):
+        """The inputs are seen."""
+
+    def look(build, inputs, options, **how):
+        assert isinstance(inputs.table.design, DiskRows)
+        assert isinstance(inputs.table.expression, DiskRows)
+        wide = [values for values in inputs.take(np.arange(100)).tensors.all if len(values.shape) > 1]
+        assert len(wide) == {"cmrcnet": 2, "st_align": 5}[method]
+        assert all(isinstance(values, DiskRows) for values in wide)
+        raise Enough
+
+    monkeypatch.setattr(_training, "choose_epochs", look)
+    with pytest.raises(Enough):
+        st.tl.train(folder, method=method, **FAST)
 
 
 def test_stores_are_open_one_at_a_time(folder, monkeypatch):

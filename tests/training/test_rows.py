@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from stpredict._training._rows import DiskShelf, Shelf, chunks, columns, loaded, take
+from stpredict._training._rows import DiskShelf, Shelf, chunks, columns, take
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_views_name_rows_of_views_and_columns(shelf, values):
     view = columns(take(take(rows, even), later), slice(2, 5))
     assert view.shape == (3, 3)
     assert len(rows) == 50
-    np.testing.assert_array_equal(loaded(view), values[even][later][:, 2:5])
+    np.testing.assert_array_equal(view[:], values[even][later][:, 2:5])
     np.testing.assert_array_equal(view[np.array([2, 0])], values[even][later][[2, 0], 2:5])
 
 

@@ -222,11 +222,6 @@ def chunks(values: Rows) -> Iterable[np.ndarray]:
         yield np.asarray(values[first : first + CHUNK])
 
 
-def loaded(values: Rows) -> np.ndarray | torch.Tensor:
-    """Rows in memory."""
-    return values[:] if isinstance(values, DiskRows) else values
-
-
 def as_tensor(values: Rows) -> torch.Tensor | DiskRows:
     """Rows as networks read them."""
     import torch

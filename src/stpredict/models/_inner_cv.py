@@ -139,8 +139,8 @@ def training_table(
         If fewer than `MIN_SPOTS` are left, or counts are not raw counts.
     """
     numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-    large = {name: (shelf or Shelf()).collect() for name in ("design", "expression")}
-    out = {field.name: large.get(field.name) or Shelf().collect() for field in fields(Table)}
+    small, large = Shelf(), shelf or Shelf()
+    out = {f.name: (large if f.name in ("design", "expression") else small).collect() for f in fields(Table)}
     for i, section in enumerate(sections):
         totals = np.asarray(section.counts().sum(axis=1), dtype=np.float64).ravel()
         part = Table(

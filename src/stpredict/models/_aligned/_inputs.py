@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict._training._rows import as_tensor, chunks, loaded, take
+from stpredict._training._rows import as_tensor, chunks, take
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,11 +56,6 @@ class Tensors:
         parts = [tuple(take(values, rows) for values in part) for part in (self.images, self.genes, self.groups)]
         return Tensors(*parts, self.arrays)
 
-    def loaded(self) -> Tensors:
-        """All in memory."""
-        parts = [tuple(loaded(values) for values in part) for part in (self.images, self.genes, self.groups)]
-        return Tensors(*parts, self.arrays)
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -94,10 +89,9 @@ class Inputs:
         """Some `most` spots, drawn from every section in proportion; all, where there are no more."""
         return self.take(drawn(self.table.section, most, seed))
 
-    def loaded(self) -> Inputs:
-        """All in memory."""
-        table = replace(self.table, expression=np.asarray(loaded(self.table.expression)))
-        return replace(self, table=table, tensors=self.tensors.loaded())
+    def with_expression(self) -> Inputs:
+        """The same, the expression of all spots in memory."""
+        return replace(self, table=replace(self.table, expression=np.asarray(self.table.expression[:])))
 
     def __len__(self) -> int:
         return len(self.table)

@@ -79,9 +79,9 @@ def choose_epochs(
     """
     folds, note = inner_folds(inputs.table)
     held = min(folds, key=np.count_nonzero)
-    train, test = inputs.take(~held), inputs.take(held).sample(MOST_HELD, seed).loaded()
+    train, test = inputs.take(~held), inputs.take(held).sample(MOST_HELD, seed).with_expression()
     network = _seeded(build, seed)
-    monitor = _Monitor(network, train.sample(options.bank_spots, seed).loaded(), test, options)
+    monitor = _Monitor(network, train.sample(options.bank_spots, seed).with_expression(), test, options)
     plan = _plan(options, seed, epochs=options.epochs)
     folder = checkpoint and checkpoint / "choice"
     identity = "" if folder is None else train.identity(options) + str(seed)
