@@ -126,8 +126,8 @@ class StoredSections(Sequence[Section]):
         return self._last[1]
 
 
-def stored(data: Any, *, library_key: str | None = None) -> StoredSections | None:
-    """Sections on disk, where `data` is a path, a list of paths or such sections already; else None.
+def are_stored(data: Any) -> bool:
+    """Whether `data` is a path, a list of paths or sections on disk already.
 
     Raises
     ------
@@ -135,15 +135,20 @@ def stored(data: Any, *, library_key: str | None = None) -> StoredSections | Non
         If paths and objects are mixed.
     """
     if isinstance(data, StoredSections):
-        return data
+        return True
     several = data if isinstance(data, (list, tuple)) else [data]
     paths = [isinstance(one, (str, Path)) for one in several]
-    if not any(paths):
-        return None
-    if not all(paths):
+    if any(paths) and not all(paths):
         msg = "Pass paths of stores or sections in memory, not both; write the sections with adata.write_h5ad(path)."
         raise TypeError(msg)
-    return StoredSections(several, library_key=library_key)
+    return any(paths)
+
+
+def open_stored(data: Any, *, library_key: str | None = None) -> StoredSections:
+    """Sections on disk, where `are_stored` says so."""
+    if isinstance(data, StoredSections):
+        return data
+    return StoredSections(data if isinstance(data, (list, tuple)) else [data], library_key=library_key)
 
 
 def shelf_of(sections: Sequence[Section]) -> Shelf:

@@ -134,7 +134,7 @@ def test_bad_sections_are_refused(paired, damage, error, message, assert_same):
     [
         (
             {"method": "magic"},
-            r"method must be one of 'mean', 'density', 'ridge', 'knn', 'mixture', 'cmrcnet'; got 'magic'",
+            r"method must be one of 'mean', 'density', 'ridge', 'knn', 'mixture', 'cmrcnet', 'st_align'; got 'magic'",
         ),
         ({"genes": []}, "genes is empty"),
         ({"genes": ["GENE0", "GENE0"]}, "GENE0 more than once"),
@@ -156,7 +156,9 @@ def test_zero_spots_and_one_spot_are_refused(paired, n, message):
 def test_nothing_and_other_things_are_refused():
     with pytest.raises(ValueError, match="No sections given"):
         st.tl.train([])
-    with pytest.raises(TypeError, match="Expected an AnnData or a SpatialData, got str"):
+    with pytest.raises(TypeError, match="Expected an AnnData or a SpatialData, got int"):
+        st.tl.train(2)
+    with pytest.raises(TypeError, match=r"cannot stream sections from disk: .*anndata\.read_h5ad"):
         st.tl.train("C2.h5ad")
 
 

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from stpredict._checks import one_of
 from stpredict._section import open_sections
-from stpredict._stored_sections import stored
+from stpredict._stored_sections import are_stored, open_stored
 from stpredict.datasets import _genes
 from stpredict.datasets._markers import marker_genes
 
@@ -113,8 +113,8 @@ def _check_arguments(kind: str, markers: object, **counts: int) -> None:
 
 
 def _open_all(data: Any, library_key: str | None, table_key: str | None) -> Sequence[Section]:
-    if (on_disk := stored(data, library_key=library_key)) is not None:
-        return on_disk
+    if are_stored(data):
+        return open_stored(data, library_key=library_key)
     several = data if isinstance(data, (list, tuple)) else [data]
     opened = [s for one in several for s in open_sections(one, library_key=library_key, table_key=table_key)]
     if not opened:

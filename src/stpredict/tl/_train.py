@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stpredict._checks import one_of
 from stpredict._evaluation.splits import section_groups
 from stpredict._section import table_of
-from stpredict._stored_sections import StoredSections, stored
+from stpredict._stored_sections import StoredSections, are_stored, open_stored
 from stpredict.tl._sections import check_sizes, open_all
 
 if TYPE_CHECKING:
@@ -188,8 +188,7 @@ def _opened(
     sections: Any, model: ExpressionModel, *, library_key: str | None, table_key: str | None
 ) -> Sequence[Section]:
     """All sections, those in stores to be read when they are asked for."""
-    on_disk = stored(sections, library_key=library_key)
-    if on_disk is None:
+    if not are_stored(sections):
         return open_all(sections, library_key=library_key, table_key=table_key)
     if not model.streams:
         msg = (
@@ -197,6 +196,7 @@ def _opened(
             "sections themselves, [anndata.read_h5ad(path) for path in paths], or take method='st_align' or 'cmrcnet'."
         )
         raise TypeError(msg)
+    on_disk = open_stored(sections, library_key=library_key)
     check_sizes(on_disk)
     return on_disk
 
