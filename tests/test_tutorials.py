@@ -10,7 +10,11 @@ import pytest
 import stpredict as st
 
 FOLDER = Path(__file__).parents[1] / "tutorials"
-NEEDS_DATA = {"02-her2st-tumour-map.ipynb": "her2st"}
+NEEDS_DATA = {
+    "02-her2st-tumour-map.ipynb": "her2st",
+    "04-niches-and-domains.ipynb": "mob_spacest",
+    "05-few-measured-spots.ipynb": "her2st",
+}
 
 
 @pytest.mark.tutorials
