@@ -32,6 +32,8 @@ class Store:
     ----------
     path
         An ``.h5ad`` file or a ``.zarr`` folder.
+    elements
+        What to read of it, beside counts.
 
     Raises
     ------
@@ -39,11 +41,11 @@ class Store:
         If it cannot be read; the message names it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, elements: Sequence[str] = WITHOUT_COUNTS) -> None:
         from anndata import AnnData
 
         self.path = path
-        parts = self._read(WITHOUT_COUNTS)
+        parts = self._read(elements)
         if "obs" not in parts or "var" not in parts:
             msg = (
                 f"{path} is no AnnData store (it has no obs and var). Of a SpatialData, write the table: "
@@ -68,7 +70,7 @@ class Store:
         from anndata.io import read_elem
 
         try:
-            with _opened(self.path) as group:
+            with opened(self.path) as group:
                 return {name: read_elem(group[name]) for name in names if name in group}
         except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
             msg = f"The store {self.path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})."
@@ -179,7 +181,7 @@ def _stores_in(path: Path) -> list[Path]:
     return stores
 
 
-def _opened(path: Path) -> AbstractContextManager[Any]:
+def opened(path: Path) -> AbstractContextManager[Any]:
     """The store's elements by name, as a context."""
     if path.suffix == ".h5ad":
         import h5py

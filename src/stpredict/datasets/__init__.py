@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stpredict.datasets._gene_facts import gene_facts
 from stpredict.datasets._genes import genes
 from stpredict.datasets._markers import marker_sets
 from stpredict.datasets._real import (
@@ -17,6 +18,7 @@ from stpredict.datasets._simulate import simulate
 
 __all__ = [
     "available",
+    "gene_facts",
     "genes",
     "her2st",
     "her2st_counts_only",

@@ -18,11 +18,16 @@ MITOCHONDRIAL = {
 """NCBI Gene's symbols of the genes on mitochondrial DNA → the approved (HGNC) ones, which everybody's data have."""
 
 
-def build(source: Path, out: Path) -> None:
-    """Keep the columns that names are resolved with, sorted by symbol; the same input gives the same bytes."""
+def read_source(source: Path) -> pd.DataFrame:
+    """Read the gene table, with approved symbols and sorted by them, all text."""
     table = pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False)
     table["symbol"] = table["symbol"].replace(MITOCHONDRIAL)
-    table = table.sort_values("symbol")
+    return table.sort_values("symbol", ignore_index=True)
+
+
+def build(source: Path, out: Path) -> None:
+    """Keep the columns that names are resolved with; the same input gives the same bytes."""
+    table = read_source(source)
     others = [
         "|".join(alias for alias in aliases.split("|") if alias and alias != symbol)
         for symbol, aliases in zip(table["symbol"], table["aliases"], strict=True)

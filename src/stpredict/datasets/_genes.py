@@ -12,6 +12,9 @@ import pandas as pd
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+MAX_NAMED = 20
+"""A message names as many genes at most."""
+
 _ENSEMBL = re.compile(r"(ENSG\d{11})\.\d+")
 
 
@@ -36,7 +39,7 @@ def genes() -> pd.DataFrame:
     >>> table.loc["ERBB2", "name"], table.loc["ERBB2", "ensembl_id"]
     ('erb-b2 receptor tyrosine kinase 2', 'ENSG00000141736')
     """
-    return _table().copy()
+    return table().copy()
 
 
 def resolve(names: Iterable[str]) -> dict[str, str]:
@@ -57,6 +60,32 @@ def candidates(name: str) -> tuple[str, ...]:
     return others.get(versioned[1] if versioned else name, ())
 
 
+def asked(genes: str | Iterable[str]) -> list[str]:
+    """Names of genes as a list without repeats.
+
+    Raises
+    ------
+    TypeError
+        If they are not text.
+    ValueError
+        If there is none.
+    """
+    names = [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        msg = f"genes must be names, got {wrong[0]!r}."
+        raise TypeError(msg)
+    if not names:
+        msg = "genes is empty; pass names of genes."
+        raise ValueError(msg)
+    return names
+
+
+def rows_of(symbols: Iterable[str]) -> list[int]:
+    """Rows of approved `symbols` in the gene table."""
+    places = _places()
+    return [places[symbol] for symbol in symbols]
+
+
 def match(wanted: Iterable[str], measured: Iterable[str]) -> dict[str, str]:
     """Which of the `measured` names each of the `wanted` names is; those that are not measured are left out.
 
@@ -74,13 +103,33 @@ def match(wanted: Iterable[str], measured: Iterable[str]) -> dict[str, str]:
 
 
 def describe_missing(names: Iterable[str]) -> str:
-    """`names`, each ambiguous one with what it may stand for, to be put into a message."""
-    found = {name: candidates(name) for name in names}
-    return ", ".join(f"{name} (may be {' or '.join(s)})" if len(s) > 1 else name for name, s in found.items())
+    """`names`, each with what it may stand for if there is something, to be put into a message."""
+    names = list(names)
+    shown = ", ".join(_described(name) for name in names[:MAX_NAMED])
+    return shown if len(names) <= MAX_NAMED else f"{shown} and {len(names) - MAX_NAMED} more"
+
+
+def _described(name: str) -> str:
+    symbols = candidates(name)
+    if len(symbols) > 1:
+        return f"{name} (may be {' or '.join(symbols)})"
+    if name.startswith("ENSMUS"):
+        return f"{name} (a mouse gene; human ones are needed)"
+    upper = resolve([name.upper()]).get(name.upper())
+    if not symbols and name != name.upper() and upper:
+        how = "looks like mouse" if name[1:] == name[1:].lower() and name[0].isupper() else "not as written"
+        return f"{name} ({how}; the human gene is {upper})"
+    return name
 
 
 @lru_cache(maxsize=1)
-def _table() -> pd.DataFrame:
+def _places() -> dict[str, int]:
+    return {symbol: row for row, symbol in enumerate(table()["symbol"].tolist())}
+
+
+@lru_cache(maxsize=1)
+def table() -> pd.DataFrame:
+    """The gene table itself, not to be changed."""
     source = files("stpredict.datasets") / "resources" / "human_genes.tsv.gz"
     with source.open("rb") as file:
         return pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, compression="gzip")
@@ -89,10 +138,10 @@ def _table() -> pd.DataFrame:
 @lru_cache(maxsize=1)
 def _index() -> tuple[frozenset[str], Mapping[str, tuple[str, ...]]]:
     """Approved symbols, and the symbols that every Ensembl id and every alias points to."""
-    table = _table()
+    known = table()
     others: dict[str, tuple[str, ...]] = {}
     for column in ("aliases", "ensembl_id"):
-        for symbol, entries in zip(table["symbol"].tolist(), table[column].tolist(), strict=True):
+        for symbol, entries in zip(known["symbol"].tolist(), known[column].tolist(), strict=True):
             for entry in entries.split("|") if entries else ():
                 others[entry] = (*others.get(entry, ()), symbol)
-    return frozenset(table["symbol"]), others
+    return frozenset(known["symbol"]), others

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stpredict._checks import check_unique_genes, raw_counts
+from stpredict._references import checked_counts, log_rows, study_codes
 from stpredict.models._design import raw_features
 from stpredict.models._inner_cv import strips
 from stpredict.models._linear import cross
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
 
@@ -120,7 +120,8 @@ class GeneStructure:
         for number, adata in enumerate(references):
             columns = adata.var_names.get_indexer(list(genes))
             used = 0
-            for rows in _studies(adata, study_key):
+            studies = study_codes(adata.obs, study_key)
+            for rows in (np.flatnonzero(studies == study) for study in range(studies.max(initial=-1) + 1)):
                 product, n = _cross_products(counts[number], rows, columns, min_counts)
                 if n > 1:
                     products, used, n_studies = products + product, used + n, n_studies + 1
@@ -234,15 +235,7 @@ class GeneStructure:
 
 def _checked(adata: AnnData, genes: Sequence[str], name: str) -> Matrix:
     """Raw counts of a reference; one that cannot be learned from is refused, by name."""
-    if not (hasattr(adata, "var_names") and hasattr(adata, "obs")):
-        msg = f"{name}: expected an AnnData or a SpatialData, got {type(adata).__name__}."
-        raise TypeError(msg)
-    check_unique_genes(adata.var_names, name)
-    try:
-        counts = raw_counts(adata)
-    except ValueError as error:
-        msg = f"{name}: {error}"
-        raise ValueError(msg) from error
+    counts = checked_counts(adata, name)
     if not adata.var_names.isin(list(genes)).any():
         first = ", ".join(map(str, adata.var_names[:3]))
         msg = (
@@ -253,30 +246,13 @@ def _checked(adata: AnnData, genes: Sequence[str], name: str) -> Matrix:
     return counts
 
 
-def _studies(adata: AnnData, key: str | None) -> Iterator[np.ndarray]:
-    """Row numbers of every study in `adata`."""
-    if key is None or key not in adata.obs:
-        yield np.arange(adata.n_obs)
-        return
-    names = adata.obs[key].astype(str).to_numpy()
-    for name in dict.fromkeys(names):
-        yield np.flatnonzero(names == name)
-
-
 def _cross_products(counts: Matrix, rows: np.ndarray, columns: np.ndarray, min_counts: int) -> tuple[np.ndarray, int]:
     """Centred cross-products (genes, genes) of log1p CP10k over `rows`, and how many have enough counts."""
-    from scipy import sparse
-
     present = np.flatnonzero(columns >= 0)
     total = np.zeros(len(present))
     products, n = np.zeros((len(present), len(present))), 0
     for start in range(0, len(rows), _ROWS):
-        part = counts[rows[start : start + _ROWS]]
-        depth = np.asarray(part.sum(axis=1), dtype=np.float64).ravel()
-        enough = depth >= max(min_counts, 1)
-        chosen = part[:, columns[present]]
-        dense = np.asarray(chosen.toarray() if sparse.issparse(chosen) else chosen, dtype=np.float64)[enough]
-        values = np.log1p(dense * (1e4 / depth[enough])[:, None])
+        values = log_rows(counts[rows[start : start + _ROWS]], min_counts, columns[present])[0].toarray()
         total += values.sum(axis=0)
         products += cross(values, values)
         n += len(values)
