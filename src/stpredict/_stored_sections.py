@@ -108,7 +108,7 @@ class StoredSections(Sequence[Section]):
     def __init__(self, paths: Sequence[str | Path], *, library_key: str | None = None) -> None:
         self._library_key = library_key
         self._last: tuple[Path, list[Section]] | None = None
-        self.stores = [store for path in paths for store in _stores_in(Path(path).expanduser())]
+        self.stores = [store for path in paths for store in stores_in(Path(path).expanduser())]
         self._places = [(path, i) for path in self.stores for i in range(len(self._sections_in(path)))]
 
     def __len__(self) -> int:
@@ -167,7 +167,7 @@ def _open(store: Store, library_key: str | None) -> list[Section]:
     return sections
 
 
-def _stores_in(path: Path) -> list[Path]:
+def stores_in(path: Path) -> list[Path]:
     """The store at `path`, or those in the folder, by name."""
     if not path.exists():
         msg = f"There is no {path}."

@@ -88,6 +88,17 @@ def describe(symbol: str, name: str, terms: dict[str, list[str]]) -> str:
     return f"{symbol}: {name}.{''.join(said)}"
 
 
+def told(genes: Iterable[str] | None = None) -> list[str]:
+    """Those of `genes`, by default of all, of which something is known: a term, or a name that tells something."""
+    symbols = _genes.table()["symbol"]
+    if genes is None:
+        return symbols.iloc[states().named].tolist()
+    those = set(symbols.iloc[states().named])
+    genes = list(genes)
+    known = _genes.resolve(genes)
+    return [gene for gene in genes if known.get(gene) in those]
+
+
 def fact_states(genes: Sequence[str], max_facts: int = 32) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of single facts, gene by gene: the tokens that a model of genes reads.
 

@@ -8,6 +8,7 @@ from stpredict.pl._domains import domains
 from stpredict.pl._embedding import embedding
 from stpredict.pl._expression import expression
 from stpredict.pl._gene_correlation import gene_correlation
+from stpredict.pl._gene_neighbors import gene_neighbors
 from stpredict.pl._history import history
 from stpredict.pl._learning_curve import learning_curve
 from stpredict.pl._niches import niches
@@ -23,6 +24,7 @@ __all__ = [
     "embedding",
     "expression",
     "gene_correlation",
+    "gene_neighbors",
     "history",
     "learning_curve",
     "niches",

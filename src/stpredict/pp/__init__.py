@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from stpredict.pp._encode import encode
+from stpredict.pp._gene_embeddings import gene_embeddings
 from stpredict.pp._niches import niches
 from stpredict.pp._panels import gene_panel
 from stpredict.pp._qc import qc, tissue_mask
 from stpredict.pp._tiles import tiles
 
-__all__ = ["encode", "gene_panel", "niches", "qc", "tiles", "tissue_mask"]
+__all__ = [
+    "encode",
+    "gene_embeddings",
+    "gene_panel",
+    "niches",
+    "qc",
+    "tiles",
+    "tissue_mask",
+]
