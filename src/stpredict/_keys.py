@@ -14,6 +14,9 @@ TILES = "tiles"
 NICHES = "niches"
 """``obsp``: members of every spot's niche; ``obsm``: box of its image; ``uns``: how `pp.niches` made them."""
 
+NUCLEI = "nuclei"
+"""``uns``: nuclei by library, written by `pp.nuclei`; prefix of its columns of ``obs``."""
+
 PREDICTED = "predicted"
 """``layers``, ``uns`` and ``var``: the default name of predicted expression."""
 

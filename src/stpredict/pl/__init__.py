@@ -12,6 +12,7 @@ from stpredict.pl._gene_neighbors import gene_neighbors
 from stpredict.pl._history import history
 from stpredict.pl._learning_curve import learning_curve
 from stpredict.pl._niches import niches
+from stpredict.pl._nuclei import nuclei
 from stpredict.pl._retrieval import retrieval
 from stpredict.pl._scores import scores
 from stpredict.pl._tiles import tiles
@@ -28,6 +29,7 @@ __all__ = [
     "history",
     "learning_curve",
     "niches",
+    "nuclei",
     "retrieval",
     "scores",
     "tiles",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stpredict.pp._encode import encode
 from stpredict.pp._gene_embeddings import gene_embeddings
 from stpredict.pp._niches import niches
+from stpredict.pp._nuclei import nuclei
 from stpredict.pp._panels import gene_panel
 from stpredict.pp._qc import qc, tissue_mask
 from stpredict.pp._tiles import tiles
@@ -14,6 +15,7 @@ __all__ = [
     "gene_embeddings",
     "gene_panel",
     "niches",
+    "nuclei",
     "qc",
     "tiles",
     "tissue_mask",

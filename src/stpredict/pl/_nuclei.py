@@ -1,0 +1,154 @@
+"""The nuclei that were found, over the tiles they were found in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict import _keys
+from stpredict._settings import settings
+from stpredict.pl import _canvas
+from stpredict.pl._tiles import OUTLINE, read_tile
+from stpredict.pp._nuclei import check_nuclei
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from stpredict._section import Section
+    from stpredict._typing import Data
+
+
+def nuclei(
+    data: Data,
+    spots: str | Sequence[str] | None = None,
+    *,
+    n: int = 4,
+    seed: int | None = None,
+    key: str = _keys.NUCLEI,
+    ncols: int = 4,
+    color: str = OUTLINE,
+    library_id: str | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    image_key: str | None = None,
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool | None = None,
+) -> Axes | list[Axes] | Figure | None:
+    """Draw the nuclei in the windows of a few spots: the check that what is counted is nuclei.
+
+    Each nucleus is the ellipse of its area, eccentricity and direction. The spot is a dashed circle, and the number of
+    nuclei in it is in the title.
+
+    Parameters
+    ----------
+    data
+        A section that went through `stpredict.pp.nuclei`, with its H&E image.
+    spots
+        Names of the spots to draw; by default `n` drawn at random, the same that `stpredict.pl.tiles` draws.
+    n, seed
+        How many spots, and the seed of the choice; None takes ``stpredict.settings.seed``.
+    key
+        ``key_added`` of `stpredict.pp.nuclei`.
+    ncols
+        Windows per row.
+    color
+        Colour of the outlines.
+    library_id
+        Section to draw, where there are several.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key, image_key
+        Which table and image of a SpatialData to use, where it has several.
+    ax
+        Axes to draw on, one per spot; by default a new figure is made.
+    show
+        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
+    save
+        File to save the figure to.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    Axes (a list, for several spots) if ``show=False`` or `ax` is given, the figure if `return_fig`, else None.
+
+    Raises
+    ------
+    KeyError
+        If there is no such spot.
+    ValueError, FileNotFoundError
+        If nuclei were not looked for, `n` is not positive, there is no image, there are several sections and none is
+        chosen, or `ax` has another number of axes.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> st.pp.nuclei(adata, show_progress=False)
+    >>> axes = st.pl.nuclei(adata, n=2, show=False)
+    >>> len(axes)
+    2
+    """
+    if n < 1:
+        msg = f"n must be at least 1, got {n!r}."
+        raise ValueError(msg)
+    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
+    record = check_nuclei(section, key)
+    chosen = _chosen(section, spots, n, settings.seed if seed is None else seed)
+    pictures = [read_tile(section, spot, "spot") for spot in chosen]
+    table = np.asarray(record["table"])
+    counts = section.adata.obs[f"{key}_count"].to_numpy()[section.rows]
+
+    panels = _canvas.Panels.make(len(chosen), columns=ncols, size=(2.2, 2.45), ax=ax)
+    for panel, spot, picture in zip(panels.axes, chosen, pictures, strict=True):
+        picture.draw(panel)
+        _draw_ellipses(panel, section, table, float(record["mpp"]) / section.image_scale, color)
+        panel.set_title(f"{section.obs_names[spot]}: {counts[spot]} nuclei", size=8)
+    _canvas.draw_scale_bar(panels.axes[0], section)
+    return panels.finish(show=show, save=save, return_fig=return_fig)
+
+
+def _chosen(section: Section, spots: str | Sequence[str] | None, n: int, seed: int) -> np.ndarray:
+    """Row numbers of the spots to draw."""
+    if spots is None:
+        return np.sort(np.random.default_rng(seed).choice(len(section), min(n, len(section)), replace=False))
+    names = [spots] if isinstance(spots, str) else list(spots)
+    rows = section.obs_names.get_indexer(names)
+    if (rows < 0).any() or not names:
+        lost = ", ".join(name for name, row in zip(names, rows, strict=True) if row < 0) or "none given"
+        msg = f"Section {section.name!r} has no such spots: {lost}. Names are like {section.obs_names[0]!r}."
+        raise KeyError(msg)
+    return rows
+
+
+def _draw_ellipses(ax: Axes, section: Section, table: np.ndarray, mpp: float, color: str) -> None:
+    """Draw the nuclei whose centre is in view; `mpp` is that of the image."""
+    from matplotlib.collections import EllipseCollection
+
+    xy = table[:, :2] * section.image_scale
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    seen = (xy >= [left, top]).all(axis=1) & (xy < [right, bottom]).all(axis=1)
+    area, eccentricity, orientation = table[seen, 2:5].T
+    ratio = np.sqrt(np.maximum(1 - eccentricity**2, 0.01))
+    diameter = np.sqrt(4 * area / np.pi) / mpp
+    ax.add_collection(
+        EllipseCollection(
+            diameter / np.sqrt(ratio),
+            diameter * np.sqrt(ratio),
+            np.degrees(orientation),
+            units="xy",
+            offsets=xy[seen],
+            offset_transform=ax.transData,
+            facecolors="none",
+            edgecolors=color,
+            linewidths=0.8,
+        ),
+        autolim=False,
+    )

@@ -1,0 +1,226 @@
+"""Classical nuclei of H&E: colour deconvolution, a local threshold, watershed, and pieces put together again.
+
+All sizes are in µm, so that images of 0.25 to 2 µm per pixel are treated alike. What is called a nucleus depends on the
+section (its two levels of stain) and on the nearest 50 µm, never on how the slide is cut into blocks.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy import ndimage, sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+BRIGHTEN = 40.0
+"""Added to intensities before the logarithm: the darkest nuclei must not outweigh pale ones."""
+
+SMOOTH_UM = 0.4
+"""Blur of the stain before the threshold, against noise of the scanner and of JPEG."""
+
+WINDOW_UM = 50.0
+"""Width of the window in which nuclei are told from their surroundings."""
+
+BETWEEN = 0.45
+"""The threshold lies at this share of the way from the surroundings to the nuclei."""
+
+PRIOR = 0.02
+"""Weight of the section's own levels, in windows: they speak where a window holds no nuclei, or nothing else."""
+
+LEAST_RISE = 0.2
+"""A nucleus rises above its surroundings by at least this share of the section's contrast."""
+
+LEAST_CONTRAST = 0.2
+"""Contrast (optical density of haematoxylin) assumed at least: without it noise would pass for nuclei."""
+
+DISTANCE_BLUR_UM = 0.6
+CORE_UM, AROUND_UM = 1.4, 4.0
+DARKNESS_UM = 11.0
+"""Nuclei in a heap are told apart by shape (distance to the border) and darkness (difference of two blurs); one
+contrast of darkness counts as many µm of distance."""
+
+SAME_ELLIPSE = 0.97
+"""Pieces that together fill an ellipse to this share are one nucleus."""
+
+MIN_AREA_UM2, MAX_AREA_UM2 = 8.0, 250.0
+MAX_HOLE_UM2 = 12.0
+GREYEST = 0.1
+"""Blue minus red optical density above which a dark thing is not blue: dirt, pigment, ink."""
+
+CELL = 4
+"""Pixels; local levels are found on a grid this much coarser."""
+
+
+class Levels(NamedTuple):
+    """Haematoxylin of a section outside and inside of nuclei."""
+
+    ground: float
+    nucleus: float
+
+    @property
+    def contrast(self) -> float:
+        """How much darker nuclei are."""
+        return self.nucleus - self.ground
+
+
+@cache
+def _optical_density() -> np.ndarray:
+    """Optical density of each of 256 intensities."""
+    return -np.log((np.arange(256, dtype=np.float32) + BRIGHTEN) / (255 + BRIGHTEN))
+
+
+@cache
+def _unmixing() -> np.ndarray:
+    """(3, 256): what an intensity of red, green and blue adds to haematoxylin (Ruifrok and Johnston's stains)."""
+    from skimage.color import hed_from_rgb
+
+    return (hed_from_rgb[:, :1] * _optical_density()).astype(np.float32)
+
+
+def hematoxylin(rgb: np.ndarray) -> np.ndarray:
+    """Optical density of haematoxylin, float32 (h, w)."""
+    red, green, blue = _unmixing()
+    return red[rgb[..., 0]] + green[rgb[..., 1]] + blue[rgb[..., 2]]
+
+
+def find_levels(crops: Iterable[np.ndarray], mpp: float) -> Levels | None:
+    """Levels of stain in crops (h, w, 3) of one section, by Otsu's threshold; None where there is no tissue."""
+    from skimage.filters import threshold_otsu
+
+    stains = []
+    for rgb in crops:
+        stained = np.ptp(_optical_density()[rgb], axis=-1) > 0.08  # the colours differ: neither glass nor shadow
+        stains.append(_blur(hematoxylin(rgb), SMOOTH_UM / mpp)[stained])
+    stain = np.concatenate(stains) if stains else np.empty(0)
+    if len(stain) < 100:
+        return None
+    threshold = threshold_otsu(stain)
+    ground, nucleus = float(stain[stain <= threshold].mean()), float(stain[stain > threshold].mean())
+    return Levels(ground, max(nucleus, ground + LEAST_CONTRAST))
+
+
+def segment(rgb: np.ndarray, mpp: float, levels: Levels) -> np.ndarray:
+    """Label the nuclei of a block (h, w, 3) of `mpp` µm per pixel: int32 (h, w), 0 outside of nuclei."""
+    from skimage.morphology import local_maxima
+    from skimage.segmentation import watershed
+
+    raw = hematoxylin(rgb)
+    stain = _blur(raw, SMOOTH_UM / mpp)
+    inside = _without_holes(stain > _threshold(stain, mpp, levels), MAX_HOLE_UM2 / mpp**2)
+    if not inside.any():
+        return np.zeros(inside.shape, np.int32)
+    height = _blur(ndimage.distance_transform_edt(inside).astype(np.float32) * np.float32(mpp), DISTANCE_BLUR_UM / mpp)
+    darkness = _blur(raw, CORE_UM / mpp) - _blur(raw, AROUND_UM / mpp)
+    height += np.float32(DARKNESS_UM / levels.contrast) * darkness
+    seeds, _ = ndimage.label(local_maxima(height) & inside, np.ones((3, 3)))
+    labels = watershed(-height, seeds, mask=inside)
+    labels = _join_pieces(labels, MAX_AREA_UM2 / mpp**2)
+    return _keep_nuclei(labels, rgb, MIN_AREA_UM2 / mpp**2)
+
+
+def _blur(value: np.ndarray, sigma: float) -> np.ndarray:
+    return ndimage.gaussian_filter(value, sigma, truncate=3)
+
+
+def _threshold(stain: np.ndarray, mpp: float, levels: Levels) -> np.ndarray:
+    """Level between the nuclei nearby and what surrounds them, found by going back and forth between the two."""
+    width = max(3, round(WINDOW_UM / mpp / CELL))
+    least = LEAST_RISE * levels.contrast
+    mean = ndimage.uniform_filter(_cells(stain), width, mode="nearest")
+    level = np.clip(mean, levels.ground + least, levels.ground + 0.7 * levels.contrast)
+    for _ in range(2):
+        dark = stain > _enlarge(level, stain.shape)
+        share = ndimage.uniform_filter(_cells(dark.astype(np.float32)), width, mode="nearest")
+        amount = ndimage.uniform_filter(_cells(stain * dark), width, mode="nearest")
+        nucleus = (amount + PRIOR * levels.nucleus) / (share + PRIOR)
+        ground = (mean - amount + PRIOR * levels.ground) / (1 - share + PRIOR)
+        level = ground + np.maximum(BETWEEN * (nucleus - ground), least)
+    return _enlarge(level, stain.shape)
+
+
+def _cells(value: np.ndarray) -> np.ndarray:
+    """Means of `CELL` × `CELL` pixels; those at the far ends hold what is left."""
+    height, width = (-n % CELL for n in value.shape)
+    padded = np.pad(value, ((0, height), (0, width)), mode="edge") if height or width else value
+    return padded.reshape(padded.shape[0] // CELL, CELL, -1, CELL).mean(axis=(1, 3))
+
+
+def _enlarge(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return value.repeat(CELL, axis=0)[: shape[0]].repeat(CELL, axis=1)[:, : shape[1]]
+
+
+def _without_holes(inside: np.ndarray, max_pixels: float) -> np.ndarray:
+    """Close holes of up to `max_pixels`: pale nuclei have a dark rim."""
+    holes, _ = ndimage.label(~inside)
+    small = np.bincount(holes.ravel()) <= max_pixels
+    small[0] = True  # the nuclei themselves
+    return small[holes]
+
+
+def moments(labels: np.ndarray, n: int) -> np.ndarray:
+    """(n, 6) per label: area, sums of x and y, of x², xy and y², in pixels; a pixel is a square, not a point."""
+    y, x = np.nonzero(labels)
+    label = labels[y, x]
+    weights = (None, x, y, x * x + 1 / 12, x * y, y * y + 1 / 12)
+    return np.stack([np.bincount(label, weight, minlength=n) for weight in weights], axis=1)
+
+
+def spread(sums: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Centre x and y, and variances xx, xy and yy, of `moments`."""
+    area, x, y, xx, xy, yy = sums.T
+    area = np.maximum(area, 1)
+    x, y = x / area, y / area
+    return x, y, xx / area - x * x, xy / area - x * y, yy / area - y * y
+
+
+def _join_pieces(labels: np.ndarray, max_pixels: float) -> np.ndarray:
+    """Join neighbours that fill an ellipse together, best fits first: watershed cuts long nuclei to pieces."""
+    n = int(labels.max()) + 1
+    sums = moments(labels, n)
+    one, other = _contacts(labels, n)
+    name = np.arange(n)
+    for _ in range(3):
+        a, b = name[one], name[other]
+        a, b = a[a != b], b[a != b]
+        _, _, xx, xy, yy = spread(sums[a] + sums[b])
+        area = sums[a, 0] + sums[b, 0]
+        filled = area / (4 * np.pi * np.sqrt(np.maximum(xx * yy - xy * xy, 1e-9)))
+        fits = (filled > SAME_ELLIPSE) & (area <= max_pixels)
+        a, b, filled = a[fits], b[fits], filled[fits]
+        if len(a) == 0:
+            break
+        best = np.zeros(n)
+        np.maximum.at(best, np.concatenate([a, b]), np.concatenate([filled, filled]))
+        mutual = (filled >= best[a]) & (filled >= best[b])
+        graph = sparse.coo_matrix((np.ones(mutual.sum()), (a[mutual], b[mutual])), shape=(n, n))
+        _, group = sparse.csgraph.connected_components(graph, directed=False)
+        first = np.full(n, n)
+        np.minimum.at(first, group, np.arange(n))
+        renamed = first[group]
+        sums = np.stack([np.bincount(renamed, column, minlength=n) for column in sums.T], axis=1)
+        name = renamed[name]
+    return name[labels]
+
+
+def _contacts(labels: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of labels that touch, each once."""
+    pairs = []
+    for a, b in ((labels[:, :-1], labels[:, 1:]), (labels[:-1], labels[1:])):
+        touch = (a != b) & (a > 0) & (b > 0)
+        a, b = a[touch].astype(np.int64), b[touch]
+        pairs.append(np.minimum(a, b) * n + np.maximum(a, b))
+    return np.divmod(np.unique(np.concatenate(pairs)), n)
+
+
+def _keep_nuclei(labels: np.ndarray, rgb: np.ndarray, min_pixels: float) -> np.ndarray:
+    """Drop what is too small or not blue, and number the others from 1."""
+    flat = labels.ravel()
+    area = np.bincount(flat)
+    density = _optical_density()
+    grey = np.bincount(flat, (density[rgb[..., 2]] - density[rgb[..., 0]]).ravel()) / np.maximum(area, 1)
+    keep = (area >= min_pixels) & (grey <= GREYEST)
+    keep[0] = False
+    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[labels]
