@@ -42,10 +42,12 @@ def all_text():
 
 
 @pytest.mark.parametrize(("gene", "alike"), [("KRT8", "KRT18"), ("COL1A1", "COL1A2"), ("CD3D", "CD3E")])
-def test_text_finds_the_gene_that_everybody_names(all_text, gene, alike):
-    likeness = all_text.to_numpy() @ all_text.loc[gene].to_numpy()
-    neighbours = all_text.index[np.argsort(-likeness)][1:11]
-    assert alike in neighbours
+def test_text_finds_the_gene_that_everybody_names(all_text, sections, gene, alike):
+    """Among the first 5 of the 192 in the simulation, and the first 50 of all 25,000, where families are large."""
+    likeness = (all_text @ all_text.loc[gene]).drop(gene)
+    assert (likeness > likeness[alike]).sum() < 50
+    among = likeness[likeness.index.isin(sections[0].var_names)]
+    assert alike in among.nlargest(5).index
 
 
 def test_text_is_one_finite_vector_of_length_1_per_gene(all_text):
@@ -65,7 +67,7 @@ def test_names_of_any_kind_give_the_same_vector(all_text):
 
 def test_genes_without_text_are_left_out_and_told_why():
     silent = st.datasets.genes().query("name.str.startswith('uncharacterized LOC')")["symbol"].iloc[0]
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="have no embedding") as caught:
         frame = st.pp.gene_embeddings(["KRT8", "Erbb2", "NEU", "nonsense", silent])
     assert frame.index.tolist() == ["KRT8"]
     text = str(caught[0].message)

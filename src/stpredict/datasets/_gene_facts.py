@@ -54,11 +54,11 @@ def gene_facts(genes: str | Iterable[str] | None = None) -> pd.DataFrame:
     Examples
     --------
     >>> import stpredict as st
-    >>> facts = st.datasets.gene_facts(["HER2", "ENSG00000119888"])
+    >>> facts = st.datasets.gene_facts(["HER2", "CK7"])
     >>> facts["symbol"].to_dict()
-    {'HER2': 'ERBB2', 'ENSG00000119888': 'EPCAM'}
-    >>> facts.loc["ENSG00000119888", "function"]
-    'cadherin binding involved in cell-cell adhesion; protein binding; protein-containing complex binding'
+    {'HER2': 'ERBB2', 'CK7': 'KRT7'}
+    >>> facts.loc["CK7", "process"]
+    'keratinization; intermediate filament organization'
     """
     table = _genes.table()
     names = table["symbol"].tolist() if genes is None else _genes.asked(genes)
@@ -133,10 +133,10 @@ def fact_states(genes: Sequence[str], max_facts: int = 32) -> tuple[np.ndarray, 
 
 
 def text_table(genes: Sequence[str]) -> np.ndarray:
-    """Vector of every gene's text, of length 1: three parts side by side, each of length 1 before.
+    """Vector of every gene's text, of length 1: three parts of equal length side by side.
 
-    Topics of its terms (latent semantic analysis), the mean of its terms' vectors, and, weighing half, the vector of
-    its symbol and name. A gene without one of them has 0 there.
+    Topics of its terms (latent semantic analysis), the mean of its terms' vectors, and the vector of its symbol and
+    name. A gene without one of them has 0 there.
 
     Returns
     -------
@@ -206,7 +206,7 @@ class States:
         parts = [
             _unit(self.topics[_places(self.described, row)].sum(axis=0) * self.topic_scale),
             _unit(self.dense(numbers[~is_name]).sum(axis=0)),
-            _unit(self.dense(numbers[is_name]).sum(axis=0)) / 2,
+            _unit(self.dense(numbers[is_name]).sum(axis=0)),
         ]
         return _unit(np.concatenate(parts)) if len(numbers) else np.full(self.width, np.nan)
 
