@@ -230,6 +230,18 @@ def test_bad_references_are_refused_by_name(sections):
         st.pp.gene_embeddings(source="coexpression", reference=[3])
 
 
+def test_real_tumours_tell_the_amplified_neighbours_of_erbb2(real):
+    """GRB7, PGAP3 and MIEN1 lie beside ERBB2 on chromosome 17; none of their texts says so."""
+    reference = [real("her2st_counts_only", name) for name in ("B1", "G2", "H1")]
+    frame = st.pp.gene_embeddings(source="coexpression", reference=reference, n_dims=32)
+    assert len(frame) > 15_000
+    assert frame.attrs["n_studies"] == 3
+    common = reference[0].var_names[np.argsort(-np.asarray(reference[0].X.sum(axis=0)).ravel())[:2000]]
+    frame = frame.loc[[gene for gene in common if gene in frame.index]]
+    nearest = cosines(frame)["ERBB2"].drop("ERBB2").nlargest(20).index
+    assert {"GRB7", "PGAP3", "MIEN1"} & set(nearest)
+
+
 # ---------------------------------------------------------------------- both, and tables of one's own
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BAR = "#9ecae1"
-FAINT = "#777777"
+BAR = "#c6dbef"
+FAINT = "#555555"
 
 LETTERS = 46
 """A gene's name is cut to as many."""

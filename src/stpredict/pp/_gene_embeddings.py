@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SHIPPED = "minilm and topics, shipped"
 """What ``attrs["encoder"]`` says of vectors that the package carries."""
 
-TEXT_WEIGHT = 0.5
+TEXT_WEIGHT = 0.3
 """Length of the text's part where co-expression, the better judge of expression, has 1."""
 
 MIN_DIMS = 2
@@ -53,7 +53,7 @@ def gene_embeddings(
         references, all their genes.
     source
         ``"text"``: names and Gene Ontology terms, see `datasets.gene_facts`. ``"coexpression"``: correlation in
-        `reference`. ``"both"``: the two side by side, text at half the length; a gene that has one of them only has 0
+        `reference`. ``"both"``: the two side by side, text at 0.3 of the length; a gene that has one of them only has 0
         in place of the other.
     reference
         Sections or single cells with raw counts, any names of genes, and no need for images or coordinates: one AnnData
@@ -106,7 +106,7 @@ def gene_embeddings(
     True
     >>> both = st.pp.gene_embeddings(source="both", reference=st.datasets.simulate(2), n_dims=10)
     >>> len(both), both.columns[-1]
-    (192, 'coexpression_7')
+    (192, 'coexpression_9')
     """
     one_of(source, ("text", "coexpression", "both"), "source")
     _check_arguments(source, reference, encoder, n_dims)
