@@ -12,6 +12,7 @@ from stpredict.models._knn import Knn
 from stpredict.models._mean import Mean
 from stpredict.models._mixture import Mixture
 from stpredict.models._ridge import Ridge
+from stpredict.models.align_st import AlignSt
 from stpredict.models.cmrcnet import CmrcNet
 from stpredict.models.st_align import StAlign
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from stpredict.models._arrays import ArrayModel
 
 METHODS: dict[str, type[ArrayModel]] = {
-    model.method: model for model in (Mean, Density, Ridge, Knn, Mixture, CmrcNet, StAlign)
+    model.method: model for model in (Mean, Density, Ridge, Knn, Mixture, CmrcNet, StAlign, AlignSt)
 }
 """Name → class of every method that `stpredict.tl.train` knows."""
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+    from anndata import AnnData
+
     from stpredict._section import Section
     from stpredict._training._rows import Shelf
     from stpredict.models._inner_cv import Predictions
@@ -73,6 +75,12 @@ class ArrayModel(ExpressionModel):
         """Mean of every gene for the rows of a design matrix, and their own spread where the method has one."""
 
     # ------------------------------------------------------------------ training
+
+    def learn_reference(
+        self, tables: Sequence[AnnData], genes: Sequence[str], *, min_counts: int, study_key: str | None
+    ) -> None:
+        """Learn from image-free `tables`, before `fit`: here, the structure to which predictions are drawn."""
+        self.structure = GeneStructure.learn(tables, genes, min_counts=min_counts, study_key=study_key)
 
     def _table(
         self, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str], shelf: Shelf | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -30,12 +30,16 @@ class Prediction:
         float32 (spots, genes), predictive standard deviation in ``units``.
     genes
         Names of the columns.
+    unseen
+        Of genes that the model did not learn from: their names (``genes``), and per gene the ``distance`` to the most
+        similar gene that it did, and the ``reliability``, the PCC to expect. None where it cannot predict such genes.
     """
 
     mean: np.ndarray
     std: np.ndarray
     genes: list[str]
     units: str = UNITS
+    unseen: Mapping[str, np.ndarray] | None = None
 
 
 @dataclass
@@ -73,6 +77,11 @@ class ExpressionModel(ABC):
 
     genes: list[str]
     config: dict[str, Any]
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Genes that can be predicted: those learned from first, then any others."""
+        return self.genes
 
     @abstractmethod
     def fit(self, sections: Sequence[Section], *, genes: Sequence[str], groups: Sequence[str]) -> History:

@@ -65,7 +65,7 @@ class CorrelationWithinStudies:
         self.names, self._columns = _union([reference.genes for reference in references])
         self._means: list[np.ndarray] = []
         self.n_rows = self.n_studies = 0
-        power = np.zeros(len(self.names))
+        power, n_measured, total = np.zeros((3, len(self.names)))
         for reference, columns in zip(references, self._columns, strict=True):
             sizes, means, squares = _moments(reference, min_counts)
             if not (sizes > 1).any():
@@ -78,6 +78,9 @@ class CorrelationWithinStudies:
             self.n_rows += int(sizes[sizes > 1].sum())
             self.n_studies += int((sizes > 1).sum())
             power[columns] += np.maximum(squares - (sizes[:, None] * means**2).sum(axis=0), 0)
+            n_measured[columns] += sizes.sum()
+            total[columns] += sizes @ means
+        self._power, self._n_measured, self._total = power, n_measured, total
         self.known = power > 1e-9 * power.max(initial=1e-300)
         if self.known.sum() < MIN_GENES:
             msg = f"Only {self.known.sum()} genes vary in the references; at least {MIN_GENES} are needed."
@@ -88,6 +91,11 @@ class CorrelationWithinStudies:
     def rank(self) -> int:
         """The most directions in which genes can vary."""
         return int(min(self.known.sum(), self.n_rows - self.n_studies))
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """(genes,) each: mean log1p CP10k where a gene is measured, and standard deviation within studies."""
+        n = np.maximum(self._n_measured, 1)
+        return self._total / n, np.sqrt(self._power / n)
 
     def times(self, vectors: np.ndarray) -> np.ndarray:
         """Product with `vectors` (genes, k), in one pass over the references."""

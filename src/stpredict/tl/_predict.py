@@ -108,11 +108,13 @@ def predict_expression(
     adata = table_of(data, table_key)
     check_unique_genes(adata.var_names, "This AnnData")
     wanted = None if genes is None else _asked_genes(genes, model)
-    inside, outside = _places(wanted, model.genes, adata.var_names)
-    mean, spread = _predict(data, model, library_key=library_key, table_key=table_key)
+    inside, outside = _places(wanted, model, adata.var_names)
+    asked = list(dict.fromkeys(gene for gene in (inside | outside).values() if gene is not None))
+    mean, spread, unseen = _predict(data, model, asked, library_key=library_key, table_key=table_key)
     results = {key_added: mean} | ({_keys.std(key_added): spread} if std else {})
     record = run_record(model, adata, {"genes": wanted or "all", "std": std}) | {"units": UNITS}
-    column = {gene: i for i, gene in enumerate(model.genes)}
+    record |= {} if unseen is None else {"unseen": unseen}
+    column = {gene: i for i, gene in enumerate(asked)}
 
     if as_anndata:
         return _new_anndata(adata, inside | outside, column, results, key_added, record)
@@ -143,10 +145,13 @@ def _asked_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
     if bad := [gene for gene in wanted if "/" in gene]:
         msg = f"Gene names with '/' cannot be stored: {', '.join(bad[:5])}."
         raise ValueError(msg)
-    known = match(wanted, model.genes)
+    known = match(wanted, model.vocabulary)
     unknown = [gene for gene in wanted if gene not in known]
     if not known:
-        msg = f"The model knows none of the genes asked for ({describe_missing(unknown[:10]) or 'none'}); see model.genes."
+        msg = (
+            f"The model knows none of the genes asked for ({describe_missing(unknown[:10]) or 'none'}); see "
+            "model.vocabulary."
+        )
         raise ValueError(msg)
     if unknown:
         msg = (
@@ -157,27 +162,29 @@ def _asked_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
 
 
 def _places(
-    wanted: Sequence[str] | None, known: Sequence[str], var_names: pd.Index
+    wanted: Sequence[str] | None, model: ExpressionModel, var_names: pd.Index
 ) -> tuple[dict[str, str | None], dict[str, str | None]]:
     """Names in ``var`` → the model's gene, and names that ``var`` lacks → the model's gene or None."""
     from stpredict.datasets._genes import match
 
-    asked = list(known) if wanted is None else list(wanted)
-    in_model = match(asked, known)
+    asked = list(model.genes) if wanted is None else list(wanted)
+    in_model = match(asked, model.vocabulary)
     in_var = match(asked, var_names)
     inside = {in_var[gene]: in_model[gene] for gene in asked if gene in in_var and gene in in_model}
     outside = {gene: in_model.get(gene) for gene in asked if gene not in in_var}
     return inside, outside
 
 
-def _predict(data: Data, model: ExpressionModel, **keys: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (all spots, the model's genes), section by section."""
+def _predict(
+    data: Data, model: ExpressionModel, genes: list[str], **keys: str | None
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray] | None]:
+    """Mean and standard deviation (all spots, `genes`), section by section, and what is known of unseen genes."""
     sections = open_all(data, **keys)
-    mean, spread = np.full((2, sections[0].adata.n_obs, len(model.genes)), np.nan, dtype=np.float32)
+    mean, spread = np.full((2, sections[0].adata.n_obs, len(genes)), np.nan, dtype=np.float32)
     for section in sections:
-        prediction = model.predict(section)
+        prediction = model.predict(section, genes)
         mean[section.rows], spread[section.rows] = prediction.mean, prediction.std
-    return mean, spread
+    return mean, spread, prediction.unseen
 
 
 def _spread_over(

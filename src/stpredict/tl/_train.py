@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 N_GENES = 1000
 """Genes learned by default."""
 
-NONE_MEANS = ("image_encoder", "depth", "rebuilt", "expression_key", "final_weight_decay")
+NONE_MEANS = ("image_encoder", "depth", "rebuilt", "expression_key", "final_weight_decay", "genes_per_step", "nuclei")
 """Options of networks for which None is a value."""
 
 
@@ -153,7 +153,6 @@ def train(
        2411.16793 (2024), and its later version at a workshop of ICLR 2026.
     """
     from stpredict.models import METHODS
-    from stpredict.models._gene_structure import GeneStructure
 
     one_of(method, METHODS, "method")
     own = _own_arguments(METHODS[method], options | {"preset": preset, "checkpoint": checkpoint})
@@ -179,7 +178,7 @@ def train(
         several = reference if isinstance(reference, (list, tuple)) else [reference]
         tables = [table_of(one, table_key) for one in several]
         study_key = library_key or "library_id"
-        model.structure = GeneStructure.learn(tables, genes, min_counts=min_counts, study_key=study_key)
+        model.learn_reference(tables, genes, min_counts=min_counts, study_key=study_key)
     model.fit(opened, genes=genes, groups=section_groups(opened, group_key))
     return model
 

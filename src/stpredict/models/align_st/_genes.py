@@ -1,0 +1,200 @@
+"""What is known of genes: their place among the programmes of co-expression, measured, or told by text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from stpredict.models._linear import cross
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stpredict.models._inner_cv import Table
+
+PENALTIES = tuple(float(10**e) for e in np.arange(-2, 2.1, 0.5))
+"""Of the regression on text, as multiples of a gene's mean squared length there."""
+
+MOMENTS = ["level", "log_sd"]
+"""Columns beside the axes: expected mean and log standard deviation within a section, of log1p CP10k."""
+
+MIN_TOLD = 20
+"""Genes with both, at least, to learn what text says of co-expression."""
+
+MIN_SD = 1e-3
+
+
+@dataclass(frozen=True)
+class GeneSpace:
+    """Genes among the programmes of co-expression.
+
+    Attributes
+    ----------
+    names
+        Seen genes first, in order, then all others that are known.
+    coordinates
+        float32 (genes, axes).
+    told
+        float32 (genes,): 1 where coordinates are told by text, 0 where they were measured.
+    level, sd
+        float32 (genes,): expected mean and standard deviation within a section, log1p CP10k.
+    nearest
+        float32 (genes,): cosine between a gene and the seen gene, not itself, that is most similar to it.
+    seen_told
+        float32 (seen, axes), what text tells of every seen gene, learned from the others; NaN where it has none.
+    """
+
+    names: list[str]
+    coordinates: np.ndarray
+    told: np.ndarray
+    level: np.ndarray
+    sd: np.ndarray
+    nearest: np.ndarray
+    seen_told: np.ndarray
+
+    SHAPES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "gene_coordinates": ("v", "a"),
+        "gene_told": ("v",),
+        "gene_level": ("v",),
+        "gene_sd": ("v",),
+        "gene_nearest": ("v",),
+    }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a model stores."""
+        return {name: getattr(self, name.removeprefix("gene_")) for name in self.SHAPES}
+
+
+def gene_space(
+    table: Table,
+    seen: Sequence[str],
+    *,
+    reference: pd.DataFrame | None = None,
+    text: pd.DataFrame | None = None,
+    axes: int,
+) -> GeneSpace:
+    """Place seen genes, and all others that `reference` or `text` knows.
+
+    Without a reference, axes are those of the seen genes' own correlation within the training sections. Genes that
+    only text knows are placed by ridge regression on text, learned from all genes that have both.
+
+    Parameters
+    ----------
+    table
+        Training spots; its expression has the columns `seen`.
+    reference
+        Genes (genes, axes and `MOMENTS`) in image-free data.
+    text
+        Embeddings of genes (genes, d).
+    axes
+        Axes to keep.
+    """
+    seen = list(seen)
+    own = moments(table, seen)
+    placed = own_coordinates(table, seen, axes) if reference is None else reference.iloc[:, :axes]
+    placed = placed / np.sqrt(np.square(placed.to_numpy()).sum(axis=1).mean() / axes)
+    if reference is not None:
+        own = pd.concat([own, _like_training(reference[MOMENTS], own).drop(index=seen, errors="ignore")])
+    measured = placed.join(own, how="inner")
+    told, left_out = told_by_text(text, measured)
+    whole = pd.concat([measured, told.drop(index=measured.index, errors="ignore")])
+    others = whole.index.difference(seen, sort=False)
+    whole = whole.reindex([*seen, *others]).fillna(0.0)
+    whole.loc[seen, MOMENTS] = own.loc[seen]
+    coordinates = whole.drop(columns=MOMENTS).to_numpy(np.float32)
+    seen_told = left_out.reindex(seen).drop(columns=MOMENTS).to_numpy(np.float32)
+    return GeneSpace(
+        names=list(whole.index),
+        coordinates=coordinates,
+        told=(~whole.index.isin(measured.index)).astype(np.float32),
+        level=whole["level"].to_numpy(np.float32),
+        sd=np.exp(whole["log_sd"].to_numpy(np.float32)),
+        nearest=nearest(coordinates, coordinates[: len(seen)]),
+        seen_told=seen_told,
+    )
+
+
+# ---------------------------------------------------------------------- measured
+
+
+def within_sections(table: Table) -> np.ndarray:
+    """Expression (n, genes) minus the mean of its section."""
+    out = np.array(table.expression, dtype=np.float64)
+    for _, rows in table.of_sections():
+        out[rows] -= out[rows].mean(axis=0)
+    return out
+
+
+def moments(table: Table, genes: Sequence[str]) -> pd.DataFrame:
+    """`MOMENTS` of every gene over the training sections."""
+    sd = np.sqrt(np.square(within_sections(table)).mean(axis=0))
+    level = table.section_means(table.expression).mean(axis=0, dtype=np.float64)
+    return pd.DataFrame({"level": level, "log_sd": np.log(np.maximum(sd, MIN_SD))}, index=list(genes))
+
+
+def own_coordinates(table: Table, genes: Sequence[str], axes: int) -> pd.DataFrame:
+    """Loadings (genes, axes) of the principal axes of correlation within sections."""
+    values = within_sections(table)
+    size = np.sqrt(np.square(values).sum(axis=0))
+    values /= np.where(size > 0, size, 1)
+    power, vectors = np.linalg.eigh(cross(values, values))
+    kept = np.argsort(-power)[:axes]
+    loadings = vectors[:, kept] * np.sqrt(np.maximum(power[kept], 0))
+    loadings = np.pad(loadings, ((0, 0), (0, axes - loadings.shape[1])))
+    return pd.DataFrame(loadings, index=list(genes))
+
+
+def _like_training(reference: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """`MOMENTS` of the reference, moved to where training sections have them, by the genes that both have."""
+    both = reference.index.intersection(own.index)
+    return reference + (own.loc[both] - reference.loc[both]).median() if len(both) else reference
+
+
+# ---------------------------------------------------------------------- told by text
+
+
+def told_by_text(text: pd.DataFrame | None, measured: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `text` says of the columns of `measured`: for all genes in `text`, and for each in both when it is left out.
+
+    The penalty has the least squared error of genes left out. Both are empty where too few genes are in both.
+    """
+    nothing = measured.iloc[:0]
+    both = measured.index[:0] if text is None else measured.index.intersection(text.index)
+    if len(both) < MIN_TOLD:
+        return nothing, nothing
+    x, y = text.loc[both].to_numpy(np.float64), measured.loc[both].to_numpy(np.float64)
+    centre, level = x.mean(axis=0), y.mean(axis=0)
+    u, size, axes = np.linalg.svd(x - centre, full_matrices=False)
+    along = u.T @ (y - level)
+    best = None
+    for penalty in PENALTIES:
+        shrink = size**2 / (size**2 + penalty * np.square(size).sum() / len(x))
+        fitted = u @ (shrink[:, None] * along)
+        leverage = np.einsum("ij,j,ij->i", u, shrink, u) + 1 / len(x)
+        left_out = y - (y - level - fitted) / (1 - np.minimum(leverage, 0.99))[:, None]
+        error = float((np.square(y - left_out) / y.var(axis=0).clip(1e-12)).mean(axis=1).mean())
+        if best is None or error < best[0]:
+            best = error, shrink, left_out
+    _, shrink, left_out = best
+    weights = axes.T @ ((shrink / np.where(size > 0, size, 1))[:, None] * along)
+    told = (text.to_numpy(np.float64) - centre) @ weights + level
+    return (
+        pd.DataFrame(told, index=text.index, columns=measured.columns),
+        pd.DataFrame(left_out, index=both, columns=measured.columns),
+    )
+
+
+def nearest(genes: np.ndarray, seen: np.ndarray, *, own: bool = True) -> np.ndarray:
+    """float32 (genes,): largest cosine of every row with a row of `seen`; with `own`, never with that of its own number."""
+    unit = [values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-12) for values in (genes, seen)]
+    out = np.empty(len(genes), dtype=np.float32)
+    for first in range(0, len(genes), 4096):
+        alike = unit[0][first : first + 4096] @ unit[1].T
+        if own:
+            itself = np.arange(first, min(first + len(alike), len(seen)))
+            alike[itself - first, itself] = -1
+        out[first : first + len(alike)] = alike.max(axis=1)
+    return out

@@ -1,0 +1,304 @@
+"""ALIGN-ST behind the contract: what it learns from, what it predicts of genes seen and unseen, and storage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from stpredict._device import resolve_device
+from stpredict._settings import settings
+from stpredict.models._aligned._options import checked
+from stpredict.models._arrays import ArrayModel
+from stpredict.models._contract import Prediction
+from stpredict.models.align_st._options import PRESETS, Options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from stpredict._section import Section
+    from stpredict.models._contract import History
+    from stpredict.models._inner_cv import Table
+    from stpredict.models._store import Stored
+    from stpredict.models.align_st._genes import GeneSpace
+    from stpredict.models.align_st._network import AlignStNetwork, Slide
+
+MAX_FACTS = 24
+"""Facts about a gene that the Transformer reads."""
+
+
+class AlignSt(ArrayModel):
+    """Expression as the dot product of a nuclei-aware, spatially refined tile and what is known of a gene.
+
+    Any gene can be predicted that has a place among the programmes of co-expression: because it was measured in
+    training, because image-free data (`reference`) measure it, or because text tells (`gene_embeddings`).
+
+    Parameters
+    ----------
+    features, min_counts
+        See `stpredict.models._arrays.ArrayModel`.
+    preset, seed, checkpoint, show_progress
+        As for `stpredict.models._aligned._model.Aligned`.
+    gene_embeddings
+        Embeddings of genes by name, from `stpredict.pp.gene_embeddings` or any other; by default the shipped embeddings of
+        gene names and Gene Ontology terms.
+    **options
+        Options that differ from the preset, see `stpredict.models.align_st.Options`.
+
+    References
+    ----------
+    Zhou et al., Deep Association Multimodal Learning for Zero-Shot Spatial Transcriptomics Prediction. MICCAI 2025.
+    """
+
+    method: ClassVar[str] = "align_st"
+    seeded: ClassVar[bool] = True
+    presets: ClassVar[Mapping[str, Options]] = PRESETS
+
+    def __init__(
+        self,
+        *,
+        features: str | Sequence[str] | None = None,
+        min_counts: int = 50,
+        preset: str | None = None,
+        seed: int | None = None,
+        checkpoint: str | Path | None = None,
+        show_progress: bool | None = None,
+        gene_embeddings: pd.DataFrame | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(features=features, min_counts=min_counts)
+        self.options = checked(self.method, PRESETS, preset or "default", options)
+        self.seed = settings.seed if seed is None else seed
+        if not (isinstance(self.seed, int) and self.seed >= 0):
+            msg = f"seed must be a non-negative integer, got {self.seed!r}."
+            raise ValueError(msg)
+        if gene_embeddings is not None:
+            from stpredict.pp._gene_embeddings import check_embeddings
+
+            gene_embeddings = check_embeddings(gene_embeddings)
+        self._text = gene_embeddings
+        self._reference: pd.DataFrame | None = None
+        self._checkpoint = None if checkpoint is None else Path(checkpoint)
+        self._show_progress = settings.progress if show_progress is None else show_progress
+
+    # ------------------------------------------------------------------ training
+
+    def learn_reference(
+        self, tables: Sequence[AnnData], genes: Sequence[str], *, min_counts: int, study_key: str | None
+    ) -> None:
+        """Place all genes of image-free `tables` by their co-expression there."""
+        from stpredict.models.align_st._reference import reference_coordinates
+
+        self._reference = reference_coordinates(
+            tables, genes, axes=self.options.axes, min_counts=min_counts, study_key=study_key
+        )
+
+    def fit(self, sections: Sequence[Section], *, genes: Sequence[str], groups: Sequence[str]) -> History:
+        """Learn from `sections`; `groups` names the patient (or other unit) of each, for inner validation.
+
+        Raises
+        ------
+        ValueError
+            If features, counts or nuclei are missing or unusable, too few spots are left, or the loss becomes NaN.
+        """
+        from stpredict.models.align_st import _training as training
+
+        table = self._table(sections, genes, groups)
+        self.options = replace(self.options, nuclei=self._with_nuclei(sections))
+        text = self._text_of(genes)
+        slides = [self._slide(section, super(AlignSt, self).design(section)) for section in sections]
+        space = self._space(table, list(genes), text)
+        study = training.Study(table, slides, space, self._facts(genes))
+        self.config |= {
+            "options": asdict(self.options),
+            "seed": self.seed,
+            "vocabulary": space.names,
+            "n_facts": 0 if study.facts is None else study.facts[0].shape[2],
+            "n_channels": slides[0].nuclei.shape[1] if self.options.nuclei else 0,
+        }
+        build = partial(self.build_network, self.options, self.config)
+        how = {"seed": self.seed, "checkpoint": self._checkpoint, "show_progress": self._show_progress}
+        names = np.array(genes)
+        chosen = training.choose_epochs(
+            build,
+            study,
+            lambda part, kept: self._space(_columns(part, kept), list(names[kept]), text),
+            self.options,
+            **how,
+        )
+        networks = training.train_members(build, study, self.options, epochs=chosen.epochs, **how)
+        state = {
+            f"network.{member}.{name}": tensor.numpy()
+            for member, network in enumerate(networks)
+            for name, tensor in network.state_dict().items()
+        }
+        told = {
+            "residual_sd": chosen.residual_sd,
+            "reliability": chosen.reliability,
+            "unseen_error": chosen.unseen_error,
+        }
+        return self._finish(genes, state | space.arrays() | told, chosen.history)
+
+    def _with_nuclei(self, sections: Sequence[Section]) -> bool:
+        from stpredict import _keys
+
+        found = [section.name in section.adata.uns.get(_keys.NUCLEI, {}) for section in sections]
+        return all(found) if self.options.nuclei is None else self.options.nuclei
+
+    def _text_of(self, genes: Sequence[str]) -> pd.DataFrame | None:
+        """Text embeddings, under the names that training and references use; each gene once."""
+        import pandas as pd
+
+        from stpredict.datasets import _gene_facts, _genes
+
+        ours = list(dict.fromkeys([*genes, *([] if self._reference is None else self._reference.index)]))
+        if self._text is not None:
+            theirs = _genes.match(ours, self._text.index)
+            return self._text.rename(index={name: own for own, name in theirs.items()})
+        ours = _gene_facts.told(ours)
+        taken = set(_genes.resolve(ours).values())
+        names = ours + [symbol for symbol in _gene_facts.told() if symbol not in taken]
+        return pd.DataFrame(_gene_facts.text_table(names), index=names)
+
+    def _space(self, table: Table, genes: list[str], text: pd.DataFrame | None) -> GeneSpace:
+        from stpredict.models.align_st._genes import gene_space
+
+        return gene_space(table, genes, reference=self._reference, text=text, axes=self.options.axes)
+
+    def _facts(self, genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Embedded facts (genes, facts, d) and which there are; of a user's table, its one vector."""
+        if not self.options.text_layers:
+            return None
+        from stpredict.datasets._gene_facts import fact_states
+
+        return fact_states(genes, max_facts=MAX_FACTS)
+
+    def _slide(self, section: Section, features: np.ndarray) -> Slide:
+        from stpredict.models.align_st._slides import slide_of
+
+        return slide_of(section, features, alike=self.options.feature_neighbours, nuclei=bool(self.options.nuclei))
+
+    @staticmethod
+    def build_network(options: Options, config: Mapping[str, Any]) -> AlignStNetwork:
+        """Build an untrained network for the features in `config`."""
+        from stpredict.models.align_st._network import AlignStNetwork
+
+        return AlignStNetwork(config["n_design"], config["n_facts"], config["n_channels"], options)
+
+    # ------------------------------------------------------------------ prediction
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Genes that can be predicted: those of training first, then all others with a known place."""
+        return self.config["vocabulary"]
+
+    def apply(self, arrays: dict[str, np.ndarray], queries: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Not defined: a spot is predicted with its neighbours, see `predict`."""
+        msg = "ALIGN-ST predicts whole sections; call predict."
+        raise NotImplementedError(msg)
+
+    def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:
+        """Expression of `genes` (default: those of training) for every spot of `section`.
+
+        Unseen genes come with ``distance`` (1 − cosine to the most similar seen gene) and ``reliability`` (the PCC to
+        expect, learned from genes hidden in training).
+
+        Raises
+        ------
+        ValueError
+            If the section's features or nuclei are missing or were made differently from those in training.
+        """
+        from stpredict.models.align_st._training import described, expression
+
+        asked = list(self.genes if genes is None else genes)
+        place = {name: row for row, name in enumerate(self.vocabulary)}
+        known = np.array([name in place for name in asked], dtype=bool)
+        rows = np.array([place[name] for name in asked if name in place], dtype=int)
+        n_seen = len(self.genes)
+        unseen = rows[rows >= n_seen]
+        wanted = np.concatenate([np.arange(n_seen), unseen])
+        facts = self._facts([self.vocabulary[row] for row in wanted])
+        all_genes = described(self._stored_space(), facts, wanted)
+        slide, pool = self._slide(section, self.design(section)), np.arange(n_seen)
+        maps = [expression(network, slide, all_genes, pool) for network in self._networks()]
+        at = {row: i for i, row in enumerate(wanted.tolist())}
+        standard = np.mean(maps, axis=0)[:, [at[row] for row in rows.tolist()]]
+        level, sd = self.arrays["gene_level"][rows], self.arrays["gene_sd"][rows]
+        error = self.arrays["unseen_error"][0] * sd
+        error[rows < n_seen] = self.arrays["residual_sd"][rows[rows < n_seen]]
+        mean, std = np.full((2, len(section), len(asked)), np.nan, dtype=np.float32)
+        mean[:, known], std[:, known] = standard * sd + level, error
+        return Prediction(mean, std, asked, unseen=self._told_of(np.array(asked)[known], rows))
+
+    def _told_of(self, names: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Names of the unseen genes among `rows`, how far they are from seen ones, and how reliable."""
+        unseen = rows >= len(self.genes)
+        nearest, level = self.arrays["gene_nearest"][rows[unseen]], self.arrays["gene_level"][rows[unseen]]
+        start, by_nearest, by_level = self.arrays["reliability"]
+        return {
+            "genes": names[unseen],
+            "distance": 1 - nearest,
+            "reliability": np.clip(start + by_nearest * nearest + by_level * level, 0, 1).astype(np.float32),
+        }
+
+    def _stored_space(self) -> GeneSpace:
+        from stpredict.models.align_st._genes import GeneSpace
+
+        parts = {name.removeprefix("gene_"): self.arrays[name] for name in GeneSpace.SHAPES}
+        return GeneSpace(names=self.vocabulary, seen_told=parts["coordinates"][: len(self.genes)], **parts)
+
+    def _networks(self) -> list[AlignStNetwork]:
+        from stpredict.models._aligned._training import network_state
+
+        networks, device = [], resolve_device()
+        for member in range(self.options.members):
+            network = self.build_network(self.options, self.config).eval()
+            network.load_state_dict(network_state(self.arrays, member))
+            networks.append(network.to(device))
+        return networks
+
+    def _images(self, section: Section) -> np.ndarray:
+        """float32 (n_spots, members · width): refined tiles."""
+        import torch
+
+        slide = self._slide(section, self.design(section))
+        with torch.inference_mode():
+            tiles = [network.tiles(slide.to(next(network.parameters()).device)).cpu() for network in self._networks()]
+        return torch.cat(tiles, dim=1).float().numpy()
+
+    # ------------------------------------------------------------------ storage
+
+    @classmethod
+    def from_stored(cls, stored: Stored, path: str | Path) -> AlignSt:
+        """Rebuild the model from what was read from `path`."""
+        model = super().from_stored(stored, path)
+        model.options, model.seed = Options(**stored.config["options"]), stored.config["seed"]
+        return model
+
+    @classmethod
+    def shapes_of(cls, stored: Stored) -> dict[str, tuple[str | int, ...]]:
+        """Arrays that a model with these options has."""
+        import torch
+
+        from stpredict.models.align_st._genes import GeneSpace
+
+        options = Options(**stored.config["options"])
+        with torch.device("meta"):
+            state = cls.build_network(options, stored.config).state_dict()
+        networks = {
+            f"network.{member}.{name}": tuple(tensor.shape)
+            for member in range(options.members)
+            for name, tensor in state.items()
+        }
+        return networks | GeneSpace.SHAPES | {"reliability": (3,), "unseen_error": (1,)}
+
+
+def _columns(table: Table, genes: np.ndarray) -> Table:
+    """`table` with some of its genes."""
+    return replace(table, expression=np.asarray(table.expression)[:, genes])

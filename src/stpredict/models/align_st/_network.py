@@ -1,0 +1,295 @@
+"""The network of ALIGN-ST: nuclei-aware tiles, prompted gene text, gene interaction graph, spatial refinement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from stpredict.models.nn._losses import correlation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stpredict.models.align_st._options import Options
+
+HEADS = 4
+PCC_WEIGHT = 0.5
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One section as the network sees it; spots in order.
+
+    Attributes
+    ----------
+    features
+        float32 (n, d), standardised image features.
+    near, alike
+        Row numbers (n, m) of neighbours in space and in feature space; -1 where there are no more.
+    nuclei
+        float32 (n, channels, size, size) nuclei maps of tiles, or None.
+    """
+
+    features: Tensor
+    near: Tensor
+    alike: Tensor
+    nuclei: Tensor | None = None
+
+    def to(self, device: torch.device) -> Slide:
+        """The same on another device."""
+        return Slide(*(part if part is None else part.to(device) for part in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Described:
+    """Genes as the network sees them.
+
+    Attributes
+    ----------
+    coordinates, told
+        float32 (g, axes), place among the programmes of co-expression, and float32 (g,): 1 where text tells it.
+    facts, known
+        float32 (g, facts, d) embeddings of facts about each gene, and bool (g, facts) which of them there are.
+    """
+
+    coordinates: Tensor
+    told: Tensor
+    facts: Tensor | None = None
+    known: Tensor | None = None
+
+    def take(self, rows: Tensor) -> Described:
+        """Only the genes in `rows`."""
+        return Described(*(part if part is None else part[rows] for part in vars(self).values()))
+
+    def to(self, device: torch.device) -> Described:
+        """The same on another device."""
+        return Described(*(part if part is None else part.to(device) for part in vars(self).values()))
+
+
+class NucleiBranch(nn.Module):
+    """Five 3 × 3 convolutions over the nuclei map of a tile: tokens (n, places, width)."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        sizes, strides = (channels, 16, 32, 32, 64, width), (1, 2, 1, 2, 1)
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(a, b, 3, stride=s, padding=1), nn.BatchNorm2d(b), nn.ReLU())
+                for a, b, s in zip(sizes[:-1], sizes[1:], strides, strict=True)
+            )
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (n, channels, size, size)."""
+        return self.blocks(maps).flatten(2).transpose(1, 2)
+
+
+class NucleiAttention(nn.Module):
+    """A tile asks its nuclei, and adds the answer to what it knows."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.branch = NucleiBranch(channels, width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+
+    def attention(self, tile: Tensor, tokens: Tensor) -> Tensor:
+        """(n, places): where each tile (n, width) looks."""
+        scores = torch.einsum("nw,npw->np", self.query(tile), self.key(tokens))
+        return F.softmax(scores / tile.shape[1] ** 0.5, dim=1)
+
+    def forward(self, tile: Tensor, maps: Tensor) -> Tensor:
+        """Tiles (n, width) and their nuclei maps."""
+        tokens = self.branch(maps)
+        return tile + torch.einsum("np,npw->nw", self.attention(tile, tokens), self.value(tokens))
+
+
+class SpatialRefinement(nn.Module):
+    """GraphSAGE over neighbours in space and in feature space."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(3 * width, width) for _ in range(layers))
+
+    def forward(self, tile: Tensor, near: Tensor, alike: Tensor) -> Tensor:
+        """Tiles (n, width) and row numbers of their neighbours."""
+        for layer in self.layers:
+            tile = tile + F.gelu(layer(torch.cat([tile, _mean_over(tile, near), _mean_over(tile, alike)], dim=1)))
+        return tile
+
+
+def _mean_over(values: Tensor, rows: Tensor) -> Tensor:
+    """Mean of `values` (n, w) over `rows` (n, m), -1 for none; 0 where there are none at all."""
+    there = (rows >= 0).to(values.dtype)
+    total = torch.einsum("nmw,nm->nw", values[rows.clamp_min(0)], there)
+    return total / there.sum(dim=1, keepdim=True).clamp_min(1)
+
+
+class PromptedText(nn.Module):
+    """Transformer over [CLS; prompts; facts] of every gene, whose prompts listen to the tissue at every layer.
+
+    Visual prompts ask the section's tiles, layer by layer; projected, they replace a share α of the text prompts.
+    """
+
+    def __init__(self, n_inputs: int, options: Options) -> None:
+        super().__init__()
+        width, n = options.width, options.prompts
+        self.alpha = options.alpha if options.interaction else 0.0
+        self.project = nn.Linear(n_inputs, width)
+        self.start = nn.Parameter(0.02 * torch.randn(1 + n, width))
+        self.visual = nn.Parameter(0.02 * torch.randn(n, width))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, HEADS, 2 * width, options.dropout, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(options.text_layers)
+        )
+        self.asking = nn.ModuleList(
+            nn.MultiheadAttention(width, HEADS, batch_first=True) for _ in range(options.text_layers)
+        )
+        self.across = nn.ModuleList(nn.Linear(width, width) for _ in range(options.text_layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, facts: Tensor, known: Tensor, tiles: Tensor) -> Tensor:
+        """(g, width): genes by their facts (g, facts, d), in the light of a section's tiles (n, width)."""
+        g, n = len(facts), len(self.visual)
+        tokens = torch.cat([self.start.expand(g, -1, -1), self.project(facts)], dim=1)
+        padded = torch.cat([torch.zeros(g, 1 + n, dtype=torch.bool, device=facts.device), ~known], dim=1)
+        visual = self.visual[None]
+        for layer, ask, across in zip(self.layers, self.asking, self.across, strict=True):
+            if self.alpha:
+                visual = visual + ask(visual, tiles[None], tiles[None], need_weights=False)[0]
+                prompts = self.alpha * across(visual) + (1 - self.alpha) * tokens[:, 1 : 1 + n]
+                tokens = torch.cat([tokens[:, :1], prompts, tokens[:, 1 + n :]], dim=1)
+            tokens = layer(tokens, src_key_padding_mask=padded)
+        return self.norm(tokens[:, 0])
+
+
+class GeneGraph(nn.Module):
+    """A gene listens to the genes that are most like it, by gated attention; starts as the identity."""
+
+    def __init__(self, width: int, neighbours: int) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+        self.left, self.right = nn.Linear(width, width), nn.Linear(width, width)
+        self.score = nn.Linear(width, 1)
+        self.join = nn.Linear(2 * width, width)
+        with torch.no_grad():
+            self.join.weight.copy_(torch.cat([torch.eye(width), 0.01 * torch.randn(width, width)], dim=1))
+            self.join.bias.zero_()
+
+    def attention(self, genes: Tensor, pool: Tensor, itself: Tensor) -> tuple[Tensor, Tensor]:
+        """Row numbers (g, k) of each gene's neighbours in `pool`, and how much it listens to each.
+
+        `itself` (g,) is each gene's own row there, -1 where it is not in the pool.
+        """
+        alike = F.normalize(genes, dim=1) @ F.normalize(pool, dim=1).T
+        own = torch.arange(len(pool), device=pool.device)[None] == itself[:, None]
+        alike = alike.masked_fill(own, -torch.inf)
+        rows = alike.topk(min(self.neighbours, len(pool) - 1), dim=1).indices
+        gate = torch.tanh(self.left(genes)[:, None] * self.right(pool)[rows])
+        return rows, F.softmax(self.score(gate)[..., 0], dim=1)
+
+    def forward(self, genes: Tensor, pool: Tensor, itself: Tensor) -> Tensor:
+        """Genes (g, width) among the `pool` (p, width)."""
+        rows, weights = self.attention(genes, pool, itself)
+        return self.join(torch.cat([genes, torch.einsum("gk,gkw->gw", weights, pool[rows])], dim=1))
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of a step."""
+
+    total: Tensor
+    mse: Tensor
+    correlation: Tensor
+
+
+class AlignStNetwork(nn.Module):
+    """Tiles and genes in one space; expression is their dot product.
+
+    Parameters
+    ----------
+    n_features, n_facts, n_channels
+        Length of image features, of the embedding of a fact, and channels of nuclei maps (0: without nuclei).
+    options
+        See `Options`.
+    """
+
+    def __init__(self, n_features: int, n_facts: int, n_channels: int, options: Options) -> None:
+        super().__init__()
+        width = options.width
+        self.options = options
+        self.look = nn.Sequential(
+            nn.Dropout(options.feature_dropout),
+            nn.Linear(n_features, 2 * width),
+            nn.GELU(),
+            nn.Dropout(options.dropout),
+            nn.Linear(2 * width, width),
+        )
+        self.nuclei = NucleiAttention(n_channels, width) if n_channels else None
+        self.refine = SpatialRefinement(width, options.refinement)
+        self.place = nn.Linear(options.axes, width) if options.coordinates else None
+        self.place_told = nn.Linear(options.axes, width) if options.coordinates else None
+        self.text = PromptedText(n_facts, options) if options.text_layers else None
+        self.graph = GeneGraph(width, options.gene_neighbours) if options.gene_neighbours else None
+
+    def tiles(self, slide: Slide) -> Tensor:
+        """(n, width): refined tiles of a section."""
+        tile = self.look(slide.features)
+        if self.nuclei is not None:
+            tile = self.nuclei(tile, slide.nuclei)
+        return self.refine(tile, slide.near, slide.alike)
+
+    def described(self, genes: Described, tiles: Tensor) -> Tensor:
+        """(g, width): genes before they listen to each other."""
+        out = 0.0
+        if self.place is not None:
+            told = genes.told[:, None]
+            out = (1 - told) * self.place(genes.coordinates) + told * self.place_told(genes.coordinates)
+        if self.text is not None:
+            out = out + self.text(genes.facts, genes.known, tiles)
+        return out
+
+    def genes(self, genes: Tensor, pool: Tensor, itself: Tensor) -> Tensor:
+        """(g, width): described genes after they listened to the described `pool`."""
+        return genes if self.graph is None else self.graph(genes, pool, itself)
+
+    def expression(self, tiles: Tensor, genes: Tensor) -> Tensor:
+        """(n, g): standardised expression."""
+        return tiles @ genes.T / self.options.width**0.5
+
+    def losses(self, number: Tensor) -> Losses:
+        """Losses of one whole section over some of the genes, as seen and as if unseen; see `learn_from`."""
+        slide, rows, targets = self._sections[int(number[0])]
+        device = number.device
+        n = targets.shape[1]
+        drawn = torch.randperm(n)[: self.options.genes_per_step or n]
+        tiles = self.tiles(slide.to(device))
+        measured, rows = targets[:, drawn].to(device), rows.to(device)
+        share = self.options.as_unseen if self._unseen is not None else 0.0
+        parts = [(1 - share, self._seen.take(drawn), measured)]
+        if share:
+            has = torch.isfinite(self._unseen.coordinates[drawn, 0])
+            parts.append((share, self._unseen.take(drawn[has]), measured[:, has.to(device)]))
+        mse = away = torch.zeros((), device=device)
+        for weight, genes, truth in parts:
+            described = self.described(genes.to(device), tiles)
+            final = self.genes(described, described, torch.arange(len(described), device=device))
+            predicted = self.expression(tiles, final)[rows]
+            mse = mse + weight * F.mse_loss(predicted, truth)
+            away = away + weight * (1 - correlation(predicted, truth).mean())
+        return Losses(mse + PCC_WEIGHT * away, mse, away)
+
+    def learn_from(
+        self, sections: list[tuple[Slide, Tensor, Tensor]], seen: Described, unseen: Described | None
+    ) -> AlignStNetwork:
+        """Sections (slide, rows that are measured, targets (rows, g)) and seen genes for `losses`.
+
+        `unseen` are the seen genes as text describes them, coordinates NaN where it does not; None if it describes none.
+        """
+        self._sections, self._seen, self._unseen = sections, seen, unseen
+        return self

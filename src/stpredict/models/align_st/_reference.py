@@ -1,0 +1,65 @@
+"""Where genes lie among the programmes of seen genes, in data without images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from stpredict.models.align_st._genes import MIN_SD, MOMENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+AT_ONCE = 256
+LEAST_POWER = 1e-3
+
+
+def reference_coordinates(
+    tables: Sequence[AnnData], seen: Sequence[str], *, axes: int, min_counts: int, study_key: str | None
+) -> pd.DataFrame:
+    """Coordinates (genes, axes) and `MOMENTS` of every gene that varies in the references.
+
+    Axes are the principal axes of the correlation between the seen genes alone; a gene lies on one where its correlation
+    with the genes on it says (the Nyström extension). So the genes of interest span the programmes, and an unseen gene
+    is described by nothing but its correlation with seen ones.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two seen genes vary in the references, or these have too few spots or cells.
+    """
+    from stpredict._references import open_reference
+    from stpredict.datasets._genes import match
+    from stpredict.pp._coexpression import CorrelationWithinStudies
+
+    opened = [open_reference(table, f"reference[{i}]", library_key=study_key) for i, table in enumerate(tables)]
+    matrix = CorrelationWithinStudies(opened, min_counts)
+    names = [str(name) for name in matrix.names]
+    row = {name: i for i, name in enumerate(names)}
+    called = match(seen, np.array(names)[matrix.known])
+    if len(called) < 2:
+        msg = (
+            f"Only {len(called)} of the {len(seen)} genes to learn vary in the references; are their var_names the same "
+            "kind of names, and the same species?"
+        )
+        raise ValueError(msg)
+    known = np.array([row[name] for name in called.values()])
+    alike = np.zeros((len(names), len(known)))
+    for first in range(0, len(known), AT_ONCE):
+        chosen = np.zeros((len(names), min(AT_ONCE, len(known) - first)))
+        chosen[known[first : first + AT_ONCE], np.arange(chosen.shape[1])] = 1
+        alike[:, first : first + AT_ONCE] = matrix.times(chosen)
+    power, vectors = np.linalg.eigh((alike[known] + alike[known].T) / 2)
+    kept = np.argsort(-power)[:axes]
+    kept = kept[power[kept] > LEAST_POWER]
+    coordinates = alike @ (vectors[:, kept] / np.sqrt(power[kept]))
+    coordinates = np.pad(coordinates, ((0, 0), (0, axes - len(kept))))
+    level, sd = matrix.moments()
+    frame = pd.DataFrame(coordinates, index=names)
+    frame[MOMENTS[0]], frame[MOMENTS[1]] = level, np.log(np.maximum(sd, MIN_SD))
+    frame = frame[matrix.known]
+    return frame.rename(index={theirs: ours for ours, theirs in called.items()})

@@ -1,0 +1,71 @@
+"""Sections as the network of ALIGN-ST sees them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from stpredict.models.align_st._network import Slide
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+    from stpredict._section import Section
+
+NUCLEI_PX = 16
+"""Side of a tile's nuclei map; a cell of it is about as wide as a nucleus."""
+
+COMPONENTS = 50
+"""Principal components of the features in which look-alike spots are sought."""
+
+
+def slide_of(section: Section, features: np.ndarray, *, alike: int, nuclei: bool) -> Slide:
+    """The whole `section`: its standardised `features` (n, d), neighbours, and nuclei where wanted."""
+    return Slide(
+        features=torch.from_numpy(features),
+        near=torch.from_numpy(_padded(section.neighbours())),
+        alike=torch.from_numpy(_look_alikes(features, alike)),
+        nuclei=torch.from_numpy(maps_of(section)) if nuclei else None,
+    )
+
+
+def maps_of(section: Section) -> np.ndarray:
+    """float32 (n_spots, channels, `NUCLEI_PX`, `NUCLEI_PX`): nuclei of every spot's tile.
+
+    Raises
+    ------
+    ValueError
+        If nuclei were not found yet.
+    """
+    from stpredict.pp._nuclei_maps import check_nuclei, nuclei_maps
+
+    check_nuclei(section)
+    return nuclei_maps(section, size=NUCLEI_PX)
+
+
+def _padded(graph: sparse.csr_matrix) -> np.ndarray:
+    """int64 (n, most): the neighbours of every row, -1 where it has no more."""
+    degree = np.diff(graph.indptr)
+    out = np.full((graph.shape[0], max(degree.max(initial=0), 1)), -1, dtype=np.int64)
+    out[np.arange(out.shape[1])[None] < degree[:, None]] = graph.indices
+    return out
+
+
+def _look_alikes(features: np.ndarray, n: int) -> np.ndarray:
+    """int64 (spots, n): rows with the nearest features; -1 where a section has no more."""
+    from sklearn.decomposition import PCA
+    from sklearn.neighbors import NearestNeighbors
+
+    out = np.full((len(features), max(n, 1)), -1, dtype=np.int64)
+    found = min(n, len(features) - 1)
+    if found > 0:
+        points = features
+        if min(features.shape) > COMPONENTS:
+            points = PCA(COMPONENTS, svd_solver="randomized", random_state=0).fit_transform(features)
+        rows = NearestNeighbors(n_neighbors=found + 1).fit(points).kneighbors(points, return_distance=False)
+        itself = rows == np.arange(len(rows))[:, None]
+        itself[~itself.any(axis=1), -1] = True  # more than `found` twins
+        out[:, :found] = rows[~itself].reshape(len(rows), found)
+    return out

@@ -1,0 +1,316 @@
+"""How ALIGN-ST is trained: epochs chosen on held-out spots and genes, then networks trained on all of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from stpredict._evaluation.metrics import pearson
+from stpredict._training._loop import Plan, train_network
+from stpredict.models._contract import History
+from stpredict.models._inner_cv import inner_folds
+from stpredict.models.align_st._network import Described
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from stpredict.models._inner_cv import Table
+    from stpredict.models.align_st._genes import GeneSpace
+    from stpredict.models.align_st._network import AlignStNetwork, Slide
+    from stpredict.models.align_st._options import Options
+
+    Build = Callable[[], AlignStNetwork]
+
+HIDDEN = 5
+"""Every so manieth seen gene is hidden while epochs are chosen."""
+
+GENES_AT_ONCE = 2048
+
+
+@dataclass(frozen=True)
+class Study:
+    """All there is to learn from.
+
+    Attributes
+    ----------
+    table
+        Spots to learn from.
+    slides
+        Every section, whole.
+    space
+        Genes; seen ones come first.
+    facts
+        Facts (genes, facts, d) about the seen genes and which there are, or None.
+    """
+
+    table: Table
+    slides: Sequence[Slide]
+    space: GeneSpace
+    facts: tuple[np.ndarray, np.ndarray] | None
+
+    @property
+    def n_seen(self) -> int:
+        """Number of seen genes."""
+        return self.table.expression.shape[1]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What held-out spots and genes told.
+
+    Attributes
+    ----------
+    epochs
+        To train for.
+    residual_sd
+        float32 (seen,): root mean square error of seen genes on held-out spots.
+    reliability
+        float32 (3,): intercept and slopes, on `nearest` and `level`, of an unseen gene's PCC.
+    unseen_error
+        float32 (1,): error of unseen genes as a multiple of their expected standard deviation.
+    """
+
+    epochs: int
+    residual_sd: np.ndarray
+    reliability: np.ndarray
+    unseen_error: np.ndarray
+    history: History
+
+
+def described(space: GeneSpace, facts: tuple[np.ndarray, np.ndarray] | None, rows: np.ndarray) -> Described:
+    """Genes in `rows` of the space for the network; `facts` are of the same genes."""
+    return _described(space.coordinates[rows], space.told[rows], facts)
+
+
+def _described(coordinates: np.ndarray, told: np.ndarray, facts: tuple[np.ndarray, np.ndarray] | None) -> Described:
+    parts = () if facts is None else tuple(torch.from_numpy(part) for part in facts)
+    return Described(torch.from_numpy(coordinates), torch.from_numpy(told), *parts)
+
+
+def choose_epochs(
+    build: Build,
+    study: Study,
+    space_of: Callable[[Table, np.ndarray], GeneSpace],
+    options: Options,
+    *,
+    seed: int,
+    checkpoint: Path | None,
+    show_progress: bool,
+) -> Chosen:
+    """Train without the smallest inner fold and without every fifth gene, and see when both are predicted best.
+
+    `space_of` places genes as if only those in its second argument were seen.
+    """
+    folds, note = inner_folds(study.table)
+    held = min(folds, key=np.count_nonzero)
+    hidden = np.random.default_rng(seed).permutation(study.n_seen)[: study.n_seen // HIDDEN]
+    kept = np.setdiff1d(np.arange(study.n_seen), hidden)
+    train, test = study.table.take(~held), study.table.take(held)
+    space = space_of(train, kept)
+    order = np.concatenate([kept, hidden])
+    place = {name: i for i, name in enumerate(space.names)}
+    asked = np.array([place.get(name, -1) for name in np.array(study.space.names[: study.n_seen])[order]])
+    can = asked >= 0
+    facts = None if study.facts is None else tuple(part[order[can]] for part in study.facts)
+    genes = described(space, facts, asked[can])
+    network = _seeded(build, seed)
+    _teach(network, study, train, space, kept)
+    columns = order[can]
+    monitor = _Monitor(network, study.slides, test, genes, columns, n_seen=len(kept))
+    plan = _plan(options, seed, epochs=options.epochs)
+    run = train_network(
+        network,
+        [torch.unique(torch.from_numpy(train.section))],
+        plan,
+        monitor=monitor,
+        checkpoint=checkpoint and checkpoint / "choice",
+        identity=_identity(study, options),
+        show_progress=show_progress,
+    )
+    predicted, best = monitor.predicted(), run.best_epoch
+    values = {name: series[best - 1] for name, series in run.values.items()}
+    notes = [
+        f"{note}; the smallest one, {np.count_nonzero(held)} spots, and {len(hidden)} hidden genes chose the number of "
+        f"epochs: {best}",
+        f"held-out spots at that epoch: PCC {values['val_seen']:.3f} of seen genes, {values['val_unseen']:.3f} of hidden",
+    ]
+    return Chosen(
+        best,
+        history=History(run.values | {"best_epoch": [best]}, notes),
+        **_errors(study, test, space, predicted, columns, asked[can], len(kept)),
+    )
+
+
+def train_members(
+    build: Build,
+    study: Study,
+    options: Options,
+    *,
+    epochs: int,
+    seed: int,
+    checkpoint: Path | None,
+    show_progress: bool,
+) -> list[AlignStNetwork]:
+    """Train every member on all spots and seen genes."""
+    networks = []
+    for member in range(options.members):
+        own_seed = seed * options.members + member
+        network = _seeded(build, own_seed)
+        _teach(network, study, study.table, study.space, np.arange(study.n_seen))
+        train_network(
+            network,
+            [torch.arange(len(study.slides))],
+            _plan(options, own_seed, epochs=epochs),
+            checkpoint=checkpoint and checkpoint / f"member{member}",
+            identity=_identity(study, options),
+            show_progress=show_progress,
+        )
+        networks.append(network)
+    return networks
+
+
+def _teach(network: AlignStNetwork, study: Study, table: Table, space: GeneSpace, seen: np.ndarray) -> None:
+    """Give the network the spots in `table` and the seen genes in columns `seen`, the first of `space`."""
+    sections = []
+    for number in range(len(study.slides)):
+        rows = np.flatnonzero(table.section == number)
+        values = np.asarray(table.expression[rows])[:, seen]
+        targets = standardised(values)
+        sections.append((study.slides[number], torch.from_numpy(table.row[rows]), torch.from_numpy(targets)))
+    facts = None if study.facts is None else tuple(part[seen] for part in study.facts)
+    genes = described(space, facts, np.arange(len(seen)))
+    unseen = None
+    if np.isfinite(space.seen_told).any():
+        unseen = _described(space.seen_told, np.ones(len(seen), dtype=np.float32), facts)
+    network.learn_from(sections, genes, unseen)
+
+
+def standardised(values: np.ndarray) -> np.ndarray:
+    """Expression (spots, genes) of one section with mean 0 and variance 1; 0 where a gene does not vary."""
+    if not len(values):
+        return values
+    centred = values - values.mean(axis=0)
+    size = centred.std(axis=0)
+    return centred / np.where(size > 1e-3, size, 1)
+
+
+class _Monitor:
+    """How well held-out spots are predicted, of genes seen and hidden, after each epoch."""
+
+    def __init__(
+        self,
+        network: AlignStNetwork,
+        slides: Sequence[Slide],
+        test: Table,
+        genes: Described,
+        columns: np.ndarray,
+        *,
+        n_seen: int,
+    ) -> None:
+        self.network, self.slides, self.test, self.genes = network, slides, test, genes
+        self.columns, self.n_seen = columns, n_seen
+
+    def predicted(self) -> np.ndarray:
+        """Standardised expression (held-out spots, genes)."""
+        out = np.empty((len(self.test), len(self.columns)), dtype=np.float32)
+        pool = np.arange(self.n_seen)
+        for number, rows in self.test.of_sections():
+            out[rows] = expression(self.network, self.slides[number], self.genes, pool)[self.test.row[rows]]
+        return out
+
+    def __call__(self) -> dict[str, float]:
+        """Mean PCC per gene and section; the mean over seen and hidden genes decides."""
+        predicted = self.predicted()
+        pccs = []
+        for _, rows in self.test.of_sections():
+            pccs.append(pearson(np.asarray(self.test.expression[rows])[:, self.columns], predicted[rows])[0])
+        pcc = np.nanmean(pccs, axis=0)
+        seen, unseen = (
+            float(pcc[: self.n_seen].mean()),
+            float(np.mean(pcc[self.n_seen :]) if len(pcc) > self.n_seen else np.nan),
+        )
+        both = seen if np.isnan(unseen) else (seen + unseen) / 2
+        return {"val_pcc": both, "val_seen": seen, "val_unseen": unseen}
+
+
+@torch.inference_mode()
+def expression(network: AlignStNetwork, slide: Slide, genes: Described, pool: np.ndarray) -> np.ndarray:
+    """float32 (n, g): standardised expression of every gene; those in rows `pool` are the seen ones, heard by all."""
+    device = next(network.parameters()).device
+    genes, slide = genes.to(device), slide.to(device)
+    tiles = network.tiles(slide)
+    rows = torch.arange(len(genes.coordinates), device=device).split(GENES_AT_ONCE)
+    before = torch.cat([network.described(genes.take(part), tiles) for part in rows])
+    seen = torch.as_tensor(pool, device=device)
+    itself = torch.full((len(before),), -1, device=device)
+    itself[seen] = torch.arange(len(seen), device=device)
+    after = [network.genes(before[part], before[seen], itself[part]) for part in rows]
+    return network.expression(tiles, torch.cat(after)).float().cpu().numpy()
+
+
+def _errors(
+    study: Study,
+    test: Table,
+    space: GeneSpace,
+    predicted: np.ndarray,
+    columns: np.ndarray,
+    places: np.ndarray,
+    n_seen: int,
+) -> dict[str, np.ndarray]:
+    """Error of seen genes, and of hidden ones how reliable they are, from predictions (held-out spots, `columns`)."""
+    measured = np.asarray(test.expression)[:, columns]
+    squares = np.square(predicted * space.sd[places] + space.level[places] - measured).mean(axis=0, dtype=np.float64)
+    multiple = np.sqrt(squares) / space.sd[places]
+    residual = np.full(study.n_seen, np.median(multiple[:n_seen])) * study.space.sd[: study.n_seen]
+    residual[columns[:n_seen]] = np.sqrt(squares[:n_seen])
+    hidden = np.arange(n_seen, len(columns))
+    reliability, unseen = np.zeros(3), float(np.median(multiple))
+    if len(hidden) > MIN_HIDDEN:
+        pcc = np.mean(
+            [pearson(measured[rows][:, hidden], predicted[rows][:, hidden])[0] for _, rows in test.of_sections()],
+            axis=0,
+        )
+        known = np.column_stack([np.ones(len(hidden)), space.nearest[places[hidden]], space.level[places[hidden]]])
+        reliability = np.linalg.lstsq(known, pcc, rcond=None)[0]
+        unseen = float(np.sqrt(np.mean(np.square(multiple[hidden]))))
+    return {
+        "residual_sd": residual.astype(np.float32),
+        "reliability": reliability.astype(np.float32),
+        "unseen_error": np.array([unseen], dtype=np.float32),
+    }
+
+
+MIN_HIDDEN = 10
+"""Fewer hidden genes tell nothing of reliability."""
+
+
+def _plan(options: Options, seed: int, *, epochs: int) -> Plan:
+    return Plan(
+        epochs=epochs,
+        batch_size=1,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        seed=seed,
+        schedule=options.epochs,
+        warm_up=1,
+        patience=options.patience,
+    )
+
+
+def _identity(study: Study, options: Options) -> str:
+    digest = hashlib.sha256(repr(asdict(options)).encode())
+    for values in (study.table.design, study.table.expression, study.space.coordinates, study.space.seen_told):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _seeded(build: Build, seed: int) -> AlignStNetwork:
+    """A network whose first weights follow from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
