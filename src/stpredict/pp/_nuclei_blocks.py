@@ -125,15 +125,13 @@ def measure(labels: np.ndarray, rgb: np.ndarray, mpp: float) -> np.ndarray:
     """One row of `COLUMNS` per label; x and y in pixels of the block, area in µm², orientation in radians."""
     n = int(labels.max(initial=0)) + 1
     sums = classical.moments(labels, n)[1:]
-    x, y, xx, xy, yy = classical.spread(sums)
     area = sums[:, 0]
-    across = np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
-    long, short = (xx + yy) / 2 + across, np.maximum((xx + yy) / 2 - across, 0)
-    eccentricity = np.sqrt(1 - short / np.maximum(long, 1e-9))
-    orientation = np.arctan2(2 * xy, xx - yy) / 2
+    x, y = sums[:, 1:3].T / np.maximum(area, 1) + 0.5
+    long, short, orientation = classical.axes(sums)
+    eccentricity = np.sqrt(np.maximum(1 - (short / np.maximum(long, short)) ** 2, 0))
     inside = labels > 0
     stain = np.bincount(labels[inside], classical.hematoxylin(rgb)[inside], minlength=n)[1:] / np.maximum(area, 1)
-    return np.column_stack([x + 0.5, y + 0.5, area * mpp**2, eccentricity, orientation, stain])
+    return np.column_stack([x, y, area * mpp**2, eccentricity, orientation, stain])
 
 
 def _outlines(labels: np.ndarray, wanted: np.ndarray) -> list[np.ndarray]:

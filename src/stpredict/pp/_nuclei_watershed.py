@@ -36,14 +36,19 @@ LEAST_RISE = 0.2
 LEAST_CONTRAST = 0.2
 """Contrast (optical density of haematoxylin) assumed at least: without it noise would pass for nuclei."""
 
-DISTANCE_BLUR_UM = 0.6
-CORE_UM, AROUND_UM = 1.4, 4.0
-DARKNESS_UM = 11.0
+DISTANCE_BLUR_UM, MAX_DISTANCE_UM = 0.6, 4.5
+CORE_UM, AROUND_UM = 1.25, 4.0
+DARKNESS_UM = 14.0
 """Nuclei in a heap are told apart by shape (distance to the border) and darkness (difference of two blurs); one
-contrast of darkness counts as many µm of distance."""
+contrast of darkness counts as many µm of distance. Farther from the border than a nucleus is wide, darkness decides."""
 
-SAME_ELLIPSE = 0.97
-"""Pieces that together fill an ellipse to this share are one nucleus."""
+DIP_UM = 0.18
+"""A dip between two summits that is shallower is noise."""
+
+ROUND, LONG = 2.3, 3.0
+ROUND_FILL, LONG_FILL = 0.97, 0.92
+"""Pieces that together fill an ellipse of such axes (long over short) to this share are one nucleus. Two discs that touch
+fill one of 2.2 to 0.89; long ellipses are rarely two nuclei, and thin ones are ragged."""
 
 MIN_AREA_UM2, MAX_AREA_UM2 = 8.0, 250.0
 MAX_HOLE_UM2 = 12.0
@@ -112,12 +117,13 @@ def segment(rgb: np.ndarray, mpp: float, levels: Levels) -> np.ndarray:
     inside = _without_holes(stain > _threshold(stain, mpp, levels), MAX_HOLE_UM2 / mpp**2)
     if not inside.any():
         return np.zeros(inside.shape, np.int32)
-    height = _blur(ndimage.distance_transform_edt(inside).astype(np.float32) * np.float32(mpp), DISTANCE_BLUR_UM / mpp)
+    distance = np.minimum(ndimage.distance_transform_edt(inside) * mpp, MAX_DISTANCE_UM).astype(np.float32)
+    height = _blur(distance, DISTANCE_BLUR_UM / mpp)
     darkness = _blur(raw, CORE_UM / mpp) - _blur(raw, AROUND_UM / mpp)
     height += np.float32(DARKNESS_UM / levels.contrast) * darkness
     seeds, _ = ndimage.label(local_maxima(height) & inside, np.ones((3, 3)))
     labels = watershed(-height, seeds, mask=inside)
-    labels = _join_pieces(labels, MAX_AREA_UM2 / mpp**2)
+    labels = _join_pieces(labels, height, MAX_AREA_UM2 / mpp**2)
     return _keep_nuclei(labels, rgb, MIN_AREA_UM2 / mpp**2)
 
 
@@ -168,51 +174,69 @@ def moments(labels: np.ndarray, n: int) -> np.ndarray:
     return np.stack([np.bincount(label, weight, minlength=n) for weight in weights], axis=1)
 
 
-def spread(sums: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Centre x and y, and variances xx, xy and yy, of `moments`."""
+def axes(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Long and short semi-axis of the ellipses that have these `moments`, and the angle of the long one from x to y."""
     area, x, y, xx, xy, yy = sums.T
     area = np.maximum(area, 1)
     x, y = x / area, y / area
-    return x, y, xx / area - x * x, xy / area - x * y, yy / area - y * y
+    xx, xy, yy = xx / area - x * x, xy / area - x * y, yy / area - y * y
+    mean, half = (xx + yy) / 2, np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
+    long, short = 2 * np.sqrt(mean + half), 2 * np.sqrt(np.maximum(mean - half, 1 / 12))
+    return long, short, np.arctan2(2 * xy, xx - yy) / 2
 
 
-def _join_pieces(labels: np.ndarray, max_pixels: float) -> np.ndarray:
-    """Join neighbours that fill an ellipse together, best fits first: watershed cuts long nuclei to pieces."""
+def _join_pieces(labels: np.ndarray, height: np.ndarray, max_pixels: float) -> np.ndarray:
+    """Join what watershed cut for nothing: across no real dip first, then neighbours that fill an ellipse together."""
     n = int(labels.max()) + 1
-    sums = moments(labels, n)
-    one, other = _contacts(labels, n)
-    name = np.arange(n)
-    for _ in range(3):
+    one, other, dip = _contacts(labels, height, n)
+    name = _union(one[dip < DIP_UM], other[dip < DIP_UM], n)
+    sums = _add_up(moments(labels, n), name)
+    for _ in range(3):  # best fits first
         a, b = name[one], name[other]
         a, b = a[a != b], b[a != b]
-        _, _, xx, xy, yy = spread(sums[a] + sums[b])
         area = sums[a, 0] + sums[b, 0]
-        filled = area / (4 * np.pi * np.sqrt(np.maximum(xx * yy - xy * xy, 1e-9)))
-        fits = (filled > SAME_ELLIPSE) & (area <= max_pixels)
+        long, short, _ = axes(sums[a] + sums[b])
+        filled = area / (np.pi * long * short)
+        fits = (filled > np.interp(long / short, [ROUND, LONG], [ROUND_FILL, LONG_FILL])) & (area <= max_pixels)
         a, b, filled = a[fits], b[fits], filled[fits]
         if len(a) == 0:
             break
         best = np.zeros(n)
         np.maximum.at(best, np.concatenate([a, b]), np.concatenate([filled, filled]))
         mutual = (filled >= best[a]) & (filled >= best[b])
-        graph = sparse.coo_matrix((np.ones(mutual.sum()), (a[mutual], b[mutual])), shape=(n, n))
-        _, group = sparse.csgraph.connected_components(graph, directed=False)
-        first = np.full(n, n)
-        np.minimum.at(first, group, np.arange(n))
-        renamed = first[group]
-        sums = np.stack([np.bincount(renamed, column, minlength=n) for column in sums.T], axis=1)
-        name = renamed[name]
+        renamed = _union(a[mutual], b[mutual], n)
+        sums, name = _add_up(sums, renamed), renamed[name]
     return name[labels]
 
 
-def _contacts(labels: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of labels that touch, each once."""
-    pairs = []
-    for a, b in ((labels[:, :-1], labels[:, 1:]), (labels[:-1], labels[1:])):
+def _contacts(labels: np.ndarray, height: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of labels that touch, each once, and how far one must climb down from the lower peak to reach the other."""
+    peak = ndimage.maximum(height, labels, np.arange(n))
+    pairs, passes = [], []
+    for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        a, b = labels[here], labels[there]
         touch = (a != b) & (a > 0) & (b > 0)
+        passes.append(np.minimum(height[here][touch], height[there][touch]))
         a, b = a[touch].astype(np.int64), b[touch]
         pairs.append(np.minimum(a, b) * n + np.maximum(a, b))
-    return np.divmod(np.unique(np.concatenate(pairs)), n)
+    pairs, where = np.unique(np.concatenate(pairs), return_inverse=True)
+    highest = np.full(len(pairs), -np.inf)
+    np.maximum.at(highest, where, np.concatenate(passes))
+    one, other = np.divmod(pairs, n)
+    return one, other, np.minimum(peak[one], peak[other]) - highest
+
+
+def _union(a: np.ndarray, b: np.ndarray, n: int) -> np.ndarray:
+    """New name of each of `n` labels when `a` and `b` are joined: the lowest of its group."""
+    graph = sparse.coo_matrix((np.ones(len(a)), (a, b)), shape=(n, n))
+    _, group = sparse.csgraph.connected_components(graph, directed=False)
+    first = np.full(n, n)
+    np.minimum.at(first, group, np.arange(n))
+    return first[group]
+
+
+def _add_up(sums: np.ndarray, name: np.ndarray) -> np.ndarray:
+    return np.stack([np.bincount(name, column, minlength=len(name)) for column in sums.T], axis=1)
 
 
 def _keep_nuclei(labels: np.ndarray, rgb: np.ndarray, min_pixels: float) -> np.ndarray:
