@@ -77,7 +77,7 @@ def _stardist() -> Segmenter:
 
     def label(rgb: np.ndarray, mpp: float) -> np.ndarray:
         low, high = np.percentile(rgb, [1, 99.8])
-        pixels = (rgb.astype(np.float32) - low) / max(high - low, 1.0)
+        pixels = (rgb.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1.0))
         scale = mpp / NETWORK_UM
         labels, _ = network.predict_instances(pixels, scale=None if abs(scale - 1) < 0.1 else (scale, scale, 1))
         return labels

@@ -52,8 +52,9 @@ fill one of 2.2 to 0.89; long ellipses are rarely two nuclei, and thin ones are 
 
 MIN_AREA_UM2, MAX_AREA_UM2 = 8.0, 250.0
 MAX_HOLE_UM2 = 12.0
-GREYEST = 0.1
-"""Blue minus red optical density above which a dark thing is not blue: dirt, pigment, ink."""
+GREYER = 0.3
+"""Dirt, pigment and ink take up as much blue light as red; nuclei take up less. What takes up more blue, by this share of
+red, than the section's nuclei do is none of them."""
 
 CELL = 4
 """Pixels; local levels are found on a grid this much coarser."""
@@ -64,6 +65,8 @@ class Levels(NamedTuple):
 
     ground: float
     nucleus: float
+    blue: float
+    """Optical density of nuclei in blue light over that in red."""
 
     @property
     def contrast(self) -> float:
@@ -95,16 +98,18 @@ def find_levels(crops: Iterable[np.ndarray], mpp: float) -> Levels | None:
     """Levels of stain in crops (h, w, 3) of one section, by Otsu's threshold; None where there is no tissue."""
     from skimage.filters import threshold_otsu
 
-    stains = []
+    density = _optical_density()
+    pixels = []
     for rgb in crops:
-        stained = np.ptp(_optical_density()[rgb], axis=-1) > 0.08  # the colours differ: neither glass nor shadow
-        stains.append(_blur(hematoxylin(rgb), SMOOTH_UM / mpp)[stained])
-    stain = np.concatenate(stains) if stains else np.empty(0)
+        stained = np.ptp(density[rgb], axis=-1) > 0.08  # the colours differ: neither glass nor shadow
+        stain = _blur(hematoxylin(rgb), SMOOTH_UM / mpp)
+        pixels.append(np.column_stack([stain[stained], density[rgb[stained][:, [0, 2]]]]))
+    stain, red, blue = np.concatenate(pixels).T if pixels else np.empty((3, 0))
     if len(stain) < 100:
         return None
-    threshold = threshold_otsu(stain)
-    ground, nucleus = float(stain[stain <= threshold].mean()), float(stain[stain > threshold].mean())
-    return Levels(ground, max(nucleus, ground + LEAST_CONTRAST))
+    dark = stain > threshold_otsu(stain)
+    ground, nucleus = float(stain[~dark].mean()), float(stain[dark].mean())
+    return Levels(ground, max(nucleus, ground + LEAST_CONTRAST), float(blue[dark].sum() / max(red[dark].sum(), 1e-6)))
 
 
 def segment(rgb: np.ndarray, mpp: float, levels: Levels) -> np.ndarray:
@@ -124,7 +129,7 @@ def segment(rgb: np.ndarray, mpp: float, levels: Levels) -> np.ndarray:
     seeds, _ = ndimage.label(local_maxima(height) & inside, np.ones((3, 3)))
     labels = watershed(-height, seeds, mask=inside)
     labels = _join_pieces(labels, height, MAX_AREA_UM2 / mpp**2)
-    return _keep_nuclei(labels, rgb, MIN_AREA_UM2 / mpp**2)
+    return _keep_nuclei(labels, rgb, levels.blue + GREYER, MIN_AREA_UM2 / mpp**2)
 
 
 def _blur(value: np.ndarray, sigma: float) -> np.ndarray:
@@ -239,12 +244,12 @@ def _add_up(sums: np.ndarray, name: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(name, column, minlength=len(name)) for column in sums.T], axis=1)
 
 
-def _keep_nuclei(labels: np.ndarray, rgb: np.ndarray, min_pixels: float) -> np.ndarray:
-    """Drop what is too small or not blue, and number the others from 1."""
-    flat = labels.ravel()
-    area = np.bincount(flat)
-    density = _optical_density()
-    grey = np.bincount(flat, (density[rgb[..., 2]] - density[rgb[..., 0]]).ravel()) / np.maximum(area, 1)
-    keep = (area >= min_pixels) & (grey <= GREYEST)
+def _keep_nuclei(labels: np.ndarray, rgb: np.ndarray, most_blue: float, min_pixels: float) -> np.ndarray:
+    """Drop what is too small or takes up too much blue light, and number the others from 1."""
+    inside = labels > 0
+    label, density = labels[inside], _optical_density()
+    area = np.bincount(label, minlength=int(labels.max()) + 1)
+    red, blue = (np.bincount(label, density[rgb[..., c][inside]], minlength=len(area)) for c in (0, 2))
+    keep = (area >= min_pixels) & (blue <= most_blue * red)
     keep[0] = False
     return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[labels]
