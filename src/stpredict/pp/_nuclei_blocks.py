@@ -96,11 +96,9 @@ def find_nuclei(
     slide: Slide, label: Segmenter | None, name: str, *, outlines: bool, progress: Callable[[], object]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Table of nuclei, float32 (n, `COLUMNS`), x and y in pixels of the image; and their outlines, if wanted."""
-    if label is None:
-        levels = classical.find_levels(slide.sample(), slide.mpp)
-
-        def label(rgb: np.ndarray, mpp: float) -> np.ndarray:
-            return classical.segment(rgb, mpp, levels) if levels else np.zeros(rgb.shape[:2], np.int32)
+    levels = classical.find_levels(slide.sample(), slide.mpp) if label is None else None
+    if label is None and levels is None:  # no tissue
+        return np.empty((0, len(COLUMNS)), np.float32), []
 
     tables, shapes = [np.empty((0, len(COLUMNS)))], []
     halo = -(-int(np.ceil(HALO_UM / slide.mpp)) // classical.CELL) * classical.CELL
@@ -108,7 +106,10 @@ def find_nuclei(
         corner = np.array([column, row]) * slide.block_px
         stop = np.minimum(corner + slide.block_px, slide.size)
         rgb = slide.read(*(corner - halo).tolist(), *(stop + halo).tolist())
-        labels = check_labels(label(rgb, slide.mpp), rgb.shape[:2], name)
+        if levels:
+            labels = classical.segment(rgb, slide.mpp, levels)
+        else:
+            labels = check_labels(label(rgb, slide.mpp), rgb.shape[:2], name)
         table = measure(labels, rgb, slide.mpp)
         own = ((table[:, :2] >= halo) & (table[:, :2] < halo + slide.block_px)).all(axis=1)
         origin = corner - halo

@@ -126,9 +126,11 @@ def segment(rgb: np.ndarray, mpp: float, levels: Levels) -> np.ndarray:
     height = _blur(distance, DISTANCE_BLUR_UM / mpp)
     darkness = _blur(raw, CORE_UM / mpp) - _blur(raw, AROUND_UM / mpp)
     height += np.float32(DARKNESS_UM / levels.contrast) * darkness
-    seeds, _ = ndimage.label(local_maxima(height) & inside, np.ones((3, 3)))
+    seeds, n = ndimage.label(local_maxima(height) & inside, np.ones((3, 3)))
+    peak = np.zeros(n + 1, np.float32)
+    peak[seeds[seeds > 0]] = height[seeds > 0]
     labels = watershed(-height, seeds, mask=inside)
-    labels = _join_pieces(labels, height, MAX_AREA_UM2 / mpp**2)
+    labels = _join_pieces(labels, height, peak, MAX_AREA_UM2 / mpp**2)
     return _keep_nuclei(labels, rgb, levels.blue + GREYER, MIN_AREA_UM2 / mpp**2)
 
 
@@ -190,10 +192,10 @@ def axes(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return long, short, np.arctan2(2 * xy, xx - yy) / 2
 
 
-def _join_pieces(labels: np.ndarray, height: np.ndarray, max_pixels: float) -> np.ndarray:
+def _join_pieces(labels: np.ndarray, height: np.ndarray, peak: np.ndarray, max_pixels: float) -> np.ndarray:
     """Join what watershed cut for nothing: across no real dip first, then neighbours that fill an ellipse together."""
-    n = int(labels.max()) + 1
-    one, other, dip = _contacts(labels, height, n)
+    n = len(peak)
+    one, other, dip = _contacts(labels, height, peak)
     name = _union(one[dip < DIP_UM], other[dip < DIP_UM], n)
     sums = _add_up(moments(labels, n), name)
     for _ in range(3):  # best fits first
@@ -214,20 +216,19 @@ def _join_pieces(labels: np.ndarray, height: np.ndarray, max_pixels: float) -> n
     return name[labels]
 
 
-def _contacts(labels: np.ndarray, height: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _contacts(labels: np.ndarray, height: np.ndarray, peak: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of labels that touch, each once, and how far one must climb down from the lower peak to reach the other."""
-    peak = ndimage.maximum(height, labels, np.arange(n))
     pairs, passes = [], []
     for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         a, b = labels[here], labels[there]
         touch = (a != b) & (a > 0) & (b > 0)
         passes.append(np.minimum(height[here][touch], height[there][touch]))
         a, b = a[touch].astype(np.int64), b[touch]
-        pairs.append(np.minimum(a, b) * n + np.maximum(a, b))
+        pairs.append(np.minimum(a, b) * len(peak) + np.maximum(a, b))
     pairs, where = np.unique(np.concatenate(pairs), return_inverse=True)
     highest = np.full(len(pairs), -np.inf)
     np.maximum.at(highest, where, np.concatenate(passes))
-    one, other = np.divmod(pairs, n)
+    one, other = np.divmod(pairs, len(peak))
     return one, other, np.minimum(peak[one], peak[other]) - highest
 
 
