@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 N_GENES = 1000
 """Genes learned by default."""
 
-NONE_MEANS = ("image_encoder", "depth", "rebuilt", "expression_key", "final_weight_decay", "genes_per_step", "nuclei")
+NONE_MEANS = ("image_encoder", "depth", "rebuilt", "expression_key", "final_weight_decay", "genes_per_step")
 """Options of networks for which None is a value."""
 
 

@@ -110,7 +110,6 @@ class AlignSt(ArrayModel):
         from stpredict.models.align_st import _training as training
 
         table = self._table(sections, genes, groups)
-        self.options = replace(self.options, nuclei=self._with_nuclei(sections))
         text = self._text_of(genes)
         slides = [self._slide(section, super(AlignSt, self).design(section)) for section in sections]
         space = self._space(table, list(genes), text)
@@ -145,12 +144,6 @@ class AlignSt(ArrayModel):
         }
         return self._finish(genes, state | space.arrays() | told, chosen.history)
 
-    def _with_nuclei(self, sections: Sequence[Section]) -> bool:
-        from stpredict import _keys
-
-        found = [section.name in section.adata.uns.get(_keys.NUCLEI, {}) for section in sections]
-        return all(found) if self.options.nuclei is None else self.options.nuclei
-
     def _text_of(self, genes: Sequence[str]) -> pd.DataFrame | None:
         """Text embeddings, under the names that training and references use; each gene once."""
         import pandas as pd
@@ -182,7 +175,7 @@ class AlignSt(ArrayModel):
     def _slide(self, section: Section, features: np.ndarray) -> Slide:
         from stpredict.models.align_st._slides import slide_of
 
-        return slide_of(section, features, alike=self.options.feature_neighbours, nuclei=bool(self.options.nuclei))
+        return slide_of(section, features, alike=self.options.feature_neighbours, nuclei=self.options.nuclei)
 
     @staticmethod
     def build_network(options: Options, config: Mapping[str, Any]) -> AlignStNetwork:

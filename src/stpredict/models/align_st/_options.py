@@ -25,7 +25,7 @@ class Options:
     feature_dropout, dropout
         Share of image features, and of hidden units, that are hidden from a step.
     nuclei
-        Ask the nuclei of each tile (`stpredict.pp.nuclei`); None does so where every section has them.
+        Ask the nuclei of each tile, which `stpredict.pp.nuclei` found.
     refinement
         GraphSAGE layers over neighbours in space and in feature space.
     feature_neighbours
@@ -52,14 +52,14 @@ class Options:
     """
 
     width: int = 128
-    epochs: int = 25
-    patience: int = 8
+    epochs: int = 15
+    patience: int = 15
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     genes_per_step: int | None = None
     feature_dropout: float = 0.2
     dropout: float = 0.3
-    nuclei: bool | None = None
+    nuclei: bool = False
     refinement: int = 1
     feature_neighbours: int = 5
     coordinates: bool = True
