@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 BRIGHTEN = 40.0
 """Added to intensities before the logarithm: the darkest nuclei must not outweigh pale ones."""
 
-SMOOTH_UM = 0.4
-"""Blur of the stain before the threshold, against noise of the scanner and of JPEG."""
+SMOOTH_UM = 0.6
+"""Blur of the stain before the threshold, against noise and the texture of chromatin."""
 
 WINDOW_UM = 50.0
 """Width of the window in which nuclei are told from their surroundings."""
@@ -51,7 +51,7 @@ ROUND_FILL, LONG_FILL = 0.97, 0.92
 fill one of 2.2 to 0.89; long ellipses are rarely two nuclei, and thin ones are ragged."""
 
 MIN_AREA_UM2, MAX_AREA_UM2 = 8.0, 250.0
-MAX_HOLE_UM2 = 12.0
+MAX_HOLE_UM2 = 30.0
 GREYER = 0.3
 """Dirt, pigment and ink take up as much blue light as red; nuclei take up less. What takes up more blue, by this share of
 red, than the section's nuclei do is none of them."""
