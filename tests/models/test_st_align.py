@@ -141,6 +141,16 @@ def test_genes_that_a_section_lacks_count_as_average(sections):
         embedded(model, sections[3][:, :5].copy(), "expression")
 
 
+def test_niches_of_another_kind_are_refused(sections):
+    model, new = train(sections[:3], epochs=1), sections[3]
+    st.pp.niches(new, members="nearest", k=6)
+    with pytest.raises(ValueError, match=r"niches 'nearest 6', where .* 'window 560'.*members='window', um=560"):
+        st.tl.embed(new, model, use="expression")
+    assert "X_st_align" not in new.obsm
+    with pytest.raises(ValueError, match="niches 'nearest 6'"):
+        train([sections[0], new], epochs=1)
+
+
 def test_cell_embeddings_take_the_place_of_expression(sections, tmp_path):
     for adata in sections:
         adata.obsm["X_cells"] = adata.layers["truth"][:, :7]

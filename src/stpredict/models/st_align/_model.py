@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from stpredict._niches import Niche
 from stpredict._training._rows import chunks, columns
 from stpredict.models._aligned._expression import GeneScale, mean_and_sd
 from stpredict.models._aligned._model import TILE_PX, Aligned
 from stpredict.models._design import find_features, standardise
 from stpredict.models._pixels import pixels_of, read_tiles
-from stpredict.models.st_align._niches import expression_clusters, niche_mean, niche_mean_of
+from stpredict.models.st_align._niches import check_niches, expression_clusters, niche_mean, niche_mean_of
 from stpredict.models.st_align._options import PRESETS, Options
 
 if TYPE_CHECKING:
@@ -74,10 +75,12 @@ class StAlign(Aligned):
             spot = pixels_of(table, sections, TILE_PX, shelf)
         own, around, cluster = shelf.collect(), shelf.collect(), []
         for number, rows in table.of_sections():
+            section = sections[number]
+            check_niches(section, self.config.setdefault("niches", str(Niche.of(section))))
             values = np.asarray(table.expression[rows])
             scaled = scale.scaled(values)
             own.append(scaled)
-            around.append(niche_mean_of(sections[number], table.row[rows], values))
+            around.append(niche_mean_of(section, table.row[rows], values))
             cluster.append(expression_clusters(scaled, self.options.clusters, seed=self.seed))
         expression, (niches, sd) = own.done(), self._scaled_niches(around.done(), scale, shelf)
         genes = self._embedded_cells(table, sections, shelf) if self.options.expression_key else (expression, niches)
@@ -105,6 +108,7 @@ class StAlign(Aligned):
 
     def expression(self, section: Section) -> tuple[np.ndarray, ...]:
         """Scaled expression (n_spots, genes) of spots and of niches."""
+        check_niches(section, self.config["niches"])
         if self.options.expression_key:
             return self._cell_embeddings(section)
         expression, usable = self._levelled(section)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._niches import Niche, call
+
 if TYPE_CHECKING:
     from stpredict._section import Section
 
@@ -14,6 +16,30 @@ COMPONENTS = 20
 
 LEAST = 5
 """Spots per cluster, on average, below which fewer clusters are made."""
+
+
+UM_TOLERANCE = 0.05
+"""Relative difference of niche windows that are still the same."""
+
+
+def check_niches(section: Section, expected: str) -> None:
+    """Refuse a section whose niches are not those that the model was trained on, as `stpredict._niches.Niche` tells them.
+
+    Raises
+    ------
+    ValueError
+        If they differ in kind or size.
+    """
+    kind, _, size = expected.partition(" ")
+    has = str(Niche.of(section))
+    other, _, value = has.partition(" ")
+    tolerance = UM_TOLERANCE if kind == "window" else 0
+    if kind != other or abs(float(value) - float(size)) > tolerance * float(size):
+        msg = (
+            f"Section {section.name!r} has niches {has!r}, where the model was trained on {expected!r}. Run "
+            f"{call(expected, float(size))} on this section, and stpredict.pp.encode again."
+        )
+        raise ValueError(msg)
 
 
 def niche_mean(section: Section, values: np.ndarray, usable: np.ndarray) -> np.ndarray:
