@@ -369,7 +369,7 @@ def test_networks_are_called_as_they_want(method, module, names, monkeypatch):
 
 
 def test_maps_hold_every_nucleus_where_it_lies():
-    ellipses = [(150, 150, 7, 3, 0.5), (180, 130, 4, 4, 0), (120, 190, 5, 4, 1.0)]
+    ellipses = [(152, 152, 7, 3, 0.5), (180, 132, 4, 4, 0), (120, 192, 5, 4, 1.0)]  # each in the middle of a cell
     adata = slide(paint(ellipses), [(300, 300), (30, 30)])
     st.pp.nuclei(adata)
     section = open_sections(adata)[0]
