@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from stpredict.models._inner_cv import Table
 
-PENALTIES = tuple(float(10**e) for e in np.arange(-2, 2.1, 0.5))
+PENALTIES = tuple(float(10**e) for e in np.arange(-2, 3.1, 0.5))
 """Of the regression on text, as multiples of a gene's mean squared length there."""
 
 MOMENTS = ["level", "log_sd"]
@@ -159,7 +159,7 @@ def _like_training(reference: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
 def told_by_text(text: pd.DataFrame | None, measured: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What `text` says of the columns of `measured`: for all genes in `text`, and for each in both when it is left out.
 
-    The penalty has the least squared error of genes left out. Both are empty where too few genes are in both.
+    The penalty, of every column its own, has the least squared error of genes left out. Both are empty where too few genes are in both.
     """
     nothing = measured.iloc[:0]
     both = measured.index[:0] if text is None else measured.index.intersection(text.index)
@@ -169,17 +169,16 @@ def told_by_text(text: pd.DataFrame | None, measured: pd.DataFrame) -> tuple[pd.
     centre, level = x.mean(axis=0), y.mean(axis=0)
     u, size, axes = np.linalg.svd(x - centre, full_matrices=False)
     along = u.T @ (y - level)
-    best = None
+    shrink, left_out = np.zeros((len(size), y.shape[1])), np.zeros_like(y)
+    least = np.full(y.shape[1], np.inf)
     for penalty in PENALTIES:
-        shrink = size**2 / (size**2 + penalty * np.square(size).sum() / len(x))
-        fitted = u @ (shrink[:, None] * along)
-        leverage = np.einsum("ij,j,ij->i", u, shrink, u) + 1 / len(x)
-        left_out = y - (y - level - fitted) / (1 - np.minimum(leverage, 0.99))[:, None]
-        error = float((np.square(y - left_out) / y.var(axis=0).clip(1e-12)).mean(axis=1).mean())
-        if best is None or error < best[0]:
-            best = error, shrink, left_out
-    _, shrink, left_out = best
-    weights = axes.T @ ((shrink / np.where(size > 0, size, 1))[:, None] * along)
+        kept = size**2 / (size**2 + penalty * np.square(size).sum() / len(x))
+        leverage = np.einsum("ij,j,ij->i", u, kept, u) + 1 / len(x)
+        errors = (y - level - u @ (kept[:, None] * along)) / (1 - np.minimum(leverage, 0.99))[:, None]
+        better = np.square(errors).sum(axis=0) < least
+        least[better] = np.square(errors).sum(axis=0)[better]
+        shrink[:, better], left_out[:, better] = kept[:, None], (y - errors)[:, better]
+    weights = axes.T @ (shrink / np.where(size > 0, size, 1)[:, None] * along)
     told = (text.to_numpy(np.float64) - centre) @ weights + level
     return (
         pd.DataFrame(told, index=text.index, columns=measured.columns),
