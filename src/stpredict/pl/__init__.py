@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from stpredict.pl._attention import attention
 from stpredict.pl._calibration import calibration
 from stpredict.pl._compare import compare
 from stpredict.pl._domains import domains
 from stpredict.pl._embedding import embedding
 from stpredict.pl._expression import expression
 from stpredict.pl._gene_correlation import gene_correlation
+from stpredict.pl._gene_graph import gene_graph
 from stpredict.pl._gene_neighbors import gene_neighbors
 from stpredict.pl._history import history
 from stpredict.pl._learning_curve import learning_curve
@@ -19,12 +21,14 @@ from stpredict.pl._tiles import tiles
 from stpredict.pl._tumor import tumor
 
 __all__ = [
+    "attention",
     "calibration",
     "compare",
     "domains",
     "embedding",
     "expression",
     "gene_correlation",
+    "gene_graph",
     "gene_neighbors",
     "history",
     "learning_curve",

@@ -265,6 +265,53 @@ class AlignSt(ArrayModel):
             tiles = [network.tiles(slide.to(next(network.parameters()).device)).cpu() for network in self._networks()]
         return torch.cat(tiles, dim=1).float().numpy()
 
+    # ------------------------------------------------------------------ what it attends to
+
+    def nuclei_attention(self, section: Section, rows: np.ndarray | None = None) -> np.ndarray:
+        """float32 (n_spots, size, size): where each tile, or those in `rows`, looks among its nuclei; mean over members.
+
+        Rows of a map run from top to bottom as in the image, and a map sums to 1.
+
+        Raises
+        ------
+        ValueError
+            If the model does not look at nuclei, or the section's features or nuclei are missing or were made
+            differently from those in training.
+        """
+        from stpredict.models.align_st._attention import nuclei_attention
+
+        if not self.options.nuclei:
+            msg = "This model does not look at nuclei; train it with nuclei=True."
+            raise ValueError(msg)
+        return nuclei_attention(self._networks(), section, self.design(section), rows)
+
+    def gene_graph(self, genes: str | Sequence[str], section: Section) -> pd.DataFrame:
+        """Which genes of training each of `genes` listens to in the light of a `section`, and how much; mean over members.
+
+        Columns ``gene``, ``neighbour`` and ``weight``, the strongest neighbour first. The weights of a gene sum to 1.
+        Members choose neighbours of their own, so there may be more than ``gene_neighbours``.
+
+        Raises
+        ------
+        KeyError
+            If the model does not know one of the genes.
+        ValueError
+            If the model has no gene graph, `genes` is empty, or the section's features or nuclei are missing or were made
+            differently from those in training.
+        """
+        from stpredict.models.align_st._attention import edges, gene_attention, names_in
+        from stpredict.models.align_st._training import described
+
+        if not self.options.gene_neighbours:
+            msg = "This model has no gene graph; train it with gene_neighbours=8."
+            raise ValueError(msg)
+        asked, seen = names_in(self.vocabulary, genes), list(self.genes)
+        wanted = list(dict.fromkeys(seen + asked))
+        row = {name: i for i, name in enumerate(self.vocabulary)}
+        known = described(self._stored_space(), self._facts(wanted), np.array([row[name] for name in wanted]))
+        slide, at = self._slide(section, self.design(section)), np.array([wanted.index(name) for name in asked])
+        return edges(gene_attention(self._networks(), slide, known, at, len(seen)), asked, seen)
+
     # ------------------------------------------------------------------ storage
 
     @classmethod

@@ -1,0 +1,159 @@
+"""Where a model looks among the nuclei of a tile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict._settings import settings
+from stpredict.pl import _canvas
+from stpredict.pl._nuclei import _chosen, _draw_ellipses
+from stpredict.pl._tiles import OUTLINE, Tile, read_area
+from stpredict.pp._nuclei_maps import check_nuclei
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+    from stpredict._section import Section
+    from stpredict._typing import Data
+    from stpredict.models import ExpressionModel
+
+TILE_UM = 112.0
+"""Side of the window whose nuclei a model looks at."""
+
+LEAST_RANGE = (0.5, 1.5)
+"""Colours span at least this, so that attention that is nearly even looks even."""
+
+
+def attention(
+    data: Data,
+    model: ExpressionModel,
+    spots: str | Sequence[str] | None = None,
+    *,
+    n: int = 4,
+    seed: int | None = None,
+    cmap: str = "inferno",
+    alpha: float = 0.55,
+    library_id: str | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    image_key: str | None = None,
+    ax: Sequence[Axes] | np.ndarray | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool | None = None,
+) -> list[Axes] | Figure | None:
+    """Draw where ALIGN-ST looks among the nuclei of a few tiles.
+
+    Above, the tile with its nuclei outlined; below, the same tile under the model's attention. Attention is what each of
+    4 × 4 places gets, as a multiple of what it would get if the model looked everywhere alike, with smooth transitions; a
+    model of several members shows their mean. Each place sees a little more than its own 28 µm.
+
+    Parameters
+    ----------
+    data
+        A section with its H&E image, encoded as in training, after `stpredict.pp.nuclei`.
+    model
+        A model trained by ``stpredict.tl.train(method="align_st", nuclei=True)``.
+    spots
+        Names of the spots to draw; by default `n` drawn at random, the same that `stpredict.pl.tiles` draws.
+    n, seed
+        How many spots, and the seed of the choice; None takes ``stpredict.settings.seed``.
+    cmap, alpha
+        Colours of attention, and how much they hide of the tile.
+    library_id
+        Section to draw, where there are several.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key, image_key
+        Which table and image of a SpatialData to use, where it has several.
+    ax
+        Axes to draw on, first those of the tiles, then those of attention, one each per spot; by default a new figure is
+        made.
+    show
+        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
+    save
+        File to save the figure to.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The list of axes if ``show=False`` or `ax` is given, the figure if `return_fig`, else None.
+
+    Raises
+    ------
+    KeyError
+        If there is no such spot.
+    TypeError
+        If the model is not of method ``"align_st"``.
+    ValueError, FileNotFoundError
+        If the model does not look at nuclei, nuclei were not looked for, features are missing or were not made as in
+        training, `n` is not positive, there is no image, there are several sections and none is chosen, or `ax` has
+        another number of axes.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> st.pp.tiles(adata)
+    >>> st.pp.encode(adata, show_progress=False)
+    >>> st.pp.nuclei(adata, show_progress=False)
+    >>> how = {"method": "align_st", "nuclei": True, "epochs": 1, "members": 1, "show_progress": False}
+    >>> model = st.tl.train(adata, genes=adata.var_names[:30], **how)
+    >>> axes = st.pl.attention(adata, model, n=2, show=False)
+    >>> len(axes)
+    4
+    """
+    from stpredict.models.align_st import AlignSt
+
+    if not isinstance(model, AlignSt):
+        name = getattr(model, "method", type(model).__name__)
+        msg = f"A model of method {name!r} does not look at nuclei; train 'align_st' with nuclei=True."
+        raise TypeError(msg)
+    if n < 1:
+        msg = f"n must be at least 1, got {n!r}."
+        raise ValueError(msg)
+    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
+    chosen = _chosen(section, spots, n, settings.seed if seed is None else seed)
+    looks = model.nuclei_attention(section, chosen)
+    looks = looks * looks[0].size
+    record = check_nuclei(section)
+    pictures = [_tile(section, spot) for spot in chosen]
+    table, mpp = np.asarray(record["table"]), float(record["mpp"]) / section.image_scale
+    low, high = min(LEAST_RANGE[0], looks.min()), max(LEAST_RANGE[1], looks.max())
+
+    panels = _canvas.Panels.make(2 * len(chosen), columns=len(chosen), size=(2.2, 2.3), ax=ax)
+    above, below = panels.axes[: len(chosen)], panels.axes[len(chosen) :]
+    for tile, overlay, spot, picture, look in zip(above, below, chosen, pictures, looks, strict=True):
+        picture.draw(tile)
+        _draw_ellipses(tile, section, table, mpp, OUTLINE)
+        tile.set_title(section.obs_names[spot], size=8)
+        picture.draw(overlay)
+        drawn = _draw_look(overlay, picture, look, cmap=cmap, alpha=alpha, vmin=low, vmax=high)
+    _canvas.draw_scale_bar(above[0], section)
+    _canvas.draw_colour_bar(below[-1], drawn, "attention (1: even)")
+    return panels.finish(show=show, save=save, return_fig=return_fig)
+
+
+def _tile(section: Section, spot: int) -> Tile:
+    """The window around a spot that the model sees."""
+    side, centre = TILE_UM / section.mpp, section.centres[spot]
+    pixels, extent = read_area(section, centre - side / 2, centre + side / 2)
+    return Tile(pixels, extent, centre, centre, side, section.spot_diameter, None)
+
+
+def _draw_look(ax: Axes, picture: Tile, look: np.ndarray, **style: float | str) -> AxesImage:
+    """Lay attention over the tile, cubic between the places."""
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    drawn = ax.imshow(
+        look, extent=(left, right, bottom, top), interpolation="bicubic", interpolation_stage="data", **style
+    )
+    ax.set(xlim=(left, right), ylim=(bottom, top))
+    return drawn

@@ -1,0 +1,244 @@
+"""Which genes a model lets a gene listen to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict.pl import _canvas
+from stpredict.pl._categories import palette
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from stpredict._typing import Data
+    from stpredict.models import ExpressionModel
+
+PALE, FAINT = "#ececec", "#555555"
+WIDEST = 6.0
+"""Width of the strongest edge, points."""
+
+LETTER, HEIGHT, GAP = 0.088, 0.26, 0.1
+"""Inches: width of a letter of a label, height of a label, least distance between labels."""
+
+STEPS = 600
+
+
+def gene_graph(
+    model: ExpressionModel,
+    genes: str | Sequence[str],
+    data: Data,
+    *,
+    n: int = 8,
+    library_id: str | None = None,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool | None = None,
+) -> Axes | Figure | None:
+    """Draw the genes of training that ALIGN-ST lets a few genes listen to.
+
+    Each gene asked for has a colour, and lines of that colour to its neighbours in the model's gene interaction graph; the
+    wider, the more attention the neighbour gets.
+
+    Parameters
+    ----------
+    model
+        A model trained by ``stpredict.tl.train(method="align_st", gene_neighbours=8)``.
+    genes
+        The genes, seen in training or not; aliases and Ensembl ids are resolved. Up to four are easily read.
+    data
+        A section, encoded as in training: where the text of a gene is read in the light of the tissue, the graph depends
+        on it.
+    n
+        Neighbours to draw of every gene, the strongest; those of a model of several members may be more.
+    library_id
+        Section to use, where there are several.
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key
+        Table of a SpatialData that has several.
+    ax
+        Axes to draw on; by default a new figure is made.
+    show
+        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
+    save
+        File to save the figure to.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The axes if ``show=False`` or `ax` is given, the figure if `return_fig`, else None.
+
+    Raises
+    ------
+    KeyError
+        If the model does not know a gene.
+    TypeError
+        If the model is not of method ``"align_st"``.
+    ValueError
+        If the model has no gene graph, `genes` is empty, `n` is less than 1, features are missing or were not made as in
+        training, or there are several sections and none is chosen.
+
+    Examples
+    --------
+    >>> import stpredict as st
+    >>> adata = st.datasets.simulate()
+    >>> st.pp.tiles(adata)
+    >>> st.pp.encode(adata, show_progress=False)
+    >>> how = {"method": "align_st", "gene_neighbours": 8, "epochs": 1, "members": 1, "show_progress": False}
+    >>> model = st.tl.train(adata, genes=adata.var_names[:30], **how)
+    >>> ax = st.pl.gene_graph(model, ["ERBB2", "KRT8"], adata, n=3, show=False)
+    >>> {"ERBB2", "KRT8"} <= {text.get_text() for text in ax.texts}
+    True
+    """
+    from stpredict.models.align_st import AlignSt
+
+    if not isinstance(model, AlignSt):
+        name = getattr(model, "method", type(model).__name__)
+        msg = f"A model of method {name!r} has no gene graph; train 'align_st' with gene_neighbours=8."
+        raise TypeError(msg)
+    if not n >= 1:
+        msg = f"n must be at least 1, got {n!r}."
+        raise ValueError(msg)
+    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key)
+    edges = model.gene_graph(genes, section).groupby("gene", sort=False).head(n)
+    asked = list(dict.fromkeys(edges["gene"]))
+    names = list(dict.fromkeys([*asked, *edges["neighbour"]]))
+    side = max(4.2, 1.05 * len(names) ** 0.5)
+    panels = _canvas.Panels.make(1, columns=1, size=(1.25 * side, side), ax=ax)
+    (panel,) = panels.axes
+    panel.set(xticks=[], yticks=[])
+    panel.spines[:].set_visible(False)
+    _draw_legend(panel, edges["weight"].max())
+    panel.figure.draw_without_rendering()  # settles how large the panel is
+    box = panel.get_window_extent().size / panel.figure.dpi
+    panel.set(xlim=(0, box[0]), ylim=(0, box[1]))
+    _draw(panel, edges, dict(zip(asked, palette(len(asked)), strict=True)), _places(edges, names, box))
+    return panels.finish(show=show, save=save, return_fig=return_fig)
+
+
+def _places(edges: pd.DataFrame, names: Sequence[str], box: np.ndarray) -> dict[str, np.ndarray]:
+    """Where the labels stand (inches): near what they are tied to, filling the `box`, and beside each other."""
+    import igraph
+
+    number = {name: i for i, name in enumerate(names)}
+    pairs = {tuple(sorted((number[a], number[b]))) for a, b in zip(edges["gene"], edges["neighbour"], strict=True)}
+    graph = igraph.Graph(len(names), sorted(pairs))
+    start = graph.layout_circle()
+    places = np.array(graph.layout_kamada_kawai(seed=start).coords)
+    size = np.array([[_width(name) + GAP, HEIGHT + GAP] for name in names])
+    low, high = size / 2, box - size / 2
+    places = (places - places.min(axis=0)) / np.maximum(np.ptp(places, axis=0), 1e-9)
+    places = low + places * np.maximum(high - low, 0)
+    return dict(zip(names, _apart(places, size, np.array(graph.get_edgelist()), low, high), strict=True))
+
+
+def _apart(places: np.ndarray, size: np.ndarray, ties: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Push labels off each other and off lines that are not theirs, until all are free or there is no room.
+
+    In the second half only labels count, so that none overlap in the end.
+    """
+    for step in range(STEPS):
+        push = _off_labels(places, size)
+        if step < STEPS / 2:
+            push += _off_lines(places, size, ties)
+        if not push.any():
+            break
+        places = np.clip(places + push, low, np.maximum(low, high))
+    return places
+
+
+def _off_labels(places: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Where labels that overlap should move, along the axis on which they overlap less."""
+    first, second = np.triu_indices(len(places), 1)
+    away = places[second] - places[first]
+    overlap = (size[first] + size[second]) / 2 - np.abs(away)
+    hit = np.flatnonzero((overlap > 1e-6).all(axis=1))
+    axis = overlap[hit].argmin(axis=1)
+    step = 0.3 * overlap[hit, axis] * np.where(away[hit, axis] >= 0, 1, -1)
+    push = np.zeros_like(places)
+    np.subtract.at(push, (first[hit], axis), step)
+    np.add.at(push, (second[hit], axis), step)
+    return push
+
+
+def _off_lines(places: np.ndarray, size: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """Where labels that lie on others' lines should move, straight away from the line."""
+    start, along = places[ties[:, 0]], places[ties[:, 1]] - places[ties[:, 0]]
+    length = np.maximum(np.linalg.norm(along, axis=1), 1e-9)
+    across = np.column_stack([-along[:, 1], along[:, 0]]) / length[:, None]
+    offset = places[:, None] - start
+    share = (offset * along).sum(axis=2) / length**2
+    distance = (offset * across).sum(axis=2)
+    reach = (size[:, None] * np.abs(across)).sum(axis=2) / 2
+    theirs = (ties[None] == np.arange(len(places))[:, None, None]).any(axis=2)
+    depth = np.where((share > 0) & (share < 1) & ~theirs, np.maximum(reach - np.abs(distance), 0), 0)
+    side = np.where(distance >= 0, 1, -1)
+    return 0.3 * np.einsum("nt,td->nd", depth * side, across)
+
+
+def _width(name: str) -> float:
+    return LETTER * len(name) + 0.12
+
+
+def _draw(ax: Axes, edges: pd.DataFrame, colour: Mapping[str, str], places: Mapping[str, np.ndarray]) -> None:
+    from matplotlib.patches import FancyArrowPatch
+
+    most = float(edges["weight"].max())
+    tied = set(zip(edges["gene"], edges["neighbour"], strict=True))
+    for gene, other, weight in edges[["gene", "neighbour", "weight"]].itertuples(index=False):
+        bend = 0.12 if (other, gene) in tied else 0.0
+        line = FancyArrowPatch(
+            places[other],
+            places[gene],
+            arrowstyle="-",
+            connectionstyle=f"arc3,rad={bend}",
+            shrinkA=0,
+            shrinkB=0,
+            color=colour[gene],
+            linewidth=WIDEST * weight / most,
+            alpha=0.65,
+            zorder=1,
+        )
+        ax.add_patch(line)
+    for name, (x, y) in places.items():
+        asked = name in colour
+        ax.text(
+            x,
+            y,
+            name,
+            size=9,
+            weight="bold" if asked else "normal",
+            color="white" if asked else _canvas.INK,
+            ha="center",
+            va="center",
+            zorder=3 if asked else 2,
+            bbox={"boxstyle": "round,pad=0.3", "facecolor": colour.get(name, PALE), "linewidth": 0},
+        )
+
+
+def _draw_legend(ax: Axes, most: float) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=FAINT, linewidth=WIDEST * share, label=f"{share * most:.2f}") for share in (1.0, 0.5)
+    ]
+    ax.legend(
+        handles=handles,
+        title="attention",
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+        fontsize=8,
+        title_fontsize=8,
+    )
