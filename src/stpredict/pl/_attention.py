@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 TILE_UM = 112.0
 """Side of the window whose nuclei a model looks at."""
 
-LEAST_RANGE = (0.5, 1.5)
-"""Colours span at least this, so that attention that is nearly even looks even."""
+LEAST_TOP = 2.0
+"""Colours reach at least so far, so that attention that is nearly even looks even."""
 
 
 def attention(
@@ -38,8 +38,8 @@ def attention(
     *,
     n: int = 4,
     seed: int | None = None,
-    cmap: str = "inferno",
-    alpha: float = 0.55,
+    cmap: str = "turbo",
+    alpha: float = 0.7,
     library_id: str | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -127,7 +127,7 @@ def attention(
     record = check_nuclei(section)
     pictures = [_tile(section, spot) for spot in chosen]
     table, mpp = np.asarray(record["table"]), float(record["mpp"]) / section.image_scale
-    low, high = min(LEAST_RANGE[0], looks.min()), max(LEAST_RANGE[1], looks.max())
+    top = max(LEAST_TOP, float(looks.max()))
 
     panels = _canvas.Panels.make(2 * len(chosen), columns=len(chosen), size=(2.2, 2.3), ax=ax)
     above, below = panels.axes[: len(chosen)], panels.axes[len(chosen) :]
@@ -136,7 +136,7 @@ def attention(
         _draw_ellipses(tile, section, table, mpp, OUTLINE)
         tile.set_title(section.obs_names[spot], size=8)
         picture.draw(overlay)
-        drawn = _draw_look(overlay, picture, look, cmap=cmap, alpha=alpha, vmin=low, vmax=high)
+        drawn = _draw_look(overlay, picture, look, top, cmap, alpha)
     _canvas.draw_scale_bar(above[0], section)
     _canvas.draw_colour_bar(below[-1], drawn, "attention (1: even)")
     return panels.finish(show=show, save=save, return_fig=return_fig)
@@ -149,11 +149,18 @@ def _tile(section: Section, spot: int) -> Tile:
     return Tile(pixels, extent, centre, centre, side, section.spot_diameter, None)
 
 
-def _draw_look(ax: Axes, picture: Tile, look: np.ndarray, **style: float | str) -> AxesImage:
-    """Lay attention over the tile, cubic between the places."""
-    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    drawn = ax.imshow(
-        look, extent=(left, right, bottom, top), interpolation="bicubic", interpolation_stage="data", **style
+def _draw_look(ax: Axes, picture: Tile, look: np.ndarray, top: float, cmap: str, alpha: float) -> AxesImage:
+    """Lay attention over the tile, smooth between the places, and the clearer the more there is."""
+    xlim, ylim = ax.get_xlim(), ax.get_ylim()
+    shown = ax.imshow(
+        look,
+        extent=(*xlim, *ylim),
+        alpha=alpha * look / top,
+        vmin=0,
+        vmax=top,
+        cmap=cmap,
+        interpolation="hermite",
+        interpolation_stage="data",
     )
-    ax.set(xlim=(left, right), ylim=(bottom, top))
-    return drawn
+    ax.set(xlim=xlim, ylim=ylim)
+    return shown

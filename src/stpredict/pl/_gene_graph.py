@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from stpredict.models import ExpressionModel
 
 PALE, FAINT = "#ececec", "#555555"
-WIDEST = 6.0
-"""Width of the strongest edge, points."""
+THIN, WIDEST = 0.5, 6.0
+"""Width of a line without attention, and of that with most, points."""
 
 LETTER, HEIGHT, GAP = 0.088, 0.26, 0.1
 """Inches: width of a letter of a label, height of a label, least distance between labels."""
+
+APART = 1.8
+"""Distance between genes asked for, in lengths of a line."""
 
 STEPS = 600
 
@@ -132,15 +136,17 @@ def _places(edges: pd.DataFrame, names: Sequence[str], box: np.ndarray) -> dict[
     import igraph
 
     number = {name: i for i, name in enumerate(names)}
-    pairs = {tuple(sorted((number[a], number[b]))) for a, b in zip(edges["gene"], edges["neighbour"], strict=True)}
-    graph = igraph.Graph(len(names), sorted(pairs))
-    start = graph.layout_circle()
-    places = np.array(graph.layout_kamada_kawai(seed=start).coords)
+    ties = {tuple(sorted((number[a], number[b]))) for a, b in zip(edges["gene"], edges["neighbour"], strict=True)}
+    asked = [number[name] for name in edges["gene"].unique()]
+    apart = set(combinations(sorted(asked), 2)) - ties
+    graph = igraph.Graph(len(names), [*sorted(ties), *sorted(apart)])
+    lengths = [1.0] * len(ties) + [APART] * len(apart)
+    places = np.array(graph.layout_kamada_kawai(weights=lengths).coords)
     size = np.array([[_width(name) + GAP, HEIGHT + GAP] for name in names])
     low, high = size / 2, box - size / 2
     places = (places - places.min(axis=0)) / np.maximum(np.ptp(places, axis=0), 1e-9)
     places = low + places * np.maximum(high - low, 0)
-    return dict(zip(names, _apart(places, size, np.array(graph.get_edgelist()), low, high), strict=True))
+    return dict(zip(names, _apart(places, size, np.array(sorted(ties)), low, high), strict=True))
 
 
 def _apart(places: np.ndarray, size: np.ndarray, ties: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -187,6 +193,10 @@ def _off_lines(places: np.ndarray, size: np.ndarray, ties: np.ndarray) -> np.nda
     return 0.3 * np.einsum("nt,td->nd", depth * side, across)
 
 
+def _line(share: float) -> float:
+    return THIN + (WIDEST - THIN) * share
+
+
 def _width(name: str) -> float:
     return LETTER * len(name) + 0.12
 
@@ -206,7 +216,7 @@ def _draw(ax: Axes, edges: pd.DataFrame, colour: Mapping[str, str], places: Mapp
             shrinkA=0,
             shrinkB=0,
             color=colour[gene],
-            linewidth=WIDEST * weight / most,
+            linewidth=_line(weight / most),
             alpha=0.65,
             zorder=1,
         )
@@ -230,9 +240,7 @@ def _draw(ax: Axes, edges: pd.DataFrame, colour: Mapping[str, str], places: Mapp
 def _draw_legend(ax: Axes, most: float) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], color=FAINT, linewidth=WIDEST * share, label=f"{share * most:.2f}") for share in (1.0, 0.5)
-    ]
+    handles = [Line2D([], [], color=FAINT, linewidth=_line(share), label=f"{share * most:.2f}") for share in (1.0, 0.5)]
     ax.legend(
         handles=handles,
         title="attention",
