@@ -151,6 +151,13 @@ def text_table(genes: Sequence[str]) -> np.ndarray:
     return out
 
 
+@lru_cache(maxsize=1)
+def texts() -> pd.DataFrame:
+    """`text_table` of all genes of which something is known, by symbol; not to be changed."""
+    symbols = told()
+    return pd.DataFrame(text_table(symbols), index=pd.Index(symbols, dtype=object))
+
+
 @dataclass(frozen=True)
 class Facts:
     """All Gene Ontology terms and those of every gene, by its row in the gene table."""

@@ -17,7 +17,7 @@ from stpredict.models._contract import UNITS
 from stpredict.tl._sections import open_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from anndata import AnnData
 
@@ -49,7 +49,8 @@ def predict_expression(
     model
         What `stpredict.tl.train` returned or `stpredict.models.load` read.
     genes
-        Genes to predict, by default all that the model knows. Aliases and Ensembl ids are resolved.
+        Genes to predict, by default all that the model learned from. Aliases and Ensembl ids are resolved. A model of
+        ``"align_st"`` predicts all genes of ``model.vocabulary``, most of which no section needs to have measured.
     key_added
         Name of the results.
     std
@@ -74,6 +75,10 @@ def predict_expression(
     - with `std`, ``layers["predicted_std"]`` and ``obsm["predicted_std_genes"]``, alike
     - ``uns["predicted"]``: ``model_id``, ``method``, ``encoder``, ``mpp``, ``units``, ``versions``, ``parameters``,
       ``date``
+    - ``uns["predicted"]["unseen"]``, of a model that predicts genes it did not learn from (``"align_st"``): of those
+      among the predicted, ``genes``, their names here; ``distance``, 1 − cosine between the places of the gene and of
+      the most similar gene of training (0 alike, 1 unrelated); and ``reliability``, the Pearson correlation within a
+      section to expect, learned from genes hidden in training (NaN where there were too few)
 
     With `as_anndata`, a new AnnData with the predicted genes in ``var``, the prediction in ``X`` and
     ``layers["predicted"]``, the spots' ``obs``, coordinates and images, and the same ``uns["predicted"]``.
@@ -100,6 +105,17 @@ def predict_expression(
     >>> st.tl.predict_expression(new, model)
     >>> int(new.var["predicted"].sum()), new.layers["predicted"].shape == new.shape
     (2, True)
+
+    Genes that training did not see, and how much to believe of them:
+
+    >>> import pandas as pd
+    >>> seen = [gene for gene in train.var_names if gene != "KRT18"]
+    >>> model = st.tl.train(train, method="align_st", genes=seen, epochs=2, members=1, show_progress=False)
+    >>> st.tl.predict_expression(new, model, genes=["KRT18", "KRT6A"])
+    >>> list(new.obsm["predicted_genes"])
+    ['KRT6A']
+    >>> pd.DataFrame(new.uns["predicted"]["unseen"]).set_index("genes").columns.tolist()
+    ['distance', 'reliability']
     """
     slot_name(key_added)
     if as_anndata and copy:
@@ -113,7 +129,8 @@ def predict_expression(
     mean, spread, unseen = _predict(data, model, asked, library_key=library_key, table_key=table_key)
     results = {key_added: mean} | ({_keys.std(key_added): spread} if std else {})
     record = run_record(model, adata, {"genes": wanted or "all", "std": std}) | {"units": UNITS}
-    record |= {} if unseen is None else {"unseen": unseen}
+    if unseen is not None:
+        record["unseen"] = _under_own_names(unseen, inside | outside)
     column = {gene: i for i, gene in enumerate(asked)}
 
     if as_anndata:
@@ -187,8 +204,19 @@ def _predict(
     return mean, spread, prediction.unseen
 
 
+def _under_own_names(unseen: Mapping[str, np.ndarray], genes: dict[str, str | None]) -> dict[str, np.ndarray]:
+    """What is known of unseen genes, by the names under which they are written."""
+    row = {gene: i for i, gene in enumerate(unseen["genes"])}
+    names = [name for name, gene in genes.items() if gene in row]
+    rows = [row[genes[name]] for name in names]
+    return {key: values[rows] for key, values in unseen.items()} | {"genes": np.array(names, dtype=object)}
+
+
 def _spread_over(
-    values: np.ndarray, genes: dict[str, str | None], column: dict[str, int], names: pd.Index
+    values: np.ndarray,
+    genes: dict[str, str | None],
+    column: dict[str, int],
+    names: pd.Index,
 ) -> np.ndarray:
     """float32 (spots, names): `values` of the genes under their own names, NaN elsewhere."""
     out = np.full((len(values), len(names)), np.nan, dtype=np.float32)
@@ -197,7 +225,12 @@ def _spread_over(
     return out
 
 
-def _frame(adata: AnnData, values: np.ndarray, genes: dict[str, str | None], column: dict[str, int]) -> pd.DataFrame:
+def _frame(
+    adata: AnnData,
+    values: np.ndarray,
+    genes: dict[str, str | None],
+    column: dict[str, int],
+) -> pd.DataFrame:
     names = pd.Index(list(genes), dtype=object)
     return pd.DataFrame(_spread_over(values, genes, column, names), index=adata.obs_names, columns=names)
 
@@ -223,7 +256,11 @@ def run_record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any
         "method": model.method,
         "encoder": model.config.get("encoder")
         or ", ".join(dict.fromkeys(str(made.get("encoder", key)) for key, made in features.items())),
-        "versions": {"stpredict": __version__, "anndata": version("anndata"), "numpy": np.__version__},
+        "versions": {
+            "stpredict": __version__,
+            "anndata": version("anndata"),
+            "numpy": np.__version__,
+        },
         "parameters": {"features": list(features), **parameters},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

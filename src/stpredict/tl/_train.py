@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 N_GENES = 1000
 """Genes learned by default."""
 
-NONE_MEANS = ("image_encoder", "depth", "rebuilt", "expression_key", "final_weight_decay", "genes_per_step")
+NONE_MEANS = (
+    "image_encoder",
+    "depth",
+    "rebuilt",
+    "expression_key",
+    "final_weight_decay",
+    "genes_per_step",
+)
 """Options of networks for which None is a value."""
 
 
@@ -58,14 +65,19 @@ def train(
     reference
         Sections or single cells without images, with raw counts: one object or a list. Their gene–gene correlation
         corrects predictions, little on sections like those in training and more the further a section's image
-        features lie from theirs; see Notes. Never pass counts of a patient on whom the model will be tested.
+        features lie from theirs; see Notes. To ``"align_st"`` they tell instead where genes lie among the programmes of
+        co-expression: all genes that they measure can then be predicted. Never pass counts of a patient on whom the
+        model will be tested.
     method
         ``"mean"`` (training mean), ``"density"`` (what cell density alone tells), ``"ridge"`` (linear), ``"knn"``
         (retrieval of look-alike spots), ``"mixture"`` (half of ridge, half of knn), ``"cmrcnet"`` (contrastive alignment
-        of image and expression, with cross-modal mask reconstruction [1]_; prediction by retrieval in the joint space)
-        or ``"st_align"`` (alignment of image and expression of spots and of their niches, and a fusion of both [2]_;
-        prediction alike, and a joint space for `stpredict.tl.domains`). It needs spot and niche features; niches are
-        those of `stpredict.pp.niches`, by default the niche windows of `stpredict.pp.tiles`.
+        of image and expression, with cross-modal mask reconstruction [1]_; prediction by retrieval in the joint space),
+        ``"st_align"`` (alignment of image and expression of spots and of their niches, and a fusion of both [2]_;
+        prediction alike, and a joint space for `stpredict.tl.domains`) or ``"align_st"`` (tiles and genes in one space,
+        expression as their product [3]_; it also predicts genes that no training section measures). ``"st_align"``
+        needs spot and niche features; niches are those of `stpredict.pp.niches`, by default the niche windows of
+        `stpredict.pp.tiles`. ``"align_st"`` needs any features, and nuclei of `stpredict.pp.nuclei` with
+        ``nuclei=True`` or the preset ``"published"``; see Notes.
     genes
         Genes to learn, measured in every section; by default ``stpredict.pp.gene_panel(sections, n_top=1000)``.
     features
@@ -76,7 +88,8 @@ def train(
     min_counts
         Spots with fewer counts are not learned from.
     preset
-        For ``"cmrcnet"`` and ``"st_align"``: ``"default"``, what measured best, or ``"published"``, the paper's recipe as far as it is known.
+        For trained networks: ``"default"``, what measured best, or ``"published"``, the paper's recipe as far as it is
+        known.
     seed
         Seed of trained networks; the same seed gives the same model. By default ``stpredict.settings.seed``.
     checkpoint
@@ -90,8 +103,11 @@ def train(
     **options
         Options of the method, in place of the preset's. For ``"cmrcnet"`` and ``"st_align"`` among others
         ``image_encoder`` (a timm network to train end to end on 112 µm tiles; None learns from frozen features),
-        ``epochs``, ``batch_size``, ``learning_rate``, ``temperature``, ``neighbours`` and ``members``; all are listed in
-        `stpredict.models.cmrcnet.Options` and `stpredict.models.st_align.Options`.
+        ``epochs``, ``batch_size``, ``learning_rate``, ``temperature``, ``neighbours`` and ``members``. For
+        ``"align_st"`` ``gene_embeddings`` (a DataFrame of `stpredict.pp.gene_embeddings` or your own, genes as index; by
+        default the vectors of names and Gene Ontology terms that the package carries), ``nuclei``, ``text_layers``,
+        ``gene_neighbours``, ``epochs`` and ``members``. All are listed in `stpredict.models.cmrcnet.Options`,
+        `stpredict.models.st_align.Options` and `stpredict.models.align_st.Options`.
 
     Returns
     -------
@@ -102,7 +118,8 @@ def train(
     ValueError
         If image features are missing or differ between sections, counts are not raw counts, genes are not measured
         everywhere, or there are too few spots; if `reference` is empty, or one of it has no raw counts, no gene of the
-        model or fewer than two usable rows; or if the loss of a network becomes NaN.
+        model or fewer than two usable rows; if gene embeddings are not finite, or nuclei were not looked for; or if the
+        loss of a network becomes NaN.
     TypeError
         If the method has no such option, or cannot learn from stores on disk.
     FileNotFoundError
@@ -112,7 +129,7 @@ def train(
     -----
     UserWarning
         If genes of the model are in no reference, so that their predictions are not corrected; if a contrastive model
-        has not left chance on held-out spots.
+        has not left chance on held-out spots; if gene embeddings are of too few genes to place others by them.
 
     Notes
     -----
@@ -122,6 +139,12 @@ def train(
     squared distance between the new section's mean image features and those of the training sections, over that of the
     training sections to each other. Hyper-parameters are chosen with the correction on, at e = 1. Means and standard
     deviations of genes stay as predicted.
+
+    A model of ``"align_st"`` places genes by correlation within sections: without `reference`, genes that it learns
+    from have the place that the training sections give them, and all others one that is read off their embedding, by
+    ridge regression on the genes that have both (at least 20). With `reference`, genes that it measures are placed by
+    their correlation there with those that are learned from. ``model.vocabulary`` lists all genes with a place;
+    ``predict_expression(data, model, genes=[…])`` predicts any of them.
 
     Streamed from stores, sections give the model that they would give in memory, to the bit. What is kept of every spot
     in memory is about 200 bytes; on disk it is its features, and its expression and that of its niche up to four
@@ -145,12 +168,22 @@ def train(
     >>> model.config["reference"]["n_studies"]
     3
 
+    A gene that training does not see:
+
+    >>> seen = [gene for gene in adata.var_names if gene != "KRT18"]
+    >>> model = st.tl.train(adata, method="align_st", genes=seen, epochs=2, members=1, show_progress=False)
+    >>> st.tl.predict_expression(adata, model, genes=["KRT18"])
+    >>> adata.uns["predicted"]["unseen"]["genes"].tolist()
+    ['KRT18']
+
     References
     ----------
     .. [1] Liu et al., Spatial Transcriptomics Expression Prediction from Histopathology Based on Cross-Modal Mask
        Reconstruction and Contrastive Learning. Medical Image Analysis 108:103889 (2025).
     .. [2] Lin et al., ST-Align: A Multimodal Foundation Model for Image-Gene Alignment in Spatial Transcriptomics. arXiv
        2411.16793 (2024), and its later version at a workshop of ICLR 2026.
+    .. [3] Zhou et al., Deep Association Multimodal Learning for Zero-Shot Spatial Transcriptomics Prediction. MICCAI
+       2025.
     """
     from stpredict.models import METHODS
 
@@ -184,7 +217,11 @@ def train(
 
 
 def _opened(
-    sections: Any, model: ExpressionModel, *, library_key: str | None, table_key: str | None
+    sections: Any,
+    model: ExpressionModel,
+    *,
+    library_key: str | None,
+    table_key: str | None,
 ) -> Sequence[Section]:
     """All sections, those in stores to be read when they are asked for."""
     if not are_stored(sections):
@@ -211,8 +248,8 @@ def _own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[
     given = {name: value for name, value in given.items() if value is not None or name in NONE_MEANS}
     if given and not model.seeded:
         msg = (
-            f"method={model.method!r} takes no {', '.join(given)}: leave it out, or train a network (method='cmrcnet' "
-            "or 'st_align')."
+            f"method={model.method!r} takes no {', '.join(given)}: leave it out, or train a network (method='cmrcnet', "
+            "'st_align' or 'align_st')."
         )
         raise TypeError(msg)
     return given

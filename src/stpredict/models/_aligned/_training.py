@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from stpredict.models._aligned._inputs import Inputs
     from stpredict.models._aligned._options import AlignedOptions
@@ -85,7 +85,7 @@ def choose_epochs(
     plan = _plan(options, seed, epochs=options.epochs)
     folder = checkpoint and checkpoint / "choice"
     identity = "" if folder is None else train.identity(options) + str(seed)
-    run = _remembered(folder, network, identity)
+    run = remembered(folder, network, identity)
     if run is None:
         how = {
             "companions": _companions(train, options),
@@ -95,7 +95,7 @@ def choose_epochs(
             "show_progress": show_progress,
         }
         run = train_network(network, train.tensors.all, plan, **how)
-        _remember(folder, run, network, identity)
+        remember(folder, run, network, identity)
     errors = np.square(monitor.predicted() - test.table.expression, dtype=np.float64)
     best = {name: values[run.best_epoch - 1] for name, values in run.values.items()}
     _warn_of_chance(options.NAME, best["val_recall"], best["chance_recall"], len(test))
@@ -274,7 +274,7 @@ def network_state(arrays: dict[str, np.ndarray], member: int) -> dict[str, torch
 # ---------------------------------------------------------------------- an interrupted choice
 
 
-def _remember(folder: Path | None, run: Run, network: AlignedNetwork, identity: str) -> None:
+def remember(folder: Path | None, run: Run, network: nn.Module, identity: str) -> None:
     """Keep a finished run, so that a resumed training starts after it."""
     from safetensors.torch import save_file
 
@@ -286,8 +286,8 @@ def _remember(folder: Path | None, run: Run, network: AlignedNetwork, identity: 
     unfinished.replace(folder / "run.json")
 
 
-def _remembered(folder: Path | None, network: AlignedNetwork, identity: str) -> Run | None:
-    """Read what `_remember` kept; the network is then as it was after its best epoch."""
+def remembered(folder: Path | None, network: nn.Module, identity: str) -> Run | None:
+    """Read what `remember` kept; the network is then as it was after its best epoch."""
     from safetensors.torch import load_file
 
     if folder is None or not (folder / "run.json").exists():

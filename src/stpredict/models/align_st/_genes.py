@@ -25,6 +25,7 @@ MIN_TOLD = 20
 """Genes with both, at least, to learn what text says of co-expression."""
 
 MIN_SD = 1e-3
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ def gene_space(
 ) -> GeneSpace:
     """Place seen genes, and all others that `reference` or `text` knows.
 
-    Without a reference, axes are those of the seen genes' own correlation within the training sections. Genes that
-    only text knows are placed by ridge regression on text, learned from all genes that have both.
+    Without a reference, axes are those of the seen genes' own correlation within the training sections. Seen genes
+    that no reference measures are placed by their correlation there with seen genes that one does. Genes that only text
+    knows are placed by ridge regression on text, learned from all genes that have both.
 
     Parameters
     ----------
@@ -95,9 +97,15 @@ def gene_space(
     seen = list(seen)
     own = moments(table, seen)
     placed = own_coordinates(table, seen, axes) if reference is None else reference.iloc[:, :axes]
-    placed = placed / np.sqrt(np.square(placed.to_numpy()).sum(axis=1).mean() / axes)
     if reference is not None:
-        own = pd.concat([own, _like_training(reference[MOMENTS], own).drop(index=seen, errors="ignore")])
+        placed = pd.concat([placed, placed_by_training(table, seen, placed)])
+        own = pd.concat(
+            [
+                own,
+                _like_training(reference[MOMENTS], own).drop(index=seen, errors="ignore"),
+            ]
+        )
+    placed = placed / np.sqrt(max(np.square(placed.to_numpy()).sum(axis=1).mean() / axes, TINY))
     measured = placed.join(own, how="inner")
     told, left_out = told_by_text(text, measured)
     whole = pd.concat([measured, told.drop(index=measured.index, errors="ignore")])
@@ -135,12 +143,33 @@ def moments(table: Table, genes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({"level": level, "log_sd": np.log(np.maximum(sd, MIN_SD))}, index=list(genes))
 
 
-def own_coordinates(table: Table, genes: Sequence[str], axes: int) -> pd.DataFrame:
-    """Loadings (genes, axes) of the principal axes of correlation within sections."""
+def own_correlation(table: Table) -> np.ndarray:
+    """Correlation (genes, genes) within sections; 0 for genes that do not vary."""
     values = within_sections(table)
     size = np.sqrt(np.square(values).sum(axis=0))
     values /= np.where(size > 0, size, 1)
-    power, vectors = np.linalg.eigh(cross(values, values))
+    return cross(values, values)
+
+
+def placed_by_training(table: Table, genes: Sequence[str], known: pd.DataFrame) -> pd.DataFrame:
+    """Coordinates of those `genes` that are not `known`, by their correlation in training with those that are.
+
+    A gene of correlations r with genes at L lies at r L (L'L)⁻¹, the Nyström extension.
+    """
+    both, missing = (
+        pd.Index(genes).intersection(known.index),
+        pd.Index(genes).difference(known.index, sort=False),
+    )
+    at = pd.Index(genes).get_indexer
+    loadings = known.loc[both].to_numpy()
+    alike = own_correlation(table)[np.ix_(at(missing), at(both))]
+    values = alike @ loadings @ np.linalg.pinv(loadings.T @ loadings, rcond=1e-6, hermitian=True)
+    return pd.DataFrame(values, index=missing, columns=known.columns)
+
+
+def own_coordinates(table: Table, genes: Sequence[str], axes: int) -> pd.DataFrame:
+    """Loadings (genes, axes) of the principal axes of correlation within sections."""
+    power, vectors = np.linalg.eigh(own_correlation(table))
     kept = np.argsort(-power)[:axes]
     loadings = vectors[:, kept] * np.sqrt(np.maximum(power[kept], 0))
     loadings = np.pad(loadings, ((0, 0), (0, axes - loadings.shape[1])))
@@ -159,7 +188,8 @@ def _like_training(reference: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
 def told_by_text(text: pd.DataFrame | None, measured: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What `text` says of the columns of `measured`: for all genes in `text`, and for each in both when it is left out.
 
-    The penalty, of every column its own, has the least squared error of genes left out. Both are empty where too few genes are in both.
+    The penalty, of every column its own, has the least squared error of genes left out. Both are empty where fewer than
+    `MIN_TOLD` genes are in both.
     """
     nothing = measured.iloc[:0]
     both = measured.index[:0] if text is None else measured.index.intersection(text.index)

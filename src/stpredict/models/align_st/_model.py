@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,8 @@ class AlignSt(ArrayModel):
         As for `stpredict.models._aligned._model.Aligned`.
     gene_embeddings
         Embeddings of genes by name, from `stpredict.pp.gene_embeddings` or any other; by default the shipped embeddings of
-        gene names and Gene Ontology terms.
+        gene names and Gene Ontology terms. With fewer than 20 genes that also have a measured place, they place no
+        others: these are then not in the `vocabulary`, which a warning says.
     **options
         Options that differ from the preset, see `stpredict.models.align_st.Options`.
 
@@ -83,6 +85,7 @@ class AlignSt(ArrayModel):
 
             gene_embeddings = check_embeddings(gene_embeddings)
         self._text = gene_embeddings
+        self._own_facts: pd.DataFrame | None = None
         self._reference: pd.DataFrame | None = None
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self._show_progress = settings.progress if show_progress is None else show_progress
@@ -90,22 +93,42 @@ class AlignSt(ArrayModel):
     # ------------------------------------------------------------------ training
 
     def learn_reference(
-        self, tables: Sequence[AnnData], genes: Sequence[str], *, min_counts: int, study_key: str | None
+        self,
+        tables: Sequence[AnnData],
+        genes: Sequence[str],
+        *,
+        min_counts: int,
+        study_key: str | None,
     ) -> None:
         """Place all genes of image-free `tables` by their co-expression there."""
         from stpredict.models.align_st._reference import reference_coordinates
 
         self._reference = reference_coordinates(
-            tables, genes, axes=self.options.axes, min_counts=min_counts, study_key=study_key
+            tables,
+            genes,
+            axes=self.options.axes,
+            min_counts=min_counts,
+            study_key=study_key,
         )
 
-    def fit(self, sections: Sequence[Section], *, genes: Sequence[str], groups: Sequence[str]) -> History:
+    def fit(
+        self,
+        sections: Sequence[Section],
+        *,
+        genes: Sequence[str],
+        groups: Sequence[str],
+    ) -> History:
         """Learn from `sections`; `groups` names the patient (or other unit) of each, for inner validation.
 
         Raises
         ------
         ValueError
             If features, counts or nuclei are missing or unusable, too few spots are left, or the loss becomes NaN.
+
+        Warns
+        -----
+        UserWarning
+            If too few genes have an embedding to place others by it.
         """
         from stpredict.models.align_st import _training as training
 
@@ -113,6 +136,9 @@ class AlignSt(ArrayModel):
         text = self._text_of(genes)
         slides = [self._slide(section, super(AlignSt, self).design(section)) for section in sections]
         space = self._space(table, list(genes), text)
+        self._warn_of_few_told(text, space)
+        if self._text is not None and self.options.text_layers:
+            self._own_facts = text.reindex(space.names)
         study = training.Study(table, slides, space, self._facts(genes))
         self.config |= {
             "options": asdict(self.options),
@@ -120,9 +146,16 @@ class AlignSt(ArrayModel):
             "vocabulary": space.names,
             "n_facts": 0 if study.facts is None else study.facts[0].shape[2],
             "n_channels": slides[0].nuclei.shape[1] if self.options.nuclei else 0,
+            "own_facts": self._own_facts is not None,
         }
+        if self._reference is not None:
+            self.config["reference"] = dict(self._reference.attrs)
         build = partial(self.build_network, self.options, self.config)
-        how = {"seed": self.seed, "checkpoint": self._checkpoint, "show_progress": self._show_progress}
+        how = {
+            "seed": self.seed,
+            "checkpoint": self._checkpoint,
+            "show_progress": self._show_progress,
+        }
         names = np.array(genes)
         chosen = training.choose_epochs(
             build,
@@ -142,22 +175,33 @@ class AlignSt(ArrayModel):
             "reliability": chosen.reliability,
             "unseen_error": chosen.unseen_error,
         }
+        if self._own_facts is not None:
+            told["gene_facts"] = self._own_facts.to_numpy(np.float32)
         return self._finish(genes, state | space.arrays() | told, chosen.history)
 
-    def _text_of(self, genes: Sequence[str]) -> pd.DataFrame | None:
+    def _text_of(self, genes: Sequence[str]) -> pd.DataFrame:
         """Text embeddings, under the names that training and references use; each gene once."""
-        import pandas as pd
-
         from stpredict.datasets import _gene_facts, _genes
 
+        table = _gene_facts.texts() if self._text is None else self._text
         ours = list(dict.fromkeys([*genes, *([] if self._reference is None else self._reference.index)]))
-        if self._text is not None:
-            theirs = _genes.match(ours, self._text.index)
-            return self._text.rename(index={name: own for own, name in theirs.items()})
-        ours = _gene_facts.told(ours)
-        taken = set(_genes.resolve(ours).values())
-        names = ours + [symbol for symbol in _gene_facts.told() if symbol not in taken]
-        return pd.DataFrame(_gene_facts.text_table(names), index=names)
+        theirs = _genes.match(ours, table.index)
+        taken = {*theirs.values(), *_genes.resolve(theirs.values()).values()}
+        symbols = _genes.resolve(table.index)
+        others = [name for name in table.index if name not in taken and symbols.get(name) not in taken]
+        return table.loc[[*theirs.values(), *others]].set_axis([*theirs, *others])
+
+    @staticmethod
+    def _warn_of_few_told(text: pd.DataFrame, space: GeneSpace) -> None:
+        from stpredict.models.align_st._genes import MIN_TOLD
+
+        lost = len(text.index.difference(space.names))
+        if lost:
+            msg = (
+                f"Fewer than {MIN_TOLD} genes have both an embedding and a measured place, too few to learn one from the "
+                f"other: {lost} genes that have an embedding only cannot be predicted."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=4)
 
     def _space(self, table: Table, genes: list[str], text: pd.DataFrame | None) -> GeneSpace:
         from stpredict.models.align_st._genes import gene_space
@@ -165,9 +209,12 @@ class AlignSt(ArrayModel):
         return gene_space(table, genes, reference=self._reference, text=text, axes=self.options.axes)
 
     def _facts(self, genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Embedded facts (genes, facts, d) and which there are; of a user's table, its one vector."""
+        """Embedded facts (genes, facts, d) and which there are; of the user's own embeddings, the gene's one vector."""
         if not self.options.text_layers:
             return None
+        if self._own_facts is not None:
+            vectors = self._own_facts.reindex(genes).to_numpy(np.float32)[:, None]
+            return np.nan_to_num(vectors), np.isfinite(vectors).all(axis=2)
         from stpredict.datasets._gene_facts import fact_states
 
         return fact_states(genes, max_facts=MAX_FACTS)
@@ -175,7 +222,12 @@ class AlignSt(ArrayModel):
     def _slide(self, section: Section, features: np.ndarray) -> Slide:
         from stpredict.models.align_st._slides import slide_of
 
-        return slide_of(section, features, alike=self.options.feature_neighbours, nuclei=self.options.nuclei)
+        return slide_of(
+            section,
+            features,
+            alike=self.options.feature_neighbours,
+            nuclei=self.options.nuclei,
+        )
 
     @staticmethod
     def build_network(options: Options, config: Mapping[str, Any]) -> AlignStNetwork:
@@ -200,7 +252,7 @@ class AlignSt(ArrayModel):
         """Expression of `genes` (default: those of training) for every spot of `section`.
 
         Unseen genes come with ``distance`` (1 − cosine to the most similar seen gene) and ``reliability`` (the PCC to
-        expect, learned from genes hidden in training).
+        expect, learned from genes hidden in training; NaN where there were too few).
 
         Raises
         ------
@@ -232,7 +284,10 @@ class AlignSt(ArrayModel):
     def _told_of(self, names: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Names of the unseen genes among `rows`, how far they are from seen ones, and how reliable."""
         unseen = rows >= len(self.genes)
-        nearest, level = self.arrays["gene_nearest"][rows[unseen]], self.arrays["gene_level"][rows[unseen]]
+        nearest, level = (
+            self.arrays["gene_nearest"][rows[unseen]],
+            self.arrays["gene_level"][rows[unseen]],
+        )
         start, by_nearest, by_level = self.arrays["reliability"]
         return {
             "genes": names[unseen],
@@ -244,7 +299,11 @@ class AlignSt(ArrayModel):
         from stpredict.models.align_st._genes import GeneSpace
 
         parts = {name.removeprefix("gene_"): self.arrays[name] for name in GeneSpace.SHAPES}
-        return GeneSpace(names=self.vocabulary, seen_told=parts["coordinates"][: len(self.genes)], **parts)
+        return GeneSpace(
+            names=self.vocabulary,
+            seen_told=parts["coordinates"][: len(self.genes)],
+            **parts,
+        )
 
     def _networks(self) -> list[AlignStNetwork]:
         from stpredict.models._aligned._training import network_state
@@ -308,8 +367,15 @@ class AlignSt(ArrayModel):
         asked, seen = names_in(self.vocabulary, genes), list(self.genes)
         wanted = list(dict.fromkeys(seen + asked))
         row = {name: i for i, name in enumerate(self.vocabulary)}
-        known = described(self._stored_space(), self._facts(wanted), np.array([row[name] for name in wanted]))
-        slide, at = self._slide(section, self.design(section)), np.array([wanted.index(name) for name in asked])
+        known = described(
+            self._stored_space(),
+            self._facts(wanted),
+            np.array([row[name] for name in wanted]),
+        )
+        slide, at = (
+            self._slide(section, self.design(section)),
+            np.array([wanted.index(name) for name in asked]),
+        )
         return edges(gene_attention(self._networks(), slide, known, at, len(seen)), asked, seen)
 
     # ------------------------------------------------------------------ storage
@@ -317,8 +383,19 @@ class AlignSt(ArrayModel):
     @classmethod
     def from_stored(cls, stored: Stored, path: str | Path) -> AlignSt:
         """Rebuild the model from what was read from `path`."""
+        import pandas as pd
+
+        names = stored.config["vocabulary"]
+        if names[: len(stored.genes)] != stored.genes or len(set(names)) != len(names):
+            msg = f"The model at {path} is damaged: its vocabulary does not begin with its genes; save it again."
+            raise ValueError(msg)
         model = super().from_stored(stored, path)
-        model.options, model.seed = Options(**stored.config["options"]), stored.config["seed"]
+        model.options, model.seed = (
+            Options(**stored.config["options"]),
+            stored.config["seed"],
+        )
+        if stored.config["own_facts"]:
+            model._own_facts = pd.DataFrame(stored.arrays["gene_facts"], index=model.vocabulary)
         return model
 
     @classmethod
@@ -336,7 +413,11 @@ class AlignSt(ArrayModel):
             for member in range(options.members)
             for name, tensor in state.items()
         }
-        return networks | GeneSpace.SHAPES | {"reliability": (3,), "unseen_error": (1,)}
+        sizes = {"v": len(stored.config["vocabulary"]), "a": options.axes}
+        space = {name: tuple(sizes[letter] for letter in letters) for name, letters in GeneSpace.SHAPES.items()}
+        if stored.config["own_facts"]:
+            space["gene_facts"] = (sizes["v"], stored.config["n_facts"])
+        return networks | space | {"reliability": (3,), "unseen_error": (1,)}
 
 
 def _columns(table: Table, genes: np.ndarray) -> Table:

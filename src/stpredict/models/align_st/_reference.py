@@ -19,7 +19,12 @@ LEAST_POWER = 1e-3
 
 
 def reference_coordinates(
-    tables: Sequence[AnnData], seen: Sequence[str], *, axes: int, min_counts: int, study_key: str | None
+    tables: Sequence[AnnData],
+    seen: Sequence[str],
+    *,
+    axes: int,
+    min_counts: int,
+    study_key: str | None,
 ) -> pd.DataFrame:
     """Coordinates (genes, axes) and `MOMENTS` of every gene that varies in the references.
 
@@ -30,13 +35,25 @@ def reference_coordinates(
     Raises
     ------
     ValueError
-        If fewer than two seen genes vary in the references, or these have too few spots or cells.
+        If there is no reference, one has no raw counts or none of the seen genes, fewer than two of these vary in the
+        references, or these have too few spots or cells.
     """
     from stpredict._references import open_reference
     from stpredict.datasets._genes import match
     from stpredict.pp._coexpression import CorrelationWithinStudies
 
+    if not tables:
+        msg = "reference is empty; pass objects with raw counts, or leave it out."
+        raise ValueError(msg)
     opened = [open_reference(table, f"reference[{i}]", library_key=study_key) for i, table in enumerate(tables)]
+    for reference in opened:
+        if not match(seen, map(str, reference.genes)):
+            first = ", ".join(map(str, reference.genes[:3]))
+            msg = (
+                f"{reference.name} measures none of the {len(seen)} genes to learn (it has {first}, …); are its var_names "
+                "names of genes, and of the same species?"
+            )
+            raise ValueError(msg)
     matrix = CorrelationWithinStudies(opened, min_counts)
     names = [str(name) for name in matrix.names]
     row = {name: i for i, name in enumerate(names)}
@@ -61,5 +78,10 @@ def reference_coordinates(
     level, sd = matrix.moments()
     frame = pd.DataFrame(coordinates, index=names)
     frame[MOMENTS[0]], frame[MOMENTS[1]] = level, np.log(np.maximum(sd, MIN_SD))
-    frame = frame[matrix.known]
-    return frame.rename(index={theirs: ours for ours, theirs in called.items()})
+    frame = frame[matrix.known].rename(index={theirs: ours for ours, theirs in called.items()})
+    frame.attrs = {
+        "n_studies": matrix.n_studies,
+        "n_spots": matrix.n_rows,
+        "n_genes": len(called),
+    }
+    return frame

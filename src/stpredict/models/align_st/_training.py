@@ -12,6 +12,7 @@ import torch
 from stpredict._evaluation.metrics import pearson
 from stpredict._training._loop import Plan, train_network
 from stpredict.models._contract import History
+from stpredict.models._aligned._training import remember, remembered
 from stpredict.models._inner_cv import inner_folds
 from stpredict.models.align_st._network import Described
 
@@ -70,7 +71,8 @@ class Chosen:
     residual_sd
         float32 (seen,): root mean square error of seen genes on held-out spots.
     reliability
-        float32 (3,): intercept and slopes, on `nearest` and `level`, of an unseen gene's PCC.
+        float32 (3,): intercept and slopes, on `nearest` and `level`, of an unseen gene's PCC; NaN where too few genes
+        were hidden to learn it.
     unseen_error
         float32 (1,): error of unseen genes as a multiple of their expected standard deviation.
     """
@@ -87,7 +89,11 @@ def described(space: GeneSpace, facts: tuple[np.ndarray, np.ndarray] | None, row
     return _described(space.coordinates[rows], space.told[rows], facts)
 
 
-def _described(coordinates: np.ndarray, told: np.ndarray, facts: tuple[np.ndarray, np.ndarray] | None) -> Described:
+def _described(
+    coordinates: np.ndarray,
+    told: np.ndarray,
+    facts: tuple[np.ndarray, np.ndarray] | None,
+) -> Described:
     parts = () if facts is None else tuple(torch.from_numpy(part) for part in facts)
     return Described(torch.from_numpy(coordinates), torch.from_numpy(told), *parts)
 
@@ -122,22 +128,27 @@ def choose_epochs(
     _teach(network, study, train, space, kept)
     columns = order[can]
     monitor = _Monitor(network, study.slides, test, genes, columns, n_seen=len(kept))
-    plan = _plan(options, seed, epochs=options.epochs)
-    run = train_network(
-        network,
-        [torch.unique(torch.from_numpy(train.section))],
-        plan,
-        monitor=monitor,
-        checkpoint=checkpoint and checkpoint / "choice",
-        identity=_identity(study, options),
-        show_progress=show_progress,
-    )
+    folder = checkpoint and checkpoint / "choice"
+    identity = "" if folder is None else _identity(study, options) + str(seed)
+    run = remembered(folder, network, identity)
+    if run is None:
+        run = train_network(
+            network,
+            [torch.unique(torch.from_numpy(train.section))],
+            _plan(options, seed, epochs=options.epochs),
+            monitor=monitor,
+            checkpoint=folder,
+            identity=identity,
+            show_progress=show_progress,
+        )
+        remember(folder, run, network, identity)
     predicted, best = monitor.predicted(), run.best_epoch
-    values = {name: series[best - 1] for name, series in run.values.items()}
+    pcc = {name: series[best - 1] for name, series in run.values.items()}
+    also = f", {pcc['val_unseen']:.3f} of hidden ones" if "val_unseen" in pcc else ""
     notes = [
-        f"{note}; the smallest one, {np.count_nonzero(held)} spots, and {len(hidden)} hidden genes chose the number of "
+        f"{note}; the smallest one, {len(test)} spots, and {len(columns) - len(kept)} hidden genes chose the number of "
         f"epochs: {best}",
-        f"held-out spots at that epoch: PCC {values['val_seen']:.3f} of seen genes, {values['val_unseen']:.3f} of hidden",
+        f"held-out spots at that epoch: PCC {pcc['val_seen']:.3f} of seen genes{also}",
     ]
     return Chosen(
         best,
@@ -164,24 +175,36 @@ def train_members(
         _teach(network, study, study.table, study.space, np.arange(study.n_seen))
         train_network(
             network,
-            [torch.arange(len(study.slides))],
+            [torch.unique(torch.from_numpy(study.table.section))],
             _plan(options, own_seed, epochs=epochs),
             checkpoint=checkpoint and checkpoint / f"member{member}",
-            identity=_identity(study, options),
+            identity="" if checkpoint is None else _identity(study, options),
             show_progress=show_progress,
         )
         networks.append(network)
     return networks
 
 
-def _teach(network: AlignStNetwork, study: Study, table: Table, space: GeneSpace, seen: np.ndarray) -> None:
+def _teach(
+    network: AlignStNetwork,
+    study: Study,
+    table: Table,
+    space: GeneSpace,
+    seen: np.ndarray,
+) -> None:
     """Give the network the spots in `table` and the seen genes in columns `seen`, the first of `space`."""
     sections = []
     for number in range(len(study.slides)):
         rows = np.flatnonzero(table.section == number)
         values = np.asarray(table.expression[rows])[:, seen]
         targets = standardised(values)
-        sections.append((study.slides[number], torch.from_numpy(table.row[rows]), torch.from_numpy(targets)))
+        sections.append(
+            (
+                study.slides[number],
+                torch.from_numpy(table.row[rows]),
+                torch.from_numpy(targets),
+            )
+        )
     facts = None if study.facts is None else tuple(part[seen] for part in study.facts)
     genes = described(space, facts, np.arange(len(seen)))
     unseen = None
@@ -228,14 +251,18 @@ class _Monitor:
         predicted = self.predicted()
         pccs = []
         for _, rows in self.test.of_sections():
-            pccs.append(pearson(np.asarray(self.test.expression[rows])[:, self.columns], predicted[rows])[0])
-        pcc = np.nanmean(pccs, axis=0)
-        seen, unseen = (
-            float(pcc[: self.n_seen].mean()),
-            float(np.mean(pcc[self.n_seen :]) if len(pcc) > self.n_seen else np.nan),
-        )
-        both = seen if np.isnan(unseen) else (seen + unseen) / 2
-        return {"val_pcc": both, "val_seen": seen, "val_unseen": unseen}
+            pccs.append(
+                pearson(
+                    np.asarray(self.test.expression[rows])[:, self.columns],
+                    predicted[rows],
+                )[0]
+            )
+        pcc = np.mean(pccs, axis=0)
+        seen = float(pcc[: self.n_seen].mean())
+        if len(pcc) == self.n_seen:
+            return {"val_pcc": seen, "val_seen": seen}
+        unseen = float(pcc[self.n_seen :].mean())
+        return {"val_pcc": (seen + unseen) / 2, "val_seen": seen, "val_unseen": unseen}
 
 
 @torch.inference_mode()
@@ -269,13 +296,19 @@ def _errors(
     residual = np.full(study.n_seen, np.median(multiple[:n_seen])) * study.space.sd[: study.n_seen]
     residual[columns[:n_seen]] = np.sqrt(squares[:n_seen])
     hidden = np.arange(n_seen, len(columns))
-    reliability, unseen = np.zeros(3), float(np.median(multiple))
+    reliability, unseen = np.full(3, np.nan), float(np.median(multiple))
     if len(hidden) > MIN_HIDDEN:
         pcc = np.mean(
             [pearson(measured[rows][:, hidden], predicted[rows][:, hidden])[0] for _, rows in test.of_sections()],
             axis=0,
         )
-        known = np.column_stack([np.ones(len(hidden)), space.nearest[places[hidden]], space.level[places[hidden]]])
+        known = np.column_stack(
+            [
+                np.ones(len(hidden)),
+                space.nearest[places[hidden]],
+                space.level[places[hidden]],
+            ]
+        )
         reliability = np.linalg.lstsq(known, pcc, rcond=None)[0]
         unseen = float(np.sqrt(np.mean(np.square(multiple[hidden]))))
     return {
@@ -304,7 +337,17 @@ def _plan(options: Options, seed: int, *, epochs: int) -> Plan:
 
 def _identity(study: Study, options: Options) -> str:
     digest = hashlib.sha256(repr(asdict(options)).encode())
-    for values in (study.table.design, study.table.expression, study.space.coordinates, study.space.seen_told):
+    table, space = study.table, study.space
+    arrays = [
+        table.design,
+        table.expression,
+        table.group,
+        table.section,
+        space.coordinates,
+        space.seen_told,
+    ]
+    arrays += [part.numpy() for slide in study.slides for part in vars(slide).values() if part is not None]
+    for values in arrays + list(study.facts or ()):
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()
 
