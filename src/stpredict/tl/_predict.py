@@ -213,10 +213,7 @@ def _under_own_names(unseen: Mapping[str, np.ndarray], genes: dict[str, str | No
 
 
 def _spread_over(
-    values: np.ndarray,
-    genes: dict[str, str | None],
-    column: dict[str, int],
-    names: pd.Index,
+    values: np.ndarray, genes: dict[str, str | None], column: dict[str, int], names: pd.Index
 ) -> np.ndarray:
     """float32 (spots, names): `values` of the genes under their own names, NaN elsewhere."""
     out = np.full((len(values), len(names)), np.nan, dtype=np.float32)
@@ -225,12 +222,7 @@ def _spread_over(
     return out
 
 
-def _frame(
-    adata: AnnData,
-    values: np.ndarray,
-    genes: dict[str, str | None],
-    column: dict[str, int],
-) -> pd.DataFrame:
+def _frame(adata: AnnData, values: np.ndarray, genes: dict[str, str | None], column: dict[str, int]) -> pd.DataFrame:
     names = pd.Index(list(genes), dtype=object)
     return pd.DataFrame(_spread_over(values, genes, column, names), index=adata.obs_names, columns=names)
 
@@ -256,11 +248,7 @@ def run_record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any
         "method": model.method,
         "encoder": model.config.get("encoder")
         or ", ".join(dict.fromkeys(str(made.get("encoder", key)) for key, made in features.items())),
-        "versions": {
-            "stpredict": __version__,
-            "anndata": version("anndata"),
-            "numpy": np.__version__,
-        },
+        "versions": {"stpredict": __version__, "anndata": version("anndata"), "numpy": np.__version__},
         "parameters": {"features": list(features), **parameters},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 N_GENES = 1000
 """Genes learned by default."""
 
-NONE_MEANS = (
-    "image_encoder",
-    "depth",
-    "rebuilt",
-    "expression_key",
-    "final_weight_decay",
-    "genes_per_step",
-)
+NONE_MEANS = ("image_encoder", "depth", "rebuilt", "expression_key", "final_weight_decay", "genes_per_step")
 """Options of networks for which None is a value."""
 
 
@@ -217,11 +210,7 @@ def train(
 
 
 def _opened(
-    sections: Any,
-    model: ExpressionModel,
-    *,
-    library_key: str | None,
-    table_key: str | None,
+    sections: Any, model: ExpressionModel, *, library_key: str | None, table_key: str | None
 ) -> Sequence[Section]:
     """All sections, those in stores to be read when they are asked for."""
     if not are_stored(sections):

@@ -78,11 +78,7 @@ class NucleiBranch(nn.Module):
         sizes, strides = (channels, 16, 32, 32, 64, width), (1, 2, 1, 2, 1)
         self.blocks = nn.Sequential(
             *(
-                nn.Sequential(
-                    nn.Conv2d(a, b, 3, stride=s, padding=1),
-                    nn.BatchNorm2d(b),
-                    nn.ReLU(),
-                )
+                nn.Sequential(nn.Conv2d(a, b, 3, stride=s, padding=1), nn.BatchNorm2d(b), nn.ReLU())
                 for a, b, s in zip(sizes[:-1], sizes[1:], strides, strict=True)
             )
         )
@@ -147,13 +143,7 @@ class PromptedText(nn.Module):
         self.visual = nn.Parameter(0.02 * torch.randn(n, width))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width,
-                HEADS,
-                2 * width,
-                options.dropout,
-                "gelu",
-                batch_first=True,
-                norm_first=True,
+                width, HEADS, 2 * width, options.dropout, "gelu", batch_first=True, norm_first=True
             )
             for _ in range(options.text_layers)
         )
@@ -167,10 +157,7 @@ class PromptedText(nn.Module):
         """(g, width): genes by their facts (g, facts, d), in the light of a section's tiles (n, width)."""
         g, n = len(facts), len(self.visual)
         tokens = torch.cat([self.start.expand(g, -1, -1), self.project(facts)], dim=1)
-        padded = torch.cat(
-            [torch.zeros(g, 1 + n, dtype=torch.bool, device=facts.device), ~known],
-            dim=1,
-        )
+        padded = torch.cat([torch.zeros(g, 1 + n, dtype=torch.bool, device=facts.device), ~known], dim=1)
         visual = self.visual[None]
         for layer, ask, across in zip(self.layers, self.asking, self.across, strict=True):
             if self.alpha:
@@ -299,10 +286,7 @@ class AlignStNetwork(nn.Module):
         return Losses(mse + PCC_WEIGHT * away, mse, away)
 
     def learn_from(
-        self,
-        sections: list[tuple[Slide, Tensor, Tensor]],
-        seen: Described,
-        unseen: Described | None,
+        self, sections: list[tuple[Slide, Tensor, Tensor]], seen: Described, unseen: Described | None
     ) -> AlignStNetwork:
         """Sections (slide, rows that are measured, targets (rows, g)) and seen genes for `losses`.
 

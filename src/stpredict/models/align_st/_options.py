@@ -80,26 +80,11 @@ class Options:
         ValueError
             If there are some.
         """
-        for name in (
-            "width",
-            "epochs",
-            "patience",
-            "learning_rate",
-            "genes_per_step",
-            "prompts",
-            "axes",
-            "members",
-        ):
+        for name in ("width", "epochs", "patience", "learning_rate", "genes_per_step", "prompts", "axes", "members"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 msg = f"{name} must be positive, got {getattr(self, name)!r}."
                 raise ValueError(msg)
-        for name in (
-            "weight_decay",
-            "refinement",
-            "feature_neighbours",
-            "text_layers",
-            "gene_neighbours",
-        ):
+        for name in ("weight_decay", "refinement", "feature_neighbours", "text_layers", "gene_neighbours"):
             if not getattr(self, name) >= 0:
                 msg = f"{name} must not be negative, got {getattr(self, name)!r}."
                 raise ValueError(msg)
