@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stpredict._references import checked_counts, log_rows, study_codes
-from stpredict.models._design import raw_features
-from stpredict.models._inner_cv import strips
 from stpredict.models._linear import cross
+from stpredict.models._places import distance_to, places_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +26,6 @@ N_AXES = 50
 MIN_GENES = 2
 """Fewer shared genes have no structure to speak of."""
 
-MAX_DISTANCE = 1e6
 _ROWS = 4096
 _GENES = 256
 
@@ -169,30 +167,17 @@ class GeneStructure:
 
         Where there is one section only, strips of it stand for several.
         """
-        units = [raw_features(section, keys) for section in sections]
-        if len(units) == 1:
-            units = [units[0][rows] for rows in strips(sections[0].centres) if len(rows)]
-        scale = np.sqrt(np.mean([raw_features(s, keys).var(axis=0, dtype=np.float64) for s in sections], axis=0))
-        places = np.stack([unit.mean(axis=0, dtype=np.float64) for unit in units])
-        scale[scale <= 1e-6 * np.abs(places).max(axis=0) + 1e-12] = 0
-        return replace(self, places=places.astype(np.float32), scale=scale.astype(np.float32))
+        places, scale = places_of(sections, keys)
+        return replace(self, places=places, scale=scale)
 
     # ------------------------------------------------------------------ use
 
     def distance(self, features: np.ndarray) -> float:
         """Squared distance of a section to the training sections, over that of these to each other.
 
-        Between means of image features, each in units of its standard deviation within sections, before anything is
-        standardised away. About 1 for one more section of the same kind; 1 also where nothing is known of it.
+        See `stpredict.models._places.distance_to`.
         """
-        used = self.scale > 0
-        if len(self.places) < 2 or not used.any() or not len(features):
-            return 1.0
-        places = self.places[:, used] / self.scale[used].astype(np.float64)
-        new = features[:, used].mean(axis=0, dtype=np.float64) / self.scale[used]
-        usual = 2 * places.var(axis=0, ddof=1).mean()  # mean squared distance between two of them
-        away = np.square(new - places).mean()
-        return float(min(away / usual, MAX_DISTANCE)) if usual > 0 else 1.0
+        return distance_to(self.places, self.scale, features)
 
     def apply(self, mean: np.ndarray, distance: float) -> np.ndarray:
         """Predictions (spots, genes) of one section, drawn towards the structure; float32.

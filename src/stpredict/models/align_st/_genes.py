@@ -38,6 +38,8 @@ class GeneSpace:
         Seen genes first, in order, then all others that are known.
     coordinates
         float32 (genes, axes).
+    variance
+        float32 (axes,), variance of the seen genes' correlation along each axis.
     told
         float32 (genes,): 1 where coordinates are told by text, 0 where they were measured.
     level, sd
@@ -50,6 +52,7 @@ class GeneSpace:
 
     names: list[str]
     coordinates: np.ndarray
+    variance: np.ndarray
     told: np.ndarray
     level: np.ndarray
     sd: np.ndarray
@@ -58,11 +61,20 @@ class GeneSpace:
 
     SHAPES: ClassVar[dict[str, tuple[str, ...]]] = {
         "gene_coordinates": ("v", "a"),
+        "gene_variance": ("a",),
         "gene_told": ("v",),
         "gene_level": ("v",),
         "gene_sd": ("v",),
         "gene_nearest": ("v",),
     }
+
+    def trusted(self, distance: float) -> np.ndarray:
+        """float32 (genes, axes): coordinates where programmes are read off a section that lies `distance` away.
+
+        What a model says of a programme is taken for a measurement with an error of variance `distance`: beside it, an
+        axis with variance v keeps v / (v + error). So far from the training sections only the main programmes count.
+        """
+        return self.coordinates * (self.variance / (self.variance + max(distance, 1e-6))).astype(np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a model stores."""
@@ -97,14 +109,10 @@ def gene_space(
     seen = list(seen)
     own = moments(table, seen)
     placed = own_coordinates(table, seen, axes) if reference is None else reference.iloc[:, :axes]
+    variance = np.array((placed if reference is None else reference).attrs["variance"], dtype=np.float32)
     if reference is not None:
         placed = pd.concat([placed, placed_by_training(table, seen, placed)])
-        own = pd.concat(
-            [
-                own,
-                _like_training(reference[MOMENTS], own).drop(index=seen, errors="ignore"),
-            ]
-        )
+        own = pd.concat([own, _like_training(reference[MOMENTS], own).drop(index=seen, errors="ignore")])
     placed = placed / np.sqrt(max(np.square(placed.to_numpy()).sum(axis=1).mean() / axes, TINY))
     measured = placed.join(own, how="inner")
     told, left_out = told_by_text(text, measured)
@@ -117,6 +125,7 @@ def gene_space(
     return GeneSpace(
         names=list(whole.index),
         coordinates=coordinates,
+        variance=variance,
         told=(~whole.index.isin(measured.index)).astype(np.float32),
         level=whole["level"].to_numpy(np.float32),
         sd=np.exp(whole["log_sd"].to_numpy(np.float32)),
@@ -156,10 +165,7 @@ def placed_by_training(table: Table, genes: Sequence[str], known: pd.DataFrame) 
 
     A gene of correlations r with genes at L lies at r L (L'L)⁻¹, the Nyström extension.
     """
-    both, missing = (
-        pd.Index(genes).intersection(known.index),
-        pd.Index(genes).difference(known.index, sort=False),
-    )
+    both, missing = pd.Index(genes).intersection(known.index), pd.Index(genes).difference(known.index, sort=False)
     at = pd.Index(genes).get_indexer
     loadings = known.loc[both].to_numpy()
     alike = own_correlation(table)[np.ix_(at(missing), at(both))]
@@ -172,8 +178,10 @@ def own_coordinates(table: Table, genes: Sequence[str], axes: int) -> pd.DataFra
     power, vectors = np.linalg.eigh(own_correlation(table))
     kept = np.argsort(-power)[:axes]
     loadings = vectors[:, kept] * np.sqrt(np.maximum(power[kept], 0))
-    loadings = np.pad(loadings, ((0, 0), (0, axes - loadings.shape[1])))
-    return pd.DataFrame(loadings, index=list(genes))
+    missing = axes - loadings.shape[1]
+    frame = pd.DataFrame(np.pad(loadings, ((0, 0), (0, missing))), index=list(genes))
+    frame.attrs["variance"] = [*power[kept].clip(0).tolist(), *[0.0] * missing]
+    return frame
 
 
 def _like_training(reference: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:

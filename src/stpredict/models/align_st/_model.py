@@ -15,6 +15,8 @@ from stpredict._settings import settings
 from stpredict.models._aligned._options import checked
 from stpredict.models._arrays import ArrayModel
 from stpredict.models._contract import Prediction
+from stpredict.models._design import raw_features
+from stpredict.models._places import distance_to, places_of
 from stpredict.models.align_st._options import PRESETS, Options
 
 if TYPE_CHECKING:
@@ -93,31 +95,16 @@ class AlignSt(ArrayModel):
     # ------------------------------------------------------------------ training
 
     def learn_reference(
-        self,
-        tables: Sequence[AnnData],
-        genes: Sequence[str],
-        *,
-        min_counts: int,
-        study_key: str | None,
+        self, tables: Sequence[AnnData], genes: Sequence[str], *, min_counts: int, study_key: str | None
     ) -> None:
         """Place all genes of image-free `tables` by their co-expression there."""
         from stpredict.models.align_st._reference import reference_coordinates
 
         self._reference = reference_coordinates(
-            tables,
-            genes,
-            axes=self.options.axes,
-            min_counts=min_counts,
-            study_key=study_key,
+            tables, genes, axes=self.options.axes, min_counts=min_counts, study_key=study_key
         )
 
-    def fit(
-        self,
-        sections: Sequence[Section],
-        *,
-        genes: Sequence[str],
-        groups: Sequence[str],
-    ) -> History:
+    def fit(self, sections: Sequence[Section], *, genes: Sequence[str], groups: Sequence[str]) -> History:
         """Learn from `sections`; `groups` names the patient (or other unit) of each, for inner validation.
 
         Raises
@@ -149,13 +136,9 @@ class AlignSt(ArrayModel):
             "own_facts": self._own_facts is not None,
         }
         if self._reference is not None:
-            self.config["reference"] = dict(self._reference.attrs)
+            self.config["reference"] = {k: v for k, v in self._reference.attrs.items() if k != "variance"}
         build = partial(self.build_network, self.options, self.config)
-        how = {
-            "seed": self.seed,
-            "checkpoint": self._checkpoint,
-            "show_progress": self._show_progress,
-        }
+        how = {"seed": self.seed, "checkpoint": self._checkpoint, "show_progress": self._show_progress}
         names = np.array(genes)
         chosen = training.choose_epochs(
             build,
@@ -170,7 +153,10 @@ class AlignSt(ArrayModel):
             for member, network in enumerate(networks)
             for name, tensor in network.state_dict().items()
         }
+        places, scale = places_of(sections, list(self.config["features"]))
         told = {
+            "places": places,
+            "scale": scale,
             "residual_sd": chosen.residual_sd,
             "reliability": chosen.reliability,
             "unseen_error": chosen.unseen_error,
@@ -222,12 +208,7 @@ class AlignSt(ArrayModel):
     def _slide(self, section: Section, features: np.ndarray) -> Slide:
         from stpredict.models.align_st._slides import slide_of
 
-        return slide_of(
-            section,
-            features,
-            alike=self.options.feature_neighbours,
-            nuclei=self.options.nuclei,
-        )
+        return slide_of(section, features, alike=self.options.feature_neighbours, nuclei=self.options.nuclei)
 
     @staticmethod
     def build_network(options: Options, config: Mapping[str, Any]) -> AlignStNetwork:
@@ -269,7 +250,11 @@ class AlignSt(ArrayModel):
         unseen = rows[rows >= n_seen]
         wanted = np.concatenate([np.arange(n_seen), unseen])
         facts = self._facts([self.vocabulary[row] for row in wanted])
-        all_genes = described(self._stored_space(), facts, wanted)
+        space = self._stored_space()
+        away = distance_to(
+            self.arrays["places"], self.arrays["scale"], raw_features(section, list(self.config["features"]))
+        )
+        all_genes = described(replace(space, coordinates=space.trusted(away)), facts, wanted)
         slide, pool = self._slide(section, self.design(section)), np.arange(n_seen)
         maps = [expression(network, slide, all_genes, pool) for network in self._networks()]
         at = {row: i for i, row in enumerate(wanted.tolist())}
@@ -284,10 +269,7 @@ class AlignSt(ArrayModel):
     def _told_of(self, names: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Names of the unseen genes among `rows`, how far they are from seen ones, and how reliable."""
         unseen = rows >= len(self.genes)
-        nearest, level = (
-            self.arrays["gene_nearest"][rows[unseen]],
-            self.arrays["gene_level"][rows[unseen]],
-        )
+        nearest, level = self.arrays["gene_nearest"][rows[unseen]], self.arrays["gene_level"][rows[unseen]]
         start, by_nearest, by_level = self.arrays["reliability"]
         return {
             "genes": names[unseen],
@@ -299,11 +281,7 @@ class AlignSt(ArrayModel):
         from stpredict.models.align_st._genes import GeneSpace
 
         parts = {name.removeprefix("gene_"): self.arrays[name] for name in GeneSpace.SHAPES}
-        return GeneSpace(
-            names=self.vocabulary,
-            seen_told=parts["coordinates"][: len(self.genes)],
-            **parts,
-        )
+        return GeneSpace(names=self.vocabulary, seen_told=parts["coordinates"][: len(self.genes)], **parts)
 
     def _networks(self) -> list[AlignStNetwork]:
         from stpredict.models._aligned._training import network_state
@@ -367,15 +345,8 @@ class AlignSt(ArrayModel):
         asked, seen = names_in(self.vocabulary, genes), list(self.genes)
         wanted = list(dict.fromkeys(seen + asked))
         row = {name: i for i, name in enumerate(self.vocabulary)}
-        known = described(
-            self._stored_space(),
-            self._facts(wanted),
-            np.array([row[name] for name in wanted]),
-        )
-        slide, at = (
-            self._slide(section, self.design(section)),
-            np.array([wanted.index(name) for name in asked]),
-        )
+        known = described(self._stored_space(), self._facts(wanted), np.array([row[name] for name in wanted]))
+        slide, at = self._slide(section, self.design(section)), np.array([wanted.index(name) for name in asked])
         return edges(gene_attention(self._networks(), slide, known, at, len(seen)), asked, seen)
 
     # ------------------------------------------------------------------ storage
@@ -390,10 +361,7 @@ class AlignSt(ArrayModel):
             msg = f"The model at {path} is damaged: its vocabulary does not begin with its genes; save it again."
             raise ValueError(msg)
         model = super().from_stored(stored, path)
-        model.options, model.seed = (
-            Options(**stored.config["options"]),
-            stored.config["seed"],
-        )
+        model.options, model.seed = Options(**stored.config["options"]), stored.config["seed"]
         if stored.config["own_facts"]:
             model._own_facts = pd.DataFrame(stored.arrays["gene_facts"], index=model.vocabulary)
         return model
@@ -417,7 +385,7 @@ class AlignSt(ArrayModel):
         space = {name: tuple(sizes[letter] for letter in letters) for name, letters in GeneSpace.SHAPES.items()}
         if stored.config["own_facts"]:
             space["gene_facts"] = (sizes["v"], stored.config["n_facts"])
-        return networks | space | {"reliability": (3,), "unseen_error": (1,)}
+        return networks | space | {"places": ("s", "d"), "scale": ("d",)} | {"reliability": (3,), "unseen_error": (1,)}
 
 
 def _columns(table: Table, genes: np.ndarray) -> Table:

@@ -19,12 +19,7 @@ LEAST_POWER = 1e-3
 
 
 def reference_coordinates(
-    tables: Sequence[AnnData],
-    seen: Sequence[str],
-    *,
-    axes: int,
-    min_counts: int,
-    study_key: str | None,
+    tables: Sequence[AnnData], seen: Sequence[str], *, axes: int, min_counts: int, study_key: str | None
 ) -> pd.DataFrame:
     """Coordinates (genes, axes) and `MOMENTS` of every gene that varies in the references.
 
@@ -79,9 +74,6 @@ def reference_coordinates(
     frame = pd.DataFrame(coordinates, index=names)
     frame[MOMENTS[0]], frame[MOMENTS[1]] = level, np.log(np.maximum(sd, MIN_SD))
     frame = frame[matrix.known].rename(index={theirs: ours for ours, theirs in called.items()})
-    frame.attrs = {
-        "n_studies": matrix.n_studies,
-        "n_spots": matrix.n_rows,
-        "n_genes": len(called),
-    }
+    frame.attrs = {"n_studies": matrix.n_studies, "n_spots": matrix.n_rows, "n_genes": len(called)}
+    frame.attrs["variance"] = [*power[kept].tolist(), *[0.0] * (axes - len(kept))]
     return frame

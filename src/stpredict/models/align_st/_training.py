@@ -89,11 +89,7 @@ def described(space: GeneSpace, facts: tuple[np.ndarray, np.ndarray] | None, row
     return _described(space.coordinates[rows], space.told[rows], facts)
 
 
-def _described(
-    coordinates: np.ndarray,
-    told: np.ndarray,
-    facts: tuple[np.ndarray, np.ndarray] | None,
-) -> Described:
+def _described(coordinates: np.ndarray, told: np.ndarray, facts: tuple[np.ndarray, np.ndarray] | None) -> Described:
     parts = () if facts is None else tuple(torch.from_numpy(part) for part in facts)
     return Described(torch.from_numpy(coordinates), torch.from_numpy(told), *parts)
 
@@ -185,26 +181,14 @@ def train_members(
     return networks
 
 
-def _teach(
-    network: AlignStNetwork,
-    study: Study,
-    table: Table,
-    space: GeneSpace,
-    seen: np.ndarray,
-) -> None:
+def _teach(network: AlignStNetwork, study: Study, table: Table, space: GeneSpace, seen: np.ndarray) -> None:
     """Give the network the spots in `table` and the seen genes in columns `seen`, the first of `space`."""
     sections = []
     for number in range(len(study.slides)):
         rows = np.flatnonzero(table.section == number)
         values = np.asarray(table.expression[rows])[:, seen]
         targets = standardised(values)
-        sections.append(
-            (
-                study.slides[number],
-                torch.from_numpy(table.row[rows]),
-                torch.from_numpy(targets),
-            )
-        )
+        sections.append((study.slides[number], torch.from_numpy(table.row[rows]), torch.from_numpy(targets)))
     facts = None if study.facts is None else tuple(part[seen] for part in study.facts)
     genes = described(space, facts, np.arange(len(seen)))
     unseen = None
@@ -251,12 +235,7 @@ class _Monitor:
         predicted = self.predicted()
         pccs = []
         for _, rows in self.test.of_sections():
-            pccs.append(
-                pearson(
-                    np.asarray(self.test.expression[rows])[:, self.columns],
-                    predicted[rows],
-                )[0]
-            )
+            pccs.append(pearson(np.asarray(self.test.expression[rows])[:, self.columns], predicted[rows])[0])
         pcc = np.mean(pccs, axis=0)
         seen = float(pcc[: self.n_seen].mean())
         if len(pcc) == self.n_seen:
@@ -302,13 +281,7 @@ def _errors(
             [pearson(measured[rows][:, hidden], predicted[rows][:, hidden])[0] for _, rows in test.of_sections()],
             axis=0,
         )
-        known = np.column_stack(
-            [
-                np.ones(len(hidden)),
-                space.nearest[places[hidden]],
-                space.level[places[hidden]],
-            ]
-        )
+        known = np.column_stack([np.ones(len(hidden)), space.nearest[places[hidden]], space.level[places[hidden]]])
         reliability = np.linalg.lstsq(known, pcc, rcond=None)[0]
         unseen = float(np.sqrt(np.mean(np.square(multiple[hidden]))))
     return {
@@ -338,14 +311,7 @@ def _plan(options: Options, seed: int, *, epochs: int) -> Plan:
 def _identity(study: Study, options: Options) -> str:
     digest = hashlib.sha256(repr(asdict(options)).encode())
     table, space = study.table, study.space
-    arrays = [
-        table.design,
-        table.expression,
-        table.group,
-        table.section,
-        space.coordinates,
-        space.seen_told,
-    ]
+    arrays = [table.design, table.expression, table.group, table.section, space.coordinates, space.seen_told]
     arrays += [part.numpy() for slide in study.slides for part in vars(slide).values() if part is not None]
     for values in arrays + list(study.facts or ()):
         digest.update(np.ascontiguousarray(values).tobytes())
