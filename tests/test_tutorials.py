@@ -14,6 +14,7 @@ NEEDS_DATA = {
     "02-her2st-tumour-map.ipynb": "her2st",
     "04-niches-and-domains.ipynb": "mob_spacest",
     "05-few-measured-spots.ipynb": "her2st",
+    "06-genes-never-measured.ipynb": "her2st",
 }
 
 
