@@ -110,3 +110,15 @@ def _paired_section(number: int, side: int, n_genes: int, depth: float, effect: 
         adata.uns[key] = dict(record)
     adata.layers["truth"] = np.log1p(1e4 * fraction)
     return adata
+
+
+@pytest.fixture(scope="session")
+def attentive():
+    """Simulated section with nuclei, and a small ALIGN-ST of two members that attends to them and to genes; read only."""
+    adata = st.datasets.simulate()
+    st.pp.tiles(adata)
+    st.pp.encode(adata, show_progress=False)
+    st.pp.nuclei(adata, show_progress=False)
+    how = {"epochs": 1, "members": 2, "width": 16, "axes": 6, "show_progress": False}
+    genes = adata.var_names[:40]
+    return adata, st.tl.train(adata, method="align_st", genes=genes, nuclei=True, gene_neighbours=8, **how)

@@ -51,9 +51,11 @@ def attention(
 ) -> list[Axes] | Figure | None:
     """Draw where ALIGN-ST looks among the nuclei of a few tiles.
 
-    Above, the tile with its nuclei outlined; below, the same tile under the model's attention. Attention is what each of
-    4 × 4 places gets, as a multiple of what it would get if the model looked everywhere alike, with smooth transitions; a
-    model of several members shows their mean. Each place sees a little more than its own 28 µm.
+    Above, the tile with its nuclei outlined; below, the same tile under the model's attention: what each of 4 × 4 places
+    gets, as a multiple of what it would get if the model looked everywhere alike, with smooth transitions. A model of
+    several members shows their mean. Places are 28 µm wide, but each sees what lies up to 70 µm away, so the figure tells
+    about where the model looks, not at which nucleus. Look at many tiles: where the same place is lit in all of them, the
+    model has learned a place and not what to look for.
 
     Parameters
     ----------
@@ -136,7 +138,7 @@ def attention(
         _draw_ellipses(tile, section, table, mpp, OUTLINE)
         tile.set_title(section.obs_names[spot], size=8)
         picture.draw(overlay)
-        drawn = _draw_look(overlay, picture, look, top, cmap, alpha)
+        drawn = _draw_look(overlay, look, top, cmap, alpha)
     _canvas.draw_scale_bar(above[0], section)
     _canvas.draw_colour_bar(below[-1], drawn, "attention (1: even)")
     return panels.finish(show=show, save=save, return_fig=return_fig)
@@ -149,7 +151,7 @@ def _tile(section: Section, spot: int) -> Tile:
     return Tile(pixels, extent, centre, centre, side, section.spot_diameter, None)
 
 
-def _draw_look(ax: Axes, picture: Tile, look: np.ndarray, top: float, cmap: str, alpha: float) -> AxesImage:
+def _draw_look(ax: Axes, look: np.ndarray, top: float, cmap: str, alpha: float) -> AxesImage:
     """Lay attention over the tile, smooth between the places, and the clearer the more there is."""
     xlim, ylim = ax.get_xlim(), ax.get_ylim()
     shown = ax.imshow(
