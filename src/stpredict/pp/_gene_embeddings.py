@@ -135,7 +135,7 @@ def check_embeddings(embeddings: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     TypeError
-        If it is no DataFrame, or has columns that are not numbers.
+        If it is no DataFrame, has columns that are not numbers, or an index that is not names.
     ValueError
         If it has no row, fewer than two columns, a gene twice, or values that are not finite.
     """
@@ -152,6 +152,9 @@ def check_embeddings(embeddings: pd.DataFrame) -> pd.DataFrame:
     if not len(embeddings) or embeddings.shape[1] < MIN_DIMS:
         msg = f"Gene embeddings need a row per gene and at least {MIN_DIMS} columns, got shape {embeddings.shape}."
         raise ValueError(msg)
+    if odd := [name for name in embeddings.index if not isinstance(name, str)]:
+        msg = f"The index of gene embeddings must be names of genes, got {odd[0]!r}. Put them there with set_index."
+        raise TypeError(msg)
     if not embeddings.index.is_unique:
         twice = ", ".join(map(str, embeddings.index[embeddings.index.duplicated()].unique()[:5]))
         msg = f"Gene embeddings have genes more than once ({twice}). Keep one row each."
