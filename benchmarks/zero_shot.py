@@ -36,7 +36,14 @@ NAMES = ("B4", "C2", "C3", "C4", "C5")
 N_GENES, N_HIGHEST, SHARE, STRATA = 1000, 250, 0.2, 10
 SIMILAR = (10, 30)
 
-FULL = {"nuclei": True, "text_layers": 2, "gene_neighbours": 8, "coordinates": False, "genes_per_step": 128, "members": 1}
+FULL = {
+    "nuclei": True,
+    "text_layers": 2,
+    "gene_neighbours": 8,
+    "coordinates": False,
+    "genes_per_step": 128,
+    "members": 1,
+}
 ABLATION = {
     "all published parts": FULL,
     "no nuclei": FULL | {"nuclei": False},
@@ -254,7 +261,10 @@ def main() -> None:
     table = pd.concat(tables)
     if arguments.ablation:
         labels = list(ABLATION)
-        told(table, [(labels[0], label) for label in labels[1:4]] + [(labels[5], label) for label in (labels[0], *labels[6:])])
+        told(
+            table,
+            [(labels[0], label) for label in labels[1:4]] + [(labels[5], label) for label in (labels[0], *labels[6:])],
+        )
     else:
         ours = {"text": "ALIGN-ST, text", "co-expression": "ALIGN-ST, reference"}
         pairs = [

@@ -610,3 +610,53 @@ def test_features_of_another_encoder_are_refused(sections, trained):
     sections[3].uns["X_fake"]["encoder_hash"] = "0ther"
     with pytest.raises(ValueError, match="encoder_hash"):
         model.predict(opened(sections[3]))
+
+
+# ---------------------------------------------------------------------- tissue
+
+
+@pytest.fixture(scope="module")
+def tissue():
+    """Three sections to learn from, one to predict, and two of others without images."""
+    sections = st.datasets.simulate(4)
+    for adata in sections:
+        st.pp.tiles(adata)
+        st.pp.encode(adata, show_progress=False)
+    return sections, [without_image(adata) for adata in st.datasets.simulate(2, seed=7)]
+
+
+def half_hidden(sections, **kwargs):
+    """Mean PCC of seen genes, and of the unseen half of every programme, in the section left out."""
+    *known, new = sections
+    programme = new.var["truth_programme"].astype(str)
+    driven = programme.index[~programme.isin(["housekeeping", "none"])]
+    unseen = {gene for name in programme[driven].unique() for gene in driven[programme[driven] == name][::2]}
+    seen = [gene for gene in new.var_names if gene not in unseen]
+    model = st.tl.train(known, method="align_st", genes=seen, seed=0, show_progress=False, **kwargs)
+    out = model.predict(opened(new), list(driven))
+    pcc = pearson(opened(new).log_expression(list(driven)), out.mean)[0]
+    hidden = driven.isin(unseen)
+    assert set(out.unseen["genes"]) == unseen
+    return pcc[~hidden].mean(), pcc[hidden].mean()
+
+
+def test_unseen_genes_of_a_programme_are_predicted_where_a_reference_measures_them(tissue):
+    sections, references = tissue
+    seen, unseen = half_hidden(sections, reference=references)
+    assert seen > 0.5
+    assert unseen > 0.9 * seen
+
+
+def test_unseen_genes_of_a_programme_are_predicted_where_embeddings_tell_it(tissue):
+    sections, _ = tissue
+    programme = sections[0].var["truth_programme"].astype(str)
+    seen, unseen = half_hidden(sections, gene_embeddings=programme_table(programme.index, programme, d=16, noise=0.5))
+    assert seen > 0.5
+    assert unseen > 0.8 * seen
+
+
+def test_unseen_genes_of_a_programme_are_predicted_by_half_from_real_annotations(tissue):
+    """Names and Gene Ontology terms tell the simulated programme of every second gene only."""
+    seen, unseen = half_hidden(tissue[0])
+    assert seen > 0.5
+    assert unseen > 0.4 * seen

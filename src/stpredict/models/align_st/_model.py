@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stpredict.models._store import Stored
     from stpredict.models.align_st._genes import GeneSpace
     from stpredict.models.align_st._network import AlignStNetwork, Slide
+    from stpredict.models.align_st._reference import ReferenceGenes
 
 MAX_FACTS = 24
 """Facts about a gene that the Transformer reads."""
@@ -88,7 +89,7 @@ class AlignSt(ArrayModel):
             gene_embeddings = check_embeddings(gene_embeddings)
         self._text = gene_embeddings
         self._own_facts: pd.DataFrame | None = None
-        self._reference: pd.DataFrame | None = None
+        self._reference: ReferenceGenes | None = None
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self._show_progress = settings.progress if show_progress is None else show_progress
 
@@ -98,11 +99,9 @@ class AlignSt(ArrayModel):
         self, tables: Sequence[AnnData], genes: Sequence[str], *, min_counts: int, study_key: str | None
     ) -> None:
         """Place all genes of image-free `tables` by their co-expression there."""
-        from stpredict.models.align_st._reference import reference_coordinates
+        from stpredict.models.align_st._reference import learn_reference
 
-        self._reference = reference_coordinates(
-            tables, genes, axes=self.options.axes, min_counts=min_counts, study_key=study_key
-        )
+        self._reference = learn_reference(tables, genes, min_counts=min_counts, study_key=study_key)
 
     def fit(self, sections: Sequence[Section], *, genes: Sequence[str], groups: Sequence[str]) -> History:
         """Learn from `sections`; `groups` names the patient (or other unit) of each, for inner validation.
@@ -136,7 +135,7 @@ class AlignSt(ArrayModel):
             "own_facts": self._own_facts is not None,
         }
         if self._reference is not None:
-            self.config["reference"] = {k: v for k, v in self._reference.attrs.items() if k != "variance"}
+            self.config["reference"] = self._reference.record
         build = partial(self.build_network, self.options, self.config)
         how = {"seed": self.seed, "checkpoint": self._checkpoint, "show_progress": self._show_progress}
         names = np.array(genes)
@@ -170,7 +169,7 @@ class AlignSt(ArrayModel):
         from stpredict.datasets import _gene_facts, _genes
 
         table = _gene_facts.texts() if self._text is None else self._text
-        ours = list(dict.fromkeys([*genes, *([] if self._reference is None else self._reference.index)]))
+        ours = list(dict.fromkeys([*genes, *([] if self._reference is None else self._reference.names)]))
         theirs = _genes.match(ours, table.index)
         taken = {*theirs.values(), *_genes.resolve(theirs.values()).values()}
         symbols = _genes.resolve(table.index)
@@ -192,7 +191,9 @@ class AlignSt(ArrayModel):
     def _space(self, table: Table, genes: list[str], text: pd.DataFrame | None) -> GeneSpace:
         from stpredict.models.align_st._genes import gene_space
 
-        return gene_space(table, genes, reference=self._reference, text=text, axes=self.options.axes)
+        axes = self.options.axes
+        reference = None if self._reference is None else self._reference.coordinates(genes, axes)
+        return gene_space(table, genes, reference=reference, text=text, axes=axes)
 
     def _facts(self, genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
         """Embedded facts (genes, facts, d) and which there are; of the user's own embeddings, the gene's one vector."""

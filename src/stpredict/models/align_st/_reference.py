@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,14 +19,52 @@ AT_ONCE = 256
 LEAST_POWER = 1e-3
 
 
-def reference_coordinates(
-    tables: Sequence[AnnData], seen: Sequence[str], *, axes: int, min_counts: int, study_key: str | None
-) -> pd.DataFrame:
-    """Coordinates (genes, axes) and `MOMENTS` of every gene that varies in the references.
+@dataclass(frozen=True)
+class ReferenceGenes:
+    """How genes vary together in data without images.
 
-    Axes are the principal axes of the correlation between the seen genes alone; a gene lies on one where its correlation
-    with the genes on it says (the Nyström extension). So the genes of interest span the programmes, and an unseen gene
-    is described by nothing but its correlation with seen ones.
+    Attributes
+    ----------
+    correlation
+        float32 (genes, seen): correlation within studies of every gene that varies with every seen gene that does.
+    moments
+        `MOMENTS` of every gene there.
+    record
+        What it was made of.
+    """
+
+    correlation: pd.DataFrame
+    moments: pd.DataFrame
+    record: dict[str, int]
+
+    @property
+    def names(self) -> list[str]:
+        """All genes, those seen by the names they have in training."""
+        return list(self.correlation.index)
+
+    def coordinates(self, seen: Sequence[str], axes: int) -> pd.DataFrame:
+        """Coordinates (genes, axes), in ``attrs`` the variance along each axis, and `MOMENTS`.
+
+        Axes are the principal axes of the correlation between the `seen` genes alone; a gene lies on one where its
+        correlation with the genes on it says (the Nyström extension). So the genes of interest span the programmes, and an
+        unseen gene is described by nothing but its correlation with seen ones.
+        """
+        known = [gene for gene in seen if gene in self.correlation.columns]
+        among = self.correlation.loc[known, known].to_numpy(np.float64)
+        power, vectors = np.linalg.eigh((among + among.T) / 2)
+        kept = np.argsort(-power)[:axes]
+        kept = kept[power[kept] > LEAST_POWER]
+        missing = axes - len(kept)
+        places = self.correlation[known].to_numpy() @ (vectors[:, kept] / np.sqrt(power[kept]))
+        frame = pd.DataFrame(np.pad(places, ((0, 0), (0, missing))), index=self.correlation.index).join(self.moments)
+        frame.attrs["variance"] = [*power[kept].tolist(), *[0.0] * missing]
+        return frame
+
+
+def learn_reference(
+    tables: Sequence[AnnData], seen: Sequence[str], *, min_counts: int, study_key: str | None
+) -> ReferenceGenes:
+    """How all genes of image-free `tables` vary with the `seen` ones.
 
     Raises
     ------
@@ -60,20 +99,17 @@ def reference_coordinates(
         )
         raise ValueError(msg)
     known = np.array([row[name] for name in called.values()])
-    alike = np.zeros((len(names), len(known)))
+    alike = np.zeros((len(names), len(known)), dtype=np.float32)
     for first in range(0, len(known), AT_ONCE):
         chosen = np.zeros((len(names), min(AT_ONCE, len(known) - first)))
         chosen[known[first : first + AT_ONCE], np.arange(chosen.shape[1])] = 1
         alike[:, first : first + AT_ONCE] = matrix.times(chosen)
-    power, vectors = np.linalg.eigh((alike[known] + alike[known].T) / 2)
-    kept = np.argsort(-power)[:axes]
-    kept = kept[power[kept] > LEAST_POWER]
-    coordinates = alike @ (vectors[:, kept] / np.sqrt(power[kept]))
-    coordinates = np.pad(coordinates, ((0, 0), (0, axes - len(kept))))
     level, sd = matrix.moments()
-    frame = pd.DataFrame(coordinates, index=names)
-    frame[MOMENTS[0]], frame[MOMENTS[1]] = level, np.log(np.maximum(sd, MIN_SD))
-    frame = frame[matrix.known].rename(index={theirs: ours for ours, theirs in called.items()})
-    frame.attrs = {"n_studies": matrix.n_studies, "n_spots": matrix.n_rows, "n_genes": len(called)}
-    frame.attrs["variance"] = [*power[kept].tolist(), *[0.0] * (axes - len(kept))]
-    return frame
+    ours = {theirs: name for name, theirs in called.items()}
+    index = pd.Index([ours.get(name, name) for name in names])
+    moments = pd.DataFrame({MOMENTS[0]: level, MOMENTS[1]: np.log(np.maximum(sd, MIN_SD))}, index=index)
+    return ReferenceGenes(
+        pd.DataFrame(alike, index=index, columns=list(called))[matrix.known],
+        moments[matrix.known],
+        {"n_studies": matrix.n_studies, "n_spots": matrix.n_rows, "n_genes": len(called)},
+    )
