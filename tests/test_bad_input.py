@@ -135,5 +135,7 @@ def test_one_spot_is_too_few_to_standardise(prepared, functions, name):
 def test_wrong_container(functions, data):
     """Where stores on disk are read, a name is that of a store which is not there."""
     for function in functions.values():
-        with pytest.raises((TypeError, FileNotFoundError), match=r"AnnData|There is no slide\.tif|pass the sections themselves"):
+        with pytest.raises(
+            (TypeError, FileNotFoundError), match=r"AnnData|There is no slide\.tif|pass the sections themselves"
+        ):
             function(data)

@@ -7,8 +7,8 @@ import stpredict as st
 from stpredict._evaluation.metrics import pearson
 from stpredict._section import open_sections
 from stpredict.models import _retrieval
-from stpredict.models.cmrcnet import PRESETS, Options
 from stpredict.models._aligned._training import _recalled
+from stpredict.models.cmrcnet import PRESETS, Options
 
 FAST = {"method": "cmrcnet", "show_progress": False, "epochs": 12, "width": 64, "feature_dropout": 0.1}
 FAST["members"] = 1

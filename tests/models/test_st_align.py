@@ -57,7 +57,8 @@ def test_recall_counts_what_is_known_by_construction(sections, monkeypatch):
     )
     table = st.tl.recall([sections[3], sections[2]], model, k=[1, 81, 162])
     found = table.groupby(["among", "k"])[["recall", "chance"]].mean()
-    assert found["recall"]["section", 1] == 0 and found["recall"]["section", 81] == found["recall"]["all", 162] == 1
+    assert found["recall"]["section", 1] == 0
+    assert found["recall"]["section", 81] == found["recall"]["all", 162] == 1
     assert found["chance"]["all", 1] == pytest.approx(1 / 162)
 
 
@@ -73,7 +74,10 @@ def test_fused_distances_are_those_of_what_is_rebuilt(sections):
     inputs = [torch.from_numpy(np.ascontiguousarray(a)) for a in (*model.design(section), *model.expression(section))]
     with torch.inference_mode():
         known = torch.ones(81, dtype=torch.bool)
-        parts = [network.spot.align(inputs[0], inputs[2], known)[2], network.niche.align(inputs[1], inputs[3], known)[2]]
+        parts = [
+            network.spot.align(inputs[0], inputs[2], known)[2],
+            network.niche.align(inputs[1], inputs[3], known)[2],
+        ]
         rebuilt = [part(torch.cat(parts, dim=1)) for part in network.rebuild]
     same_weight = np.concatenate([part.numpy() / part.shape[1] ** 0.5 for part in rebuilt], axis=1)
     np.testing.assert_allclose(pdist(model.embed(section, use="fused")), pdist(same_weight), rtol=1e-3)
@@ -115,7 +119,8 @@ def test_without_expression_the_fused_path_takes_the_image_and_says_so(sections)
     blind = opened(sections[3]).without_counts()
     with pytest.warns(UserWarning, match="has no expression; its fused embedding comes from the image alone"):
         alone = model.embed(blind, use="fused")
-    assert np.isfinite(alone).all() and np.ptp(alone, axis=0).max() > 0
+    assert np.isfinite(alone).all()
+    assert np.ptp(alone, axis=0).max() > 0
     with pytest.raises(ValueError, match="measures none of the model's 15 genes"):
         model.embed(blind, use="expression")
 
@@ -215,7 +220,8 @@ def test_companions_come_from_every_other_cluster_of_the_section():
 def test_companions_where_clusters_are_too_few():
     section, cluster = torch.tensor([0] * 10 + [1] * 10), torch.tensor([0] * 5 + [1] * 5 + [0] * 10)
     drawn = Companions(section, cluster, 3)(torch.tensor([2, 15])).view(2, 3)
-    assert (cluster[drawn[0]] == 1).all() and (section[drawn[0]] == 0).all()
+    assert (cluster[drawn[0]] == 1).all()
+    assert (section[drawn[0]] == 0).all()
     assert (section[drawn[1]] == 1).all()
 
 
@@ -293,7 +299,8 @@ def test_frozen_encoders_stay_as_they_were_drawn(sections):
     start = _seeded(lambda: model.build_network(model.options, model.config, 15), model.seed).state_dict()
     trained = network_state(model.arrays, 0)
     frozen = [name for name in start if ".tokens." in name or ".gene_tokens." in name]
-    assert frozen and all(torch.equal(start[name], trained[name]) for name in frozen)
+    assert frozen
+    assert all(torch.equal(start[name], trained[name]) for name in frozen)
     assert not torch.equal(start["spot.image_head.project.weight"], trained["spot.image_head.project.weight"])
 
 

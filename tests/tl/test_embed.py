@@ -23,7 +23,8 @@ def test_the_space_is_written_with_its_record(model, new, use, tmp_path):
     assert new.obsm["X_st_align"].shape == (81, 36 if use == "fused" else 64)
     assert new.obsm["X_st_align"].dtype == np.float32
     record = new.uns["X_st_align"]
-    assert record["method"] == "st_align" and record["parameters"]["use"] == use
+    assert record["method"] == "st_align"
+    assert record["parameters"]["use"] == use
     new.write_h5ad(tmp_path / "new.h5ad")
     again = anndata.read_h5ad(tmp_path / "new.h5ad")
     np.testing.assert_array_equal(again.obsm["X_st_align"], new.obsm["X_st_align"])
@@ -33,7 +34,8 @@ def test_a_copy_leaves_the_data_alone(model, new, assert_same):
     before = new.copy()
     changed = st.tl.embed(new, model, copy=True, key_added="joint")
     assert_same(before, new)
-    assert "joint" in changed.obsm and "X_st_align" not in changed.obsm
+    assert "joint" in changed.obsm
+    assert "X_st_align" not in changed.obsm
 
 
 def test_the_embedding_is_not_taken_for_image_features(model, new):

@@ -1,4 +1,4 @@
-"""Do image and expression of the same spot find each other?"""
+"""How often image and expression of the same spot find each other."""
 
 from __future__ import annotations
 

@@ -71,21 +71,27 @@ class Described:
 
 
 class NucleiBranch(nn.Module):
-    """Five 3 × 3 convolutions over the nuclei map of a tile: tokens (n, places, width)."""
+    """Five 3 × 3 convolutions over the nuclei map of a tile: tokens (n, places, width).
+
+    Maps are scaled first, and continued beyond their border, so that no place is told by an edge of zeros.
+    """
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         sizes, strides = (channels, 16, 32, 32, 64, width), (1, 2, 1, 2, 1)
+        self.scale = nn.BatchNorm2d(channels)
         self.blocks = nn.Sequential(
             *(
-                nn.Sequential(nn.Conv2d(a, b, 3, stride=s, padding=1), nn.BatchNorm2d(b), nn.ReLU())
+                nn.Sequential(
+                    nn.Conv2d(a, b, 3, stride=s, padding=1, padding_mode="replicate"), nn.BatchNorm2d(b), nn.ReLU()
+                )
                 for a, b, s in zip(sizes[:-1], sizes[1:], strides, strict=True)
             )
         )
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps (n, channels, size, size)."""
-        return self.blocks(maps).flatten(2).transpose(1, 2)
+        return self.blocks(self.scale(maps)).flatten(2).transpose(1, 2)
 
 
 class NucleiAttention(nn.Module):

@@ -11,8 +11,8 @@ import torch
 
 from stpredict._evaluation.metrics import pearson
 from stpredict._training._loop import Plan, train_network
-from stpredict.models._contract import History
 from stpredict.models._aligned._training import remember, remembered
+from stpredict.models._contract import History
 from stpredict.models._inner_cv import inner_folds
 from stpredict.models.align_st._network import Described
 
