@@ -8,7 +8,7 @@ import numpy as np
 
 from stpredict._settings import settings
 from stpredict.pl import _canvas
-from stpredict.pl._nuclei import _chosen, _draw_ellipses
+from stpredict.pl._nuclei import chosen_spots, draw_ellipses
 from stpredict.pl._tiles import OUTLINE, Tile, read_area
 from stpredict.pp._nuclei_maps import check_nuclei
 
@@ -123,7 +123,7 @@ def attention(
         msg = f"n must be at least 1, got {n!r}."
         raise ValueError(msg)
     section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
-    chosen = _chosen(section, spots, n, settings.seed if seed is None else seed)
+    chosen = chosen_spots(section, spots, n, settings.seed if seed is None else seed)
     looks = model.nuclei_attention(section, chosen)
     looks = looks * looks[0].size
     record = check_nuclei(section)
@@ -135,7 +135,7 @@ def attention(
     above, below = panels.axes[: len(chosen)], panels.axes[len(chosen) :]
     for tile, overlay, spot, picture, look in zip(above, below, chosen, pictures, looks, strict=True):
         picture.draw(tile)
-        _draw_ellipses(tile, section, table, mpp, OUTLINE)
+        draw_ellipses(tile, section, table, mpp, OUTLINE)
         tile.set_title(section.obs_names[spot], size=8)
         picture.draw(overlay)
         drawn = _draw_look(overlay, look, top, cmap, alpha)

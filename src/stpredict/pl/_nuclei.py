@@ -101,7 +101,7 @@ def nuclei(
         raise ValueError(msg)
     section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
     record = check_nuclei(section, key)
-    chosen = _chosen(section, spots, n, settings.seed if seed is None else seed)
+    chosen = chosen_spots(section, spots, n, settings.seed if seed is None else seed)
     pictures = [read_tile(section, spot, "spot") for spot in chosen]
     table = np.asarray(record["table"])
     counts = section.adata.obs[f"{key}_count"].to_numpy()[section.rows]
@@ -109,13 +109,13 @@ def nuclei(
     panels = _canvas.Panels.make(len(chosen), columns=ncols, size=(2.2, 2.45), ax=ax)
     for panel, spot, picture in zip(panels.axes, chosen, pictures, strict=True):
         picture.draw(panel)
-        _draw_ellipses(panel, section, table, float(record["mpp"]) / section.image_scale, color)
+        draw_ellipses(panel, section, table, float(record["mpp"]) / section.image_scale, color)
         panel.set_title(f"{section.obs_names[spot]}: {counts[spot]} nuclei", size=8)
     _canvas.draw_scale_bar(panels.axes[0], section)
     return panels.finish(show=show, save=save, return_fig=return_fig)
 
 
-def _chosen(section: Section, spots: str | Sequence[str] | None, n: int, seed: int) -> np.ndarray:
+def chosen_spots(section: Section, spots: str | Sequence[str] | None, n: int, seed: int) -> np.ndarray:
     """Row numbers of the spots to draw."""
     if spots is None:
         return np.sort(np.random.default_rng(seed).choice(len(section), min(n, len(section)), replace=False))
@@ -128,7 +128,7 @@ def _chosen(section: Section, spots: str | Sequence[str] | None, n: int, seed: i
     return rows
 
 
-def _draw_ellipses(ax: Axes, section: Section, table: np.ndarray, mpp: float, color: str) -> None:
+def draw_ellipses(ax: Axes, section: Section, table: np.ndarray, mpp: float, color: str) -> None:
     """Draw the nuclei whose centre is in view; `mpp` is that of the image."""
     from matplotlib.collections import EllipseCollection
 
