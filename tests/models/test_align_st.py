@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from anndata import concat, read_h5ad
+from anndata import AnnData, concat, read_h5ad
 
 import stpredict as st
 from stpredict._evaluation.metrics import pearson
@@ -129,17 +129,29 @@ def test_what_else_is_asked_for_changes_no_gene(sections, trained):
         assert (whole.std > 0).all()
 
 
-def test_reliability_is_what_hidden_genes_reached(sections):
-    """Half of the genes follow the features, and their embeddings say so; the other half does not vary with them."""
-    rng = np.random.default_rng(0)
-    for adata in sections:
-        order = rng.permutation(adata.n_obs)
-        adata.X[:, 30:] = adata.X[order, 30:]
-    model = train(sections[:3], genes=GENES[:60], epochs=10)
-    out = model.predict(opened(sections[3]), ["KRT5", "MS4A2", "ALB"]).unseen
-    assert ((out["reliability"] >= 0) & (out["reliability"] <= 1)).all()
-    few = train(sections[:2], genes=SEEN[:30])
-    assert np.isnan(few.predict(opened(sections[3]), ["KRT18"]).unseen["reliability"]).all()
+def test_reliability_is_what_hidden_genes_reach(sections):
+    """Three programmes, each driven by a feature, and genes that nothing drives; embeddings tell which is which."""
+    names = [f"{gene}_unknown" for gene in GENES[:80]]
+    programme = [str(i % 4) for i in range(80)]
+    driven = np.array(programme) != "3"
+    for number, adata in enumerate(sections):
+        features = np.column_stack([adata.obsm["X_fake"][:, :3], np.zeros(81)])
+        rate = 20 * np.exp(features[:, [int(name) for name in programme]])
+        sections[number] = AnnData(np.random.default_rng(number).poisson(rate).astype(np.float32), obs=adata.obs)
+        sections[number].var_names = names
+        sections[number].obsm, sections[number].uns = adata.obsm, adata.uns
+    table = programme_table(names, programme, noise=0.3)
+    hidden = [names[i] for i in range(0, 80, 5)]
+    seen = [name for name in names if name not in hidden]
+    model = train(sections[:3], genes=seen, gene_embeddings=table, epochs=15)
+    out = model.predict(opened(sections[3]), hidden)
+    reached = pearson(opened(sections[3]).log_expression(hidden), out.mean)[0]
+    assert (out.unseen["genes"] == hidden).all()
+    follow = driven[::5]
+    assert reached[follow].mean() > 0.5
+    assert out.unseen["reliability"].mean() == pytest.approx(reached.mean(), abs=0.2)
+    few = train(sections[:2], genes=seen[:30], gene_embeddings=table)
+    assert np.isnan(few.predict(opened(sections[3]), hidden[-2:]).unseen["reliability"]).all()
 
 
 def test_embedding_has_the_tiles_of_all_members(sections):
@@ -448,6 +460,25 @@ def test_embeddings_that_are_none_are_refused_before_work(sections, table, error
     monkeypatch.setattr(st.models.METHODS["align_st"], "learn_reference", None)
     with pytest.raises(error, match=message):
         train(sections[:2], gene_embeddings=table, reference=sections[2])
+
+
+def test_results_of_other_embeddings_are_not_taken_for_those_of_these(sections, tmp_path):
+    """However large the tables and however small the difference."""
+    table = programme_table(GENES[:60], [str(i % 5) for i in range(60)])
+    other = table.copy()
+    other.iloc[30, 3] += 1
+
+    def validate(embeddings):
+        spec = FAST | {"gene_embeddings": embeddings}
+        methods = {"text": {name: value for name, value in spec.items() if name != "show_progress"}}
+        return st.tl.cross_validate(
+            sections[1:], methods=methods, genes=SEEN, path=tmp_path / "results", show_progress=False
+        )
+
+    first = validate(table)
+    pd.testing.assert_frame_equal(validate(table.copy()), first)
+    with pytest.raises(ValueError, match="holds results of another run: method 'text' differ"):
+        validate(other)
 
 
 # ---------------------------------------------------------------------- odd genes and sections
