@@ -311,6 +311,7 @@ def test_progress_goes_to_the_error_stream_and_only_if_wanted(sections, capfd):
 # ---------------------------------------------------------------------- expression without images
 
 
+@pytest.mark.filterwarnings("ignore:Fewer than 20 genes")
 def test_genes_that_only_a_reference_measures_are_predicted(sections):
     """They have no name that says anything, so that co-expression is all there is."""
     *known, reference = sections
@@ -328,6 +329,7 @@ def test_genes_that_only_a_reference_measures_are_predicted(sections):
     assert out.unseen["genes"].tolist() == names[45:]
 
 
+@pytest.mark.filterwarnings("ignore:Fewer than 20 genes")
 def test_seen_genes_that_no_reference_measures_are_placed_by_training(sections):
     *known, new, reference = sections
     names = [f"{gene}_unknown" for gene in GENES[:60]]
