@@ -130,6 +130,15 @@ def test_names_are_those_of_training(reference):
     assert set(frame.index) == {"ERBB2", "PTPRC", *NAMES[2:]}
 
 
+def test_of_two_names_of_one_gene_one_is_matched(reference):
+    """Its own in the reference, where it has it; the other is placed by training."""
+    reference.var_names = ["ERBB2", "CD45", *NAMES[2:]]
+    learned = learn_reference([reference], ["HER2", "ERBB2", "CD45", *NAMES[2:10]], min_counts=50, study_key=None)
+    assert list(learned.correlation.columns) == ["ERBB2", "CD45", *NAMES[2:10]]
+    assert set(learned.names) == set(reference.var_names)
+    assert learned.record["n_genes"] == 10
+
+
 def test_levels_are_moved_to_those_of_training(table, reference):
     deeper = reference.copy()
     deeper.X[:, 14] = np.rint(deeper.X[:, 14] * 20)

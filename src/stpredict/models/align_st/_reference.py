@@ -98,6 +98,8 @@ def learn_reference(
             "kind of names, and the same species?"
         )
         raise ValueError(msg)
+    ours = {theirs: name for name, theirs in sorted(called.items(), key=lambda pair: pair[0] == pair[1])}
+    called = {name: theirs for name, theirs in called.items() if ours[theirs] == name}  # of two aliases one
     known = np.array([row[name] for name in called.values()])
     alike = np.zeros((len(names), len(known)), dtype=np.float32)
     for first in range(0, len(known), AT_ONCE):
@@ -105,7 +107,6 @@ def learn_reference(
         chosen[known[first : first + AT_ONCE], np.arange(chosen.shape[1])] = 1
         alike[:, first : first + AT_ONCE] = matrix.times(chosen)
     level, sd = matrix.moments()
-    ours = {theirs: name for name, theirs in called.items()}
     index = pd.Index([ours.get(name, name) for name in names])
     moments = pd.DataFrame({MOMENTS[0]: level, MOMENTS[1]: np.log(np.maximum(sd, MIN_SD))}, index=index)
     return ReferenceGenes(
