@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -59,6 +60,13 @@ def one_of(value: Any, allowed: Iterable[Any], name: str) -> None:
     """Refuse a `value` outside of `allowed`."""
     if value not in (choices := list(allowed)):
         msg = f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}."
+        raise ValueError(msg)
+
+
+def check_named_once(genes: Sequence[str]) -> None:
+    """Refuse genes of which one is named more than once."""
+    if twice := sorted(name for name, n in Counter(genes).items() if n > 1):
+        msg = f"genes names {', '.join(twice[:5])} more than once; name every gene once."
         raise ValueError(msg)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from stpredict import _keys
-from stpredict._checks import check_unique_genes, slot_name
+from stpredict._checks import check_named_once, check_unique_genes, slot_name
 from stpredict._copy import copy_of
 from stpredict._section import table_of
 from stpredict.models._contract import UNITS
@@ -156,9 +156,7 @@ def _asked_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
     from stpredict.datasets._genes import describe_missing, match
 
     wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
-    if twice := sorted({gene for gene in wanted if wanted.count(gene) > 1}):
-        msg = f"genes names {', '.join(twice[:5])} more than once; name every gene once."
-        raise ValueError(msg)
+    check_named_once(wanted)
     if bad := [gene for gene in wanted if "/" in gene]:
         msg = f"Gene names with '/' cannot be stored: {', '.join(bad[:5])}."
         raise ValueError(msg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stpredict._checks import one_of
+from stpredict._checks import check_named_once, one_of
 from stpredict._evaluation.splits import section_groups
 from stpredict._section import table_of
 from stpredict._stored_sections import StoredSections, are_stored, open_stored
@@ -250,9 +250,7 @@ def _checked_genes(genes: Iterable[str], sections: Sequence[Section]) -> list[st
     if not wanted:
         msg = "genes is empty; name the genes to learn, or leave it out for the 1,000 with the highest mean."
         raise ValueError(msg)
-    if twice := sorted({gene for gene in wanted if wanted.count(gene) > 1}):
-        msg = f"genes names {', '.join(twice[:5])} more than once; name every gene once."
-        raise ValueError(msg)
+    check_named_once(wanted)
     for section in sections:
         there = set(section.genes)
         if missing := [gene for gene in wanted if gene not in there]:
