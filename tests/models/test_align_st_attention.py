@@ -82,7 +82,7 @@ def test_gene_graph_sums_to_one_and_is_the_networks_own(model, whole):
         assert (np.diff(own["weight"]) <= 0).all()
 
     n = len(model.genes)
-    known = described(model._stored_space(), model._facts(model.genes), np.arange(n))
+    known = described(model._space_for(whole), model._facts(model.genes), np.arange(n))
     slide, rows = model._slide(whole, model.design(whole)), np.arange(n)
     parts = [gene_attention([network], slide, known, rows, n) for network in model._networks()]
     network = model._networks()[0]
@@ -95,6 +95,23 @@ def test_gene_graph_sums_to_one_and_is_the_networks_own(model, whole):
     expected = {name: mean[i] for i, name in enumerate(model.genes) if mean[i] > 0}
     own = table[table["gene"] == seen].set_index("neighbour")["weight"]
     assert own.to_dict() == pytest.approx(expected, abs=1e-5)
+
+
+def test_gene_graph_is_that_of_predictions_for_the_section(model, whole):
+    """Far from training only the main programmes count, and the graph of genes is told by them."""
+    near = model.gene_graph(model.genes[:5], whole).set_index(["gene", "neighbour"])["weight"]
+    other = whole.adata.copy()
+    other.obsm["X_morphology"] = other.obsm["X_morphology"] + 100 * model.arrays["scale"].max()
+    far = model.gene_graph(model.genes[:5], Section.from_anndata(other)).set_index(["gene", "neighbour"])["weight"]
+    assert near.sub(far, fill_value=0).abs().max() > 0.01
+
+
+def test_missing_features_are_refused(model, whole):
+    other = whole.adata.copy()
+    del other.obsm["X_morphology"]
+    for act in (model.predict, lambda section: model.gene_graph(model.genes[0], section)):
+        with pytest.raises(ValueError, match=r"has no features obsm\['X_morphology'\]"):
+            act(Section.from_anndata(other))
 
 
 def test_aliases_are_resolved_and_a_gene_is_told_once(model, whole):

@@ -239,7 +239,7 @@ class AlignSt(ArrayModel):
         Raises
         ------
         ValueError
-            If the section's features or nuclei are missing or were made differently from those in training.
+            If the section's features or nuclei are missing, or its features were made differently from those in training.
         """
         from stpredict.models.align_st._training import described, expression
 
@@ -251,15 +251,12 @@ class AlignSt(ArrayModel):
         unseen = rows[rows >= n_seen]
         wanted = np.concatenate([np.arange(n_seen), unseen])
         facts = self._facts([self.vocabulary[row] for row in wanted])
-        space = self._stored_space()
-        away = distance_to(
-            self.arrays["places"], self.arrays["scale"], raw_features(section, list(self.config["features"]))
-        )
-        all_genes = described(replace(space, coordinates=space.trusted(away)), facts, wanted)
         slide, pool = self._slide(section, self.design(section)), np.arange(n_seen)
-        maps = [expression(network, slide, all_genes, pool) for network in self._networks()]
+        all_genes = described(self._space_for(section), facts, wanted)
         at = {row: i for i, row in enumerate(wanted.tolist())}
-        standard = np.mean(maps, axis=0)[:, [at[row] for row in rows.tolist()]]
+        columns = [at[row] for row in rows.tolist()]
+        networks = self._networks()
+        standard = sum(expression(network, slide, all_genes, pool)[:, columns] for network in networks) / len(networks)
         level, sd = self.arrays["gene_level"][rows], self.arrays["gene_sd"][rows]
         error = self.arrays["unseen_error"][0] * sd
         error[rows < n_seen] = self.arrays["residual_sd"][rows[rows < n_seen]]
@@ -283,6 +280,12 @@ class AlignSt(ArrayModel):
 
         parts = {name.removeprefix("gene_"): self.arrays[name] for name in GeneSpace.SHAPES}
         return GeneSpace(names=self.vocabulary, seen_told=parts["coordinates"][: len(self.genes)], **parts)
+
+    def _space_for(self, section: Section) -> GeneSpace:
+        """Where genes lie, as far as it can be trusted on this section."""
+        space, features = self._stored_space(), raw_features(section, list(self.config["features"]))
+        away = distance_to(self.arrays["places"], self.arrays["scale"], features)
+        return replace(space, coordinates=space.trusted(away))
 
     def _networks(self) -> list[AlignStNetwork]:
         from stpredict.models._aligned._training import network_state
@@ -313,8 +316,8 @@ class AlignSt(ArrayModel):
         Raises
         ------
         ValueError
-            If the model does not look at nuclei, or the section's features or nuclei are missing or were made
-            differently from those in training.
+            If the model does not look at nuclei, the section's features or nuclei are missing, or its features
+            were made differently from those in training.
         """
         from stpredict.models.align_st._attention import nuclei_attention
 
@@ -334,8 +337,8 @@ class AlignSt(ArrayModel):
         KeyError
             If the model does not know one of the genes.
         ValueError
-            If the model has no gene graph, `genes` is empty, or the section's features or nuclei are missing or were made
-            differently from those in training.
+            If the model has no gene graph, `genes` is empty, the section's features or nuclei are missing, or its
+            features were made differently from those in training.
         """
         from stpredict.models.align_st._attention import edges, gene_attention, names_in
         from stpredict.models.align_st._training import described
@@ -346,8 +349,8 @@ class AlignSt(ArrayModel):
         asked, seen = names_in(self.vocabulary, genes), list(self.genes)
         wanted = list(dict.fromkeys(seen + asked))
         row = {name: i for i, name in enumerate(self.vocabulary)}
-        known = described(self._stored_space(), self._facts(wanted), np.array([row[name] for name in wanted]))
         slide, at = self._slide(section, self.design(section)), np.array([wanted.index(name) for name in asked])
+        known = described(self._space_for(section), self._facts(wanted), np.array([row[name] for name in wanted]))
         return edges(gene_attention(self._networks(), slide, known, at, len(seen)), asked, seen)
 
     # ------------------------------------------------------------------ storage
