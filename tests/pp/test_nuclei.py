@@ -295,7 +295,15 @@ def test_a_function_takes_the_place_of_the_watershed():
     assert adata.uns["nuclei"]["slide"]["method"] == "halves"
 
 
-@pytest.mark.parametrize("wrong", [lambda rgb, mpp: None, lambda rgb, mpp: rgb, lambda rgb, mpp: rgb[..., 0] / 2])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda rgb, mpp: None,
+        lambda rgb, mpp: rgb,
+        lambda rgb, mpp: rgb[..., 0] / 2,
+        lambda rgb, mpp: np.full(rgb.shape[:2], -1),
+    ],
+)
 def test_what_is_no_label_image_is_refused(wrong):
     adata = slide(paint([]), [(300, 300)])
     with pytest.raises(ValueError, match="integer array of the block's height and width"):

@@ -46,13 +46,13 @@ def check_labels(labels: Any, shape: tuple[int, int], name: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        If `labels` is no integer array of `shape`.
+        If `labels` is no integer array of `shape`, or has negative numbers.
     """
     labels = np.asarray(labels)
-    if labels.shape != shape or labels.dtype.kind not in "iub":
+    if labels.shape != shape or labels.dtype.kind not in "iub" or labels.min(initial=0) < 0:
         msg = (
             f"{name} returned {labels.dtype} of shape {labels.shape} for a block of {shape}; it must return an integer "
-            "array of the block's height and width, 0 outside of nuclei and another number in each nucleus."
+            "array of the block's height and width, 0 outside of nuclei and another, positive number in each nucleus."
         )
         raise ValueError(msg)
     known, numbered = np.unique(labels, return_inverse=True)
