@@ -228,7 +228,7 @@ def more_members(stored):
 
 
 def wrong_reliability(stored):
-    stored.arrays["reliability"] = np.zeros(2, np.float32)
+    stored.arrays["reliability"] = np.zeros(3, np.float32)
 
 
 @pytest.mark.parametrize(
@@ -693,3 +693,30 @@ def test_unseen_genes_of_a_programme_are_predicted_by_half_from_real_annotations
     seen, unseen = half_hidden(tissue[0])
     assert seen > 0.5
     assert unseen > 0.4 * seen
+
+
+def test_reliability_tells_genes_that_only_text_knows_from_those_that_a_reference_measures(tissue):
+    sections, references = tissue
+    *known, new = sections
+    programme = new.var["truth_programme"].astype(str)
+    driven = programme.index[~programme.isin(["housekeeping", "none"])]
+    hidden = [gene for name in programme[driven].unique() for gene in driven[programme[driven] == name][::2]]
+    absent = hidden[::2]
+    references = [adata[:, ~adata.var_names.isin(absent)].copy() for adata in references]
+    seen = [gene for gene in new.var_names if gene not in hidden]
+    how = {"method": "align_st", "genes": seen, "seed": 0, "members": 1, "show_progress": False}
+    model = st.tl.train(known, reference=references, **how)
+    told = model.predict(opened(new), hidden).unseen
+    promised = dict(zip(told["genes"], told["reliability"], strict=True))
+    text, measured = (np.mean([promised[g] for g in hidden if (g in absent) == by]) for by in (True, False))
+    assert text < measured - 0.1
+    pcc = pearson(opened(new).log_expression(absent), model.predict(opened(new), absent).mean)[0]
+    assert text < pcc.mean() + 0.1  # a promise that is not too high
+
+
+def test_without_coordinates_only_genes_with_text_are_known(sections):
+    """What describes a gene is then its text alone, so others cannot be told apart."""
+    model = train(sections[:2], coordinates=False, text_layers=1, genes_per_step=8, reference=[sections[2]])
+    assert "NOT_A_GENE" not in model.vocabulary
+    facts = model._facts(model.vocabulary[len(model.genes) :])[1]
+    assert facts.any(axis=1).all()

@@ -64,7 +64,7 @@ def test_levels_and_deviations_are_those_of_training(table):
     np.testing.assert_allclose(space.sd, centred.std(axis=0), rtol=1e-3)
     assert space.names == NAMES
     assert not space.told.any()
-    assert np.isnan(space.seen_told).all()
+    assert np.isnan(space.by_text).all()
 
 
 def test_coordinates_have_the_size_of_one_per_axis(table):
@@ -230,8 +230,8 @@ def test_the_space_says_who_is_told(table):
     space = gene_space(wide, names, text=both, axes=4)
     assert space.names == [*names, *(f"NEW{i}" for i in range(6))]
     assert space.told.tolist() == [0] * 30 + [1] * 6
-    assert np.isfinite(space.seen_told[:29]).all()
-    assert np.isnan(space.seen_told[29]).all()
+    assert np.isfinite(space.by_text[:29]).all()
+    assert np.isnan(space.by_text[29]).all()
     assert (space.sd > 0).all()
 
 

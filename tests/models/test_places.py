@@ -17,7 +17,7 @@ def space(coordinates, variance):
         level=nothing,
         sd=nothing + 1,
         nearest=nothing,
-        seen_told=np.zeros((0, 2), dtype=np.float32),
+        by_text=np.full_like(coordinates, np.nan),
     )
 
 

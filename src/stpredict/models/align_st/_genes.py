@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 from stpredict.models._linear import cross
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from stpredict.models._inner_cv import Table
 
@@ -46,8 +46,9 @@ class GeneSpace:
         float32 (genes,): expected mean and standard deviation within a section, log1p CP10k.
     nearest
         float32 (genes,): cosine between a gene and the seen gene, not itself, that is most similar to it.
-    seen_told
-        float32 (seen, axes), what text tells of every seen gene, learned from the others; NaN where it has none.
+    by_text
+        float32 (genes, axes), what text tells of every gene that was measured, learned from the others; NaN where it
+        tells nothing.
     """
 
     names: list[str]
@@ -57,7 +58,7 @@ class GeneSpace:
     level: np.ndarray
     sd: np.ndarray
     nearest: np.ndarray
-    seen_told: np.ndarray
+    by_text: np.ndarray
 
     SHAPES: ClassVar[dict[str, tuple[str, ...]]] = {
         "gene_coordinates": ("v", "a"),
@@ -67,6 +68,12 @@ class GeneSpace:
         "gene_sd": ("v",),
         "gene_nearest": ("v",),
     }
+
+    def only(self, names: Container[str], n_seen: int) -> GeneSpace:
+        """The first `n_seen` genes, and of the others those in `names`."""
+        rows = [i for i, name in enumerate(self.names) if i < n_seen or name in names]
+        per_gene = ("coordinates", "told", "level", "sd", "nearest", "by_text")
+        return replace(self, names=[self.names[i] for i in rows], **{k: getattr(self, k)[rows] for k in per_gene})
 
     def trusted(self, distance: float) -> np.ndarray:
         """float32 (genes, axes): coordinates where programmes are read off a section that lies `distance` away.
@@ -121,7 +128,6 @@ def gene_space(
     whole = whole.reindex([*seen, *others]).fillna(0.0)
     whole.loc[seen, MOMENTS] = own.loc[seen]
     coordinates = whole.drop(columns=MOMENTS).to_numpy(np.float32)
-    seen_told = left_out.reindex(seen).drop(columns=MOMENTS).to_numpy(np.float32)
     return GeneSpace(
         names=list(whole.index),
         coordinates=coordinates,
@@ -130,7 +136,7 @@ def gene_space(
         level=whole["level"].to_numpy(np.float32),
         sd=np.exp(whole["log_sd"].to_numpy(np.float32)),
         nearest=nearest(coordinates, coordinates[: len(seen)]),
-        seen_told=seen_told,
+        by_text=left_out.reindex(whole.index).drop(columns=MOMENTS).to_numpy(np.float32),
     )
 
 

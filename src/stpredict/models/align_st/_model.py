@@ -18,6 +18,7 @@ from stpredict.models._contract import Prediction
 from stpredict.models._design import raw_features
 from stpredict.models._places import distance_to, places_of
 from stpredict.models.align_st._options import PRESETS, Options
+from stpredict.models.align_st._reliability import expected_pcc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -117,9 +118,10 @@ class AlignSt(ArrayModel):
             If too few genes have an embedding to place others by it.
         """
         from stpredict.models.align_st import _training as training
+        from stpredict.models.align_st._texts import text_of
 
         table = self._table(sections, genes, groups)
-        text = self._text_of(genes)
+        text = text_of([*genes, *([] if self._reference is None else self._reference.names)], self._text)
         slides = [self._slide(section, super(AlignSt, self).design(section)) for section in sections]
         space = self._space(table, list(genes), text)
         self._warn_of_few_told(text, space)
@@ -164,18 +166,6 @@ class AlignSt(ArrayModel):
             told["gene_facts"] = self._own_facts.to_numpy(np.float32)
         return self._finish(genes, state | space.arrays() | told, chosen.history)
 
-    def _text_of(self, genes: Sequence[str]) -> pd.DataFrame:
-        """Text embeddings, under the names that training and references use; each gene once."""
-        from stpredict.datasets import _gene_facts, _genes
-
-        table = _gene_facts.texts() if self._text is None else self._text
-        ours = list(dict.fromkeys([*genes, *([] if self._reference is None else self._reference.names)]))
-        theirs = _genes.match(ours, table.index)
-        taken = {*theirs.values(), *_genes.resolve(theirs.values()).values()}
-        symbols = _genes.resolve(table.index)
-        others = [name for name in table.index if name not in taken and symbols.get(name) not in taken]
-        return table.loc[[*theirs.values(), *others]].set_axis([*theirs, *others])
-
     @staticmethod
     def _warn_of_few_told(text: pd.DataFrame, space: GeneSpace) -> None:
         from stpredict.models.align_st._genes import MIN_TOLD
@@ -193,7 +183,10 @@ class AlignSt(ArrayModel):
 
         axes = self.options.axes
         reference = None if self._reference is None else self._reference.coordinates(genes, axes)
-        return gene_space(table, genes, reference=reference, text=text, axes=axes)
+        space = gene_space(table, genes, reference=reference, text=text, axes=axes)
+        if self.options.coordinates:
+            return space
+        return space.only(set() if text is None else set(text.index), len(genes))  # others cannot be told apart
 
     def _facts(self, genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
         """Embedded facts (genes, facts, d) and which there are; of the user's own embeddings, the gene's one vector."""
@@ -207,9 +200,12 @@ class AlignSt(ArrayModel):
         return fact_states(genes, max_facts=MAX_FACTS)
 
     def _slide(self, section: Section, features: np.ndarray) -> Slide:
-        from stpredict.models.align_st._slides import slide_of
+        from stpredict.models.align_st._slides import nuclei_method, slide_of
 
-        return slide_of(section, features, alike=self.options.feature_neighbours, nuclei=self.options.nuclei)
+        method = None
+        if self.options.nuclei:
+            method = self.config.setdefault("nuclei", nuclei_method(section))
+        return slide_of(section, features, alike=self.options.feature_neighbours, nuclei=method)
 
     @staticmethod
     def build_network(options: Options, config: Mapping[str, Any]) -> AlignStNetwork:
@@ -248,17 +244,17 @@ class AlignSt(ArrayModel):
         known = np.array([name in place for name in asked], dtype=bool)
         rows = np.array([place[name] for name in asked if name in place], dtype=int)
         n_seen = len(self.genes)
-        unseen = rows[rows >= n_seen]
-        wanted = np.concatenate([np.arange(n_seen), unseen])
+        pool = np.arange(n_seen if self.options.gene_neighbours else 0)
+        wanted = np.unique(np.concatenate([pool, rows]))
         facts = self._facts([self.vocabulary[row] for row in wanted])
-        slide, pool = self._slide(section, self.design(section)), np.arange(n_seen)
+        slide = self._slide(section, self.design(section))
         all_genes = described(self._space_for(section), facts, wanted)
         at = {row: i for i, row in enumerate(wanted.tolist())}
         columns = [at[row] for row in rows.tolist()]
         networks = self._networks()
         standard = sum(expression(network, slide, all_genes, pool)[:, columns] for network in networks) / len(networks)
         level, sd = self.arrays["gene_level"][rows], self.arrays["gene_sd"][rows]
-        error = self.arrays["unseen_error"][0] * sd
+        error = self.arrays["unseen_error"][self.arrays["gene_told"][rows].astype(int)] * sd
         error[rows < n_seen] = self.arrays["residual_sd"][rows[rows < n_seen]]
         mean, std = np.full((2, len(section), len(asked)), np.nan, dtype=np.float32)
         mean[:, known], std[:, known] = standard * sd + level, error
@@ -268,18 +264,18 @@ class AlignSt(ArrayModel):
         """Names of the unseen genes among `rows`, how far they are from seen ones, and how reliable."""
         unseen = rows >= len(self.genes)
         nearest, level = self.arrays["gene_nearest"][rows[unseen]], self.arrays["gene_level"][rows[unseen]]
-        start, by_nearest, by_level = self.arrays["reliability"]
+        told = self.arrays["gene_told"][rows[unseen]]
         return {
             "genes": names[unseen],
             "distance": 1 - nearest,
-            "reliability": np.clip(start + by_nearest * nearest + by_level * level, 0, 1).astype(np.float32),
+            "reliability": expected_pcc(self.arrays["reliability"], told, nearest, level),
         }
 
     def _stored_space(self) -> GeneSpace:
         from stpredict.models.align_st._genes import GeneSpace
 
         parts = {name.removeprefix("gene_"): self.arrays[name] for name in GeneSpace.SHAPES}
-        return GeneSpace(names=self.vocabulary, seen_told=parts["coordinates"][: len(self.genes)], **parts)
+        return GeneSpace(names=self.vocabulary, by_text=parts["coordinates"], **parts)
 
     def _space_for(self, section: Section) -> GeneSpace:
         """Where genes lie, as far as it can be trusted on this section."""
@@ -389,7 +385,9 @@ class AlignSt(ArrayModel):
         space = {name: tuple(sizes[letter] for letter in letters) for name, letters in GeneSpace.SHAPES.items()}
         if stored.config["own_facts"]:
             space["gene_facts"] = (sizes["v"], stored.config["n_facts"])
-        return networks | space | {"places": ("s", "d"), "scale": ("d",)} | {"reliability": (3,), "unseen_error": (1,)}
+        return (
+            networks | space | {"places": ("s", "d"), "scale": ("d",)} | {"reliability": (2, 3), "unseen_error": (2,)}
+        )
 
 
 def _columns(table: Table, genes: np.ndarray) -> Table:

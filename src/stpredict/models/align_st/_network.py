@@ -276,7 +276,7 @@ class AlignStNetwork(nn.Module):
         drawn = torch.randperm(n)[: self.options.genes_per_step or n]
         tiles = self.tiles(slide.to(device))
         measured, rows = targets[:, drawn].to(device), rows.to(device)
-        share = self.options.as_unseen if self._unseen is not None else 0.0
+        share = self.options.as_unseen if self.place is not None and self._unseen is not None else 0.0
         parts = [(1 - share, self._seen.take(drawn), measured)]
         if share:
             has = torch.isfinite(self._unseen.coordinates[drawn, 0])

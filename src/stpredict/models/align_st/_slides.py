@@ -21,27 +21,45 @@ COMPONENTS = 50
 """Principal components of the features in which look-alike spots are sought."""
 
 
-def slide_of(section: Section, features: np.ndarray, *, alike: int, nuclei: bool) -> Slide:
-    """The whole `section`: its standardised `features` (n, d), neighbours, and nuclei where wanted."""
+def slide_of(section: Section, features: np.ndarray, *, alike: int, nuclei: str | None) -> Slide:
+    """The whole `section`: its standardised `features` (n, d), neighbours, and nuclei, found by the method `nuclei`, where wanted."""
     return Slide(
         features=torch.from_numpy(features),
         near=torch.from_numpy(_padded(section.neighbours())),
         alike=torch.from_numpy(_look_alikes(features, alike)),
-        nuclei=torch.from_numpy(maps_of(section)) if nuclei else None,
+        nuclei=None if nuclei is None else torch.from_numpy(maps_of(section, nuclei)),
     )
 
 
-def maps_of(section: Section) -> np.ndarray:
+def nuclei_method(section: Section) -> str:
+    """How the section's nuclei were found.
+
+    Raises
+    ------
+    ValueError
+        If they were not found yet.
+    """
+    from stpredict.pp._nuclei_maps import check_nuclei
+
+    return str(check_nuclei(section)["method"])
+
+
+def maps_of(section: Section, method: str) -> np.ndarray:
     """float32 (n_spots, channels, `NUCLEI_PX`, `NUCLEI_PX`): nuclei of every spot's tile.
 
     Raises
     ------
     ValueError
-        If nuclei were not found yet.
+        If nuclei were not found yet, or by another method.
     """
-    from stpredict.pp._nuclei_maps import check_nuclei, nuclei_maps
+    from stpredict.pp._nuclei_maps import nuclei_maps
 
-    check_nuclei(section)
+    if (has := nuclei_method(section)) != method:
+        msg = (
+            f"The nuclei of section {section.name!r} were found by {has!r}, where the model was trained on {method!r}. Run "
+            f"stpredict.pp.nuclei(adata, method={method!r}) on this section."
+        )
+        raise ValueError(msg)
     return nuclei_maps(section, size=NUCLEI_PX)
 
 

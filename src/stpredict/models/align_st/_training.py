@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,9 @@ from stpredict._training._loop import Plan, train_network
 from stpredict.models._aligned._training import remember, remembered
 from stpredict.models._contract import History
 from stpredict.models._inner_cv import inner_folds
+from stpredict.models.align_st._genes import nearest as nearest_of
 from stpredict.models.align_st._network import Described
+from stpredict.models.align_st._reliability import MEASURED, MIN_HIDDEN, TOLD, learn_reliability
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,7 +140,7 @@ def choose_epochs(
             show_progress=show_progress,
         )
         remember(folder, run, network, identity)
-    predicted, best = monitor.predicted(), run.best_epoch
+    best = run.best_epoch
     pcc = {name: series[best - 1] for name, series in run.values.items()}
     also = f", {pcc['val_unseen']:.3f} of hidden ones" if "val_unseen" in pcc else ""
     notes = [
@@ -149,7 +151,7 @@ def choose_epochs(
     return Chosen(
         best,
         history=History(run.values | {"best_epoch": [best]}, notes),
-        **_errors(study, test, space, predicted, columns, asked[can], len(kept)),
+        **_errors(study, monitor, space, asked[can]),
     )
 
 
@@ -192,8 +194,9 @@ def _teach(network: AlignStNetwork, study: Study, table: Table, space: GeneSpace
     facts = None if study.facts is None else tuple(part[seen] for part in study.facts)
     genes = described(space, facts, np.arange(len(seen)))
     unseen = None
-    if np.isfinite(space.seen_told).any():
-        unseen = _described(space.seen_told, np.ones(len(seen), dtype=np.float32), facts)
+    by_text = space.by_text[: len(seen)]
+    if np.isfinite(by_text).any():
+        unseen = _described(by_text, np.ones(len(seen), dtype=np.float32), facts)
     network.learn_from(sections, genes, unseen)
 
 
@@ -222,12 +225,12 @@ class _Monitor:
         self.network, self.slides, self.test, self.genes = network, slides, test, genes
         self.columns, self.n_seen = columns, n_seen
 
-    def predicted(self) -> np.ndarray:
-        """Standardised expression (held-out spots, genes)."""
+    def predicted(self, genes: Described | None = None) -> np.ndarray:
+        """Standardised expression (held-out spots, genes), of `genes` where they are to be described otherwise."""
         out = np.empty((len(self.test), len(self.columns)), dtype=np.float32)
         pool = np.arange(self.n_seen)
         for number, rows in self.test.of_sections():
-            out[rows] = expression(self.network, self.slides[number], self.genes, pool)[self.test.row[rows]]
+            out[rows] = expression(self.network, self.slides[number], genes or self.genes, pool)[self.test.row[rows]]
         return out
 
     def __call__(self) -> dict[str, float]:
@@ -259,40 +262,46 @@ def expression(network: AlignStNetwork, slide: Slide, genes: Described, pool: np
     return network.expression(tiles, torch.cat(after)).float().cpu().numpy()
 
 
-def _errors(
-    study: Study,
-    test: Table,
-    space: GeneSpace,
-    predicted: np.ndarray,
-    columns: np.ndarray,
-    places: np.ndarray,
-    n_seen: int,
-) -> dict[str, np.ndarray]:
-    """Error of seen genes, and of hidden ones how reliable they are, from predictions (held-out spots, `columns`)."""
+def _errors(study: Study, monitor: _Monitor, space: GeneSpace, places: np.ndarray) -> dict[str, np.ndarray]:
+    """Error of seen genes on held-out spots, and how reliable hidden ones are; `places` are rows of the space."""
+    test, columns, n_seen = monitor.test, monitor.columns, monitor.n_seen
     measured = np.asarray(test.expression)[:, columns]
-    squares = np.square(predicted * space.sd[places] + space.level[places] - measured).mean(axis=0, dtype=np.float64)
-    multiple = np.sqrt(squares) / space.sd[places]
+
+    def multiples(predicted: np.ndarray) -> np.ndarray:
+        """Root mean square error of every gene in units of its expected standard deviation."""
+        errors = predicted * space.sd[places] + space.level[places] - measured
+        return np.sqrt(np.square(errors).mean(axis=0, dtype=np.float64)) / space.sd[places]
+
+    def of_hidden(predicted: np.ndarray, nearest: np.ndarray, those: np.ndarray) -> tuple[np.ndarray, float]:
+        """What to expect of unseen genes, and of their error, where `those` hidden genes stand for them."""
+        pccs = [pearson(measured[rows][:, those], predicted[rows][:, those])[0] for _, rows in test.of_sections()]
+        learned = learn_reliability(np.mean(pccs, axis=0), nearest, space.level[places[those]])
+        squares = np.square(multiples(predicted)[those])
+        return learned, float(np.sqrt(squares.mean())) if len(those) > MIN_HIDDEN else usual
+
+    predicted = monitor.predicted()
+    multiple = multiples(predicted)
+    usual = float(np.median(multiple))
     residual = np.full(study.n_seen, np.median(multiple[:n_seen])) * study.space.sd[: study.n_seen]
-    residual[columns[:n_seen]] = np.sqrt(squares[:n_seen])
+    residual[columns[:n_seen]] = multiple[:n_seen] * space.sd[places[:n_seen]]
+    reliability, errors = np.full((2, 3), np.nan), np.full(2, usual)
     hidden = np.arange(n_seen, len(columns))
-    reliability, unseen = np.full(3, np.nan), float(np.median(multiple))
-    if len(hidden) > MIN_HIDDEN:
-        pcc = np.mean(
-            [pearson(measured[rows][:, hidden], predicted[rows][:, hidden])[0] for _, rows in test.of_sections()],
-            axis=0,
-        )
-        known = np.column_stack([np.ones(len(hidden)), space.nearest[places[hidden]], space.level[places[hidden]]])
-        reliability = np.linalg.lstsq(known, pcc, rcond=None)[0]
-        unseen = float(np.sqrt(np.mean(np.square(multiple[hidden]))))
+    placed = hidden[space.told[places[hidden]] == 0]
+    reliability[MEASURED], errors[MEASURED] = of_hidden(predicted, space.nearest[places[placed]], placed)
+    coordinates, told = space.coordinates[places].copy(), space.told[places].copy()
+    texts = hidden[np.isfinite(space.by_text[places[hidden], 0])]
+    coordinates[texts], told[texts] = space.by_text[places[texts]], 1
+    texts = hidden[told[hidden] == 1]
+    seen = space.coordinates[places[:n_seen]]
+    by_text = monitor.predicted(
+        replace(monitor.genes, coordinates=torch.from_numpy(coordinates), told=torch.from_numpy(told))
+    )
+    reliability[TOLD], errors[TOLD] = of_hidden(by_text, nearest_of(coordinates[texts], seen, own=False), texts)
     return {
         "residual_sd": residual.astype(np.float32),
         "reliability": reliability.astype(np.float32),
-        "unseen_error": np.array([unseen], dtype=np.float32),
+        "unseen_error": errors.astype(np.float32),
     }
-
-
-MIN_HIDDEN = 10
-"""Fewer hidden genes tell nothing of reliability."""
 
 
 def _plan(options: Options, seed: int, *, epochs: int) -> Plan:
@@ -311,7 +320,7 @@ def _plan(options: Options, seed: int, *, epochs: int) -> Plan:
 def _identity(study: Study, options: Options) -> str:
     digest = hashlib.sha256(repr(asdict(options)).encode())
     table, space = study.table, study.space
-    arrays = [table.design, table.expression, table.group, table.section, space.coordinates, space.seen_told]
+    arrays = [table.design, table.expression, table.group, table.section, space.coordinates, space.by_text]
     arrays += [part.numpy() for slide in study.slides for part in vars(slide).values() if part is not None]
     for values in arrays + list(study.facts or ()):
         digest.update(np.ascontiguousarray(values).tobytes())
