@@ -183,11 +183,21 @@ class Section:
             If there is no image, it cannot be read, or spots lie outside of it.
         """
         if len(self) == 0:
-            msg = f"Section {self.name!r} has no spots."
+            msg = f"Section {self.name!r} has no spots. On a slide without measured spots, stpredict.io.grid lays some."
             raise ValueError(msg)
-        image = self._open_image()
-        _scale.check_inside(self.centres, image.shape, self.name, self._hints)
-        return image
+        _scale.check_inside(self.centres, self.slide.shape, self.name, self._hints)
+        return self.slide
+
+    @cached_property
+    def slide(self) -> SlideImage:
+        """The H&E image, whether or not there are spots on it.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            If there is no image, or it cannot be read.
+        """
+        return self._open_image()
 
     @cached_property
     def lattice(self) -> _scale.Lattice | None:
@@ -200,7 +210,7 @@ class Section:
         _scale.check_coordinates(self._hints, lattice, self.name)
         hints = self._hints
         if hints.argument is None and hints.metadata is None and hints.remembered is None:
-            in_file = self.image.mpp if self.has_image else None
+            in_file = (self.image if len(self) else self.slide).mpp if self.has_image else None
             hints = replace(hints, image_file=in_file * self.image_scale if in_file else None)
         mpp, source = _scale.resolve_mpp(hints, lattice, self.name)
         return mpp, source

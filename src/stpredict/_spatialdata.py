@@ -120,8 +120,33 @@ def region_image(sdata: SpatialData, region: str, image_key: str | None) -> Slid
             f"{_listed(sdata.images, 'image')}; add the H&E image, or set its transformation."
         )
         raise ValueError(msg)
+    return slide_image(sdata, image_key)
+
+
+def slide_image(sdata: SpatialData, image_key: str) -> SlideImage:
+    """Image `image_key` as a pyramid that is read lazily, whether or not spots lie on it."""
     levels = _levels(sdata.images[image_key])
     return SlideImage([level.data for level in levels], source=f"images[{image_key!r}]", channels_first=True)
+
+
+def only_image(sdata: SpatialData, image_key: str | None) -> str:
+    """Name of the image `image_key`, or of the only one in colour.
+
+    Raises
+    ------
+    KeyError
+        If there is no such image.
+    ValueError
+        If there is none at all, or several and no `image_key`.
+    """
+    if image_key is not None and image_key not in sdata.images:
+        msg = f"There is no image {image_key!r} in this SpatialData; it has {_listed(sdata.images, 'image')}."
+        raise KeyError(msg)
+    names = [image_key] if image_key else [k for k in sdata.images if _levels(sdata.images[k])[0].sizes["c"] in COLOURS]
+    if len(names) != 1:
+        msg = f"This SpatialData has {_listed(names, 'H&E image')}; pass image_key= to choose one."
+        raise ValueError(msg)
+    return names[0]
 
 
 def bin_um(region: str) -> float | None:

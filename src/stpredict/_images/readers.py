@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict._images import vendor
 from stpredict._settings import settings
 
 if TYPE_CHECKING:
@@ -126,11 +127,14 @@ class SlideImage:
 def open_image(path: str | Path) -> SlideImage:
     """Open an image file without decoding it.
 
-    Tiled and uncompressed TIFFs are read window by window; JPEG, PNG and the like can only be decoded whole, which
-    happens at the first window and is refused above ``settings.max_image_pixels``.
+    Tiled and uncompressed TIFFs are read window by window, and so are scanners' own formats, through OpenSlide; JPEG,
+    PNG and the like can only be decoded whole, which happens at the first window and is refused above
+    ``settings.max_image_pixels``.
 
     Raises
     ------
+    ImportError
+        If only OpenSlide reads the format, and it is not installed.
     FileNotFoundError
         If there is no such file.
     ValueError
@@ -147,6 +151,9 @@ def open_image(path: str | Path) -> SlideImage:
 @lru_cache(maxsize=4)
 def _open_cached(path: Path, size: int, mtime_ns: int) -> SlideImage:
     fingerprint = f"{path}:{size}:{mtime_ns}"
+    if vendor.wanted(path):
+        levels, mpp = vendor.open_slide(path)
+        return SlideImage(levels, mpp=mpp, source=str(path), fingerprint=fingerprint)
     if path.suffix.lower() in TIFF_SUFFIXES:
         return _open_tiff(path, fingerprint)
     levels = [_WholeImage(path)]
