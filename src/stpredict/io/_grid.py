@@ -65,7 +65,7 @@ def grid(
     min_tissue
         Smallest share of tissue in the square of `pitch_um` around a spot.
     key_added
-        Of a SpatialData: name of the new shapes and of the table that annotates them.
+        Of a SpatialData: name of the new shapes; the table that annotates them is called ``<key_added>_table``.
     mpp
         Microns per pixel at full resolution; by default what the reader or the image file says. The images of a
         SpatialData do not say it: pass it, unless a table's spots tell.
@@ -79,7 +79,7 @@ def grid(
     Returns
     -------
     A new AnnData (spots × 0 genes), or for a SpatialData a new one that shares the elements of `data` and has circles
-    ``shapes["grid"]`` and a ``tables["grid"]`` beside them. ``obs``: ``array_row`` and ``array_col`` (in a hexagonal layout
+    ``shapes["grid"]`` and ``tables["grid_table"]`` beside them. ``obs``: ``array_row`` and ``array_col`` (in a hexagonal layout
     every other column, as Space Ranger counts them) and ``tissue_fraction``. ``obsm["spatial"]``: centres (x, y) in
     full-resolution pixels. ``uns["spatial"]``: image, scale, ``spot_pitch_um`` and ``spot_diameter_um``.
 
@@ -201,8 +201,9 @@ def _on_spatialdata(
     from stpredict._copy import copy_of
 
     slot_name(key)
-    if key in sdata:
-        msg = f"This SpatialData already has an element {key!r}; pass another key_added=."
+    table = f"{key}_table"
+    if taken := [name for name in (key, table) if name in sdata]:
+        msg = f"This SpatialData already has an element {taken[0]!r}; pass another key_added=."
         raise ValueError(msg)
     image_key, image, mpp = _slide_of(sdata, **which)
     centres, obs = lay(image, mpp, key)
@@ -215,7 +216,7 @@ def _on_spatialdata(
     out.shapes[key] = ShapesModel.parse(
         centres, geometry=0, radius=radius, index=adata.obs_names, transformations=transformations
     )
-    out.tables[key] = TableModel.parse(adata, region=key, region_key="library_id", instance_key="spot_id")
+    out.tables[table] = TableModel.parse(adata, region=key, region_key="library_id", instance_key="spot_id")
     return out
 
 
