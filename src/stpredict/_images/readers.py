@@ -6,7 +6,7 @@ import io
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,7 @@ WHOLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LARGEST_CHUNK = 2**24
 """Pixels: a TIFF with larger compressed pieces is decoded whole, once, instead of piece by piece for every window."""
 UM_PER_UNIT = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "&#181;m": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+BYTE_ORDER: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 BACKGROUND = 255
 """What lies outside the image: glass."""
 
@@ -234,7 +235,7 @@ def _open_tiff(path: Path, fingerprint: str) -> SlideImage:
             number, series = max(enumerate(tif.series), key=lambda item: int(np.prod(item[1].shape)))
             axes = series.axes
             levels = [_TiffLevel(path, number, i, level) for i, level in enumerate(series.levels)]
-            end = max(_end_of_data(level.pages[0]) for level in series.levels)
+            end = max(_end_of_pages(tif), *(_end_of_data(level.pages[0]) for level in series.levels))
             mpp = _tiff_mpp(tif)
     except Exception as error:  # (damaged tags raise every kind of error)
         msg = f"{path} cannot be read as a TIFF ({error}). Get the image again, or convert it to a tiled TIFF."
@@ -288,6 +289,17 @@ class _TiffLevel:
 def _end_of_data(page: Any) -> int:
     """File size that the pixels of a TIFF page need."""
     return max(offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True))
+
+
+def _end_of_pages(tif: Any) -> int:
+    """File size that the chain of pages needs at least: a page may be announced that was cut off."""
+    place, size = tif.pages.next_page_offset, tif.tiff.offsetsize
+    tif.filehandle.seek(place)
+    announced = tif.filehandle.read(size)
+    if len(announced) < size:
+        return place + size
+    offset = int.from_bytes(announced, BYTE_ORDER[tif.byteorder])
+    return offset + 1 if offset else 0
 
 
 def _tiff_mpp(tif: Any) -> float | None:
