@@ -287,7 +287,17 @@ class _TiffLevel:
 
 
 def _end_of_data(page: Any) -> int:
-    """File size that the pixels of a TIFF page need."""
+    """File size that the pixels of a TIFF page need.
+
+    Raises
+    ------
+    ValueError
+        If the page has fewer pixels than it announces.
+    """
+    too_few = len(page.dataoffsets) < np.prod(page.chunked)
+    if too_few or (page.compression == 1 and sum(page.databytecounts) < page.nbytes):
+        msg = f"its {page.imagelength:,} × {page.imagewidth:,} pixels are not all there"
+        raise ValueError(msg)
     return max(offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True))
 
 
