@@ -20,7 +20,17 @@ TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".qptiff")
 WHOLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LARGEST_CHUNK = 2**24
 """Pixels: a TIFF with larger compressed pieces is decoded whole, once, instead of piece by piece for every window."""
-UM_PER_UNIT = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "&#181;m": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+UM_PER_UNIT = {
+    "nm": 1e-3,
+    "µm": 1.0,
+    "μm": 1.0,
+    "&#181;m": 1.0,
+    "um": 1.0,
+    "micron": 1.0,
+    "mm": 1e3,
+    "cm": 1e4,
+    "m": 1e6,
+}
 BYTE_ORDER: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 BACKGROUND = 255
 """What lies outside the image: glass."""
@@ -331,6 +341,8 @@ def _stated_mpp(tif: Any) -> float | None:
     if "XResolution" in page.tags and "ResolutionUnit" in page.tags:
         numerator, denominator = page.tags["XResolution"].value
         um_per_unit = {2: 25_400.0, 3: 10_000.0}.get(int(page.tags["ResolutionUnit"].value))
+        if tif.is_imagej:
+            um_per_unit = UM_PER_UNIT.get((tif.imagej_metadata or {}).get("unit", ""), um_per_unit)
         return um_per_unit * denominator / numerator if um_per_unit and numerator else None
     return None
 
