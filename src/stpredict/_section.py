@@ -153,6 +153,7 @@ class Section:
         `mpp` is the scale of that image at its finest level.
         """
         from stpredict._spatialdata import bin_um, region_centres, region_image, table_of
+        from stpredict._wsidata import slide_of
 
         adata = table_of(sdata, table_key)
         region, rows, centres, image_key, scale = region_centres(sdata, adata, region=region, image_key=image_key)
@@ -160,15 +161,18 @@ class Section:
             msg = f"Region {region!r} has spots whose centres are not finite; drop them first."
             raise ValueError(msg)
         hints = _scale_hints(adata, region, mpp * scale if mpp is not None else None)
+        slide = slide_of(sdata) if image_key is None else None
+        if slide is not None:
+            hints = replace(hints, metadata=hints.metadata or slide.mpp)
         return cls(
             name=region,
             adata=adata,
             rows=rows,
             centres=centres / scale,
-            open_image=lambda: region_image(sdata, region, image_key),
+            open_image=lambda: open_image(slide.path) if slide else region_image(sdata, region, image_key),
             hints=replace(hints, pitch_um=hints.pitch_um or bin_um(region)),
             image_scale=scale,
-            has_image=image_key is not None,
+            has_image=image_key is not None or slide is not None,
         )
 
     # ------------------------------------------------------------------ image and scale

@@ -10,9 +10,11 @@ import numpy as np
 
 from stpredict import _keys
 from stpredict._checks import one_of, slot_name
+from stpredict._images import open_image
 from stpredict._images.mask import find_tissue, tissue_fraction
 from stpredict._scale import PITCH_PER_DIAMETER
 from stpredict._section import Section
+from stpredict._wsidata import TILE_SPEC, slide_of, tile_spec, tiles_at
 from stpredict.io._library import check_mpp
 
 if TYPE_CHECKING:
@@ -54,8 +56,8 @@ def grid(
     Parameters
     ----------
     data
-        One slide, from `stpredict.read_wsi` or any other reader; or a SpatialData with an H&E image, with or without a
-        table.
+        One slide, from `stpredict.read_wsi` or any other reader; a SpatialData with an H&E image, with or without a
+        table; or LazySlide's ``WSIData``, the slide of which is read from its file.
     pitch_um
         Distance between neighbouring spots, centre to centre, µm.
     spot_um
@@ -68,7 +70,7 @@ def grid(
         Of a SpatialData: name of the new shapes; the table that annotates them is called ``<key_added>_table``.
     mpp
         Microns per pixel at full resolution; by default what the reader or the image file says. The images of a
-        SpatialData do not say it: pass it, unless a table's spots tell.
+        SpatialData do not say it: pass it, unless a table's spots tell. A ``WSIData`` knows it.
     library_id
         Which slide, where an AnnData holds several, or which region of a SpatialData.
     library_key
@@ -79,7 +81,8 @@ def grid(
     Returns
     -------
     A new AnnData (spots × 0 genes), or for a SpatialData a new one that shares the elements of `data` and has circles
-    ``shapes["grid"]`` and ``tables["grid_table"]`` beside them. ``obs``: ``array_row`` and ``array_col`` (in a hexagonal layout
+    ``shapes["grid"]`` and ``tables["grid_table"]`` beside them; in a ``WSIData`` the shapes are tiles 112 µm wide, as
+    LazySlide keeps them. ``obs``: ``array_row`` and ``array_col`` (in a hexagonal layout
     every other column, as Space Ranger counts them) and ``tissue_fraction``. ``obsm["spatial"]``: centres (x, y) in
     full-resolution pixels. ``uns["spatial"]``: image, scale, ``spot_pitch_um`` and ``spot_diameter_um``.
 
@@ -208,32 +211,43 @@ def _on_spatialdata(
     image_key, image, mpp = _slide_of(sdata, **which)
     centres, obs = lay(image, mpp, key)
     adata = _pseudo_spots(centres, obs, key)
-    adata.obs["spot_id"] = adata.obs_names.to_numpy(dtype=object)
     adata.uns[_keys.SPATIAL] = {key: {"scalefactors": _factors(mpp, sizes[1]), "metadata": _metadata(*sizes)}}
-    transformations = get_transformation(sdata.images[image_key], get_all=True)
-    radius = sizes[1] / mpp / 2
     out = copy_of(sdata)
-    out.shapes[key] = ShapesModel.parse(
-        centres, geometry=0, radius=radius, index=adata.obs_names, transformations=transformations
-    )
-    out.tables[table] = TableModel.parse(adata, region=key, region_key="library_id", instance_key="spot_id")
+    if image_key is None:  # LazySlide's WSIData
+        adata.X = np.empty(adata.shape, dtype=np.float32)  # wsidata takes rows of X
+        instance, names = "tile_id", np.arange(adata.n_obs)
+        out.shapes[key] = ShapesModel.parse(tiles_at(centres, mpp))
+        out.attrs[TILE_SPEC] = {**out.attrs.get(TILE_SPEC, {}), key: tile_spec(mpp, sizes[0])}
+    else:
+        instance, names = "spot_id", adata.obs_names.to_numpy(dtype=object)
+        transformations = get_transformation(sdata.images[image_key], get_all=True)
+        radius = sizes[1] / mpp / 2
+        out.shapes[key] = ShapesModel.parse(
+            centres, geometry=0, radius=radius, index=adata.obs_names, transformations=transformations
+        )
+    adata.obs[instance] = names
+    out.tables[table] = TableModel.parse(adata, region=key, region_key="library_id", instance_key=instance)
     return out
 
 
 def _slide_of(
     sdata: SpatialData, *, image_key: str | None, table_key: str | None, library_id: str | None, mpp: float | None
-) -> tuple[str, SlideImage, float]:
-    """Image of a SpatialData, and its scale as passed or as the spots of a table tell it."""
+) -> tuple[str | None, SlideImage, float]:
+    """Image of a SpatialData (None for the slide of a WSIData), and its scale as passed or known to file or table."""
     from stpredict._spatialdata import only_image, region_centres, slide_image, table_of
 
-    if sdata.tables and (mpp is None or table_key or library_id):
+    check_mpp(mpp)
+    slide = slide_of(sdata) if image_key is None else None
+    if slide is not None and (mpp or slide.mpp):
+        check_mpp(slide.mpp)
+        return None, open_image(slide.path), float(mpp or slide.mpp)
+    if slide is None and sdata.tables and (mpp is None or table_key or library_id):
         section = Section.from_spatialdata(sdata, table_key=table_key, region=library_id, image_key=image_key, mpp=mpp)
         if section.has_image:
             place = region_centres(sdata, table_of(sdata, table_key), region=section.name, image_key=image_key)
             return place.image_key, section.slide, section.mpp
-    image_key = only_image(sdata, image_key)
+    image_key = only_image(sdata, image_key) if slide is None else slide.path
     if mpp is None:
         msg = f"The scale of image {image_key!r} is unknown. Pass mpp=, its microns per pixel at the finest level."
         raise ValueError(msg)
-    check_mpp(mpp)
     return image_key, slide_image(sdata, image_key), float(mpp)
