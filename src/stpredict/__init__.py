@@ -9,12 +9,12 @@ from stpredict._settings import settings
 
 if TYPE_CHECKING:
     from stpredict import datasets, io, models, pl, pp, tl
-    from stpredict.io import read_st, read_visium
+    from stpredict.io import read_st, read_visium, read_wsi
 
 __version__ = "0.1.0"
 
 _MODULES = ("datasets", "io", "models", "pl", "pp", "tl")
-_READERS = ("read_st", "read_visium")
+_READERS = ("read_st", "read_visium", "read_wsi")
 
 __all__ = [*_MODULES, *_READERS, "__version__", "settings"]
 

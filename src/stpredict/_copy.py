@@ -19,7 +19,9 @@ def copy_of(data: Data) -> Data:
     if hasattr(data, "tables") and hasattr(data, "shapes"):
         from spatialdata import SpatialData
 
-        return SpatialData(
+        from stpredict._wsidata import of_same_slide
+
+        copy = SpatialData(
             images=dict(data.images),
             labels=dict(data.labels),
             points=dict(data.points),
@@ -27,6 +29,7 @@ def copy_of(data: Data) -> Data:
             tables={name: table.copy() for name, table in data.tables.items()},
             attrs=dict(data.attrs),
         )
+        return of_same_slide(copy, data)
     if hasattr(data, "obsm") and hasattr(data, "uns"):
         return data.copy()
     msg = f"Expected an AnnData or a SpatialData, got {type(data).__name__}."

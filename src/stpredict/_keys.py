@@ -8,6 +8,9 @@ SPATIAL = "spatial"
 COUNTS = "counts"
 """``layers``: raw counts, where ``X`` holds something else."""
 
+ANNOTATES = "spatialdata_attrs"
+"""``uns``: the shapes that a table of a SpatialData annotates, as spatialdata writes it."""
+
 TILES = "tiles"
 """``uns``: tile geometry and scale by library, written by `pp.tiles`."""
 

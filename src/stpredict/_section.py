@@ -153,6 +153,7 @@ class Section:
         `mpp` is the scale of that image at its finest level.
         """
         from stpredict._spatialdata import bin_um, region_centres, region_image, table_of
+        from stpredict._wsidata import slide_of
 
         adata = table_of(sdata, table_key)
         region, rows, centres, image_key, scale = region_centres(sdata, adata, region=region, image_key=image_key)
@@ -160,15 +161,18 @@ class Section:
             msg = f"Region {region!r} has spots whose centres are not finite; drop them first."
             raise ValueError(msg)
         hints = _scale_hints(adata, region, mpp * scale if mpp is not None else None)
+        slide = slide_of(sdata) if image_key is None else None
+        if slide is not None:
+            hints = replace(hints, metadata=hints.metadata or slide.mpp)
         return cls(
             name=region,
             adata=adata,
             rows=rows,
             centres=centres / scale,
-            open_image=lambda: region_image(sdata, region, image_key),
+            open_image=lambda: open_image(slide.path) if slide else region_image(sdata, region, image_key),
             hints=replace(hints, pitch_um=hints.pitch_um or bin_um(region)),
             image_scale=scale,
-            has_image=image_key is not None,
+            has_image=image_key is not None or slide is not None,
         )
 
     # ------------------------------------------------------------------ image and scale
@@ -183,11 +187,21 @@ class Section:
             If there is no image, it cannot be read, or spots lie outside of it.
         """
         if len(self) == 0:
-            msg = f"Section {self.name!r} has no spots."
+            msg = f"Section {self.name!r} has no spots. On a slide without measured spots, stpredict.io.grid lays some."
             raise ValueError(msg)
-        image = self._open_image()
-        _scale.check_inside(self.centres, image.shape, self.name, self._hints)
-        return image
+        _scale.check_inside(self.centres, self.slide.shape, self.name, self._hints)
+        return self.slide
+
+    @cached_property
+    def slide(self) -> SlideImage:
+        """The H&E image, whether or not there are spots on it.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            If there is no image, or it cannot be read.
+        """
+        return self._open_image()
 
     @cached_property
     def lattice(self) -> _scale.Lattice | None:
@@ -200,7 +214,7 @@ class Section:
         _scale.check_coordinates(self._hints, lattice, self.name)
         hints = self._hints
         if hints.argument is None and hints.metadata is None and hints.remembered is None:
-            in_file = self.image.mpp if self.has_image else None
+            in_file = (self.image if len(self) else self.slide).mpp if self.has_image else None
             hints = replace(hints, image_file=in_file * self.image_scale if in_file else None)
         mpp, source = _scale.resolve_mpp(hints, lattice, self.name)
         return mpp, source

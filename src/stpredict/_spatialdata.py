@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from stpredict import _keys
 from stpredict._images import SlideImage
+from stpredict._wsidata import slide_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,7 +76,7 @@ def region_centres(
 ) -> Placement:
     """Spot centres of a region (circles or polygons) in pixels of an image that shares a coordinate system with it.
 
-    Of several such images the finest is taken. Without any image the centres stay in units of the region.
+    Of several such images the finest is taken, and of a ``WSIData`` the slide itself, which is none of its images. Without any image the centres stay in units of the region.
 
     Raises
     ------
@@ -100,6 +102,8 @@ def region_centres(
         raise KeyError(msg)
     shapes = sdata.shapes[region]
     rows, own = _matched(adata, shapes, region)
+    if image_key is None and slide_of(sdata):
+        return Placement(region, rows, own, None, 1.0)
     systems = get_transformation(shapes, get_all=True)
     chosen, affine = _choose_image(sdata, region, systems, image_key)
     centres = own @ affine[:2, :2].T + affine[:2, 2]
@@ -120,8 +124,33 @@ def region_image(sdata: SpatialData, region: str, image_key: str | None) -> Slid
             f"{_listed(sdata.images, 'image')}; add the H&E image, or set its transformation."
         )
         raise ValueError(msg)
+    return slide_image(sdata, image_key)
+
+
+def slide_image(sdata: SpatialData, image_key: str) -> SlideImage:
+    """Image `image_key` as a pyramid that is read lazily, whether or not spots lie on it."""
     levels = _levels(sdata.images[image_key])
     return SlideImage([level.data for level in levels], source=f"images[{image_key!r}]", channels_first=True)
+
+
+def only_image(sdata: SpatialData, image_key: str | None) -> str:
+    """Name of the image `image_key`, or of the only one in colour.
+
+    Raises
+    ------
+    KeyError
+        If there is no such image.
+    ValueError
+        If there is none at all, or several and no `image_key`.
+    """
+    if image_key is not None and image_key not in sdata.images:
+        msg = f"There is no image {image_key!r} in this SpatialData; it has {_listed(sdata.images, 'image')}."
+        raise KeyError(msg)
+    names = [image_key] if image_key else [k for k in sdata.images if _levels(sdata.images[k])[0].sizes["c"] in COLOURS]
+    if len(names) != 1:
+        msg = f"This SpatialData has {_listed(names, 'H&E image')}; pass image_key= to choose one."
+        raise ValueError(msg)
+    return names[0]
 
 
 def bin_um(region: str) -> float | None:
@@ -131,7 +160,7 @@ def bin_um(region: str) -> float | None:
 
 
 def _attrs(adata: AnnData) -> dict[str, Any]:
-    attrs = adata.uns.get("spatialdata_attrs")
+    attrs = adata.uns.get(_keys.ANNOTATES)
     if not attrs or attrs.get("region") is None:
         msg = (
             "The table annotates no region. Link it to the spots with "

@@ -138,6 +138,13 @@ def test_mpp_from_ome(tmp_path, pixels, unit, size):
     assert open_image(tmp_path / "a.ome.tif").mpp == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("unit", ["micron", "um", r"\u00B5m"])
+def test_mpp_from_imagej(tmp_path, pixels, unit):
+    options = {"photometric": "rgb", "imagej": True, "resolution": (4.0, 4.0), "metadata": {"unit": unit}}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+    assert open_image(tmp_path / "a.tif").mpp == pytest.approx(0.25)
+
+
 def test_ome_size_in_no_physical_unit_is_unknown(tmp_path, pixels):
     write_pyramid(tmp_path / "a.ome.tif", pixels, unit="pixel", size=1)
     assert open_image(tmp_path / "a.ome.tif").mpp is None

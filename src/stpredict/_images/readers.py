@@ -6,10 +6,11 @@ import io
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stpredict._images import vendor
 from stpredict._settings import settings
 
 if TYPE_CHECKING:
@@ -19,7 +20,19 @@ TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".qptiff")
 WHOLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LARGEST_CHUNK = 2**24
 """Pixels: a TIFF with larger compressed pieces is decoded whole, once, instead of piece by piece for every window."""
-UM_PER_UNIT = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "&#181;m": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+UM_PER_UNIT = {
+    "nm": 1e-3,
+    "µm": 1.0,
+    "μm": 1.0,
+    "&#181;m": 1.0,
+    "um": 1.0,
+    "micron": 1.0,
+    r"\u00B5m": 1.0,
+    "mm": 1e3,
+    "cm": 1e4,
+    "m": 1e6,
+}
+BYTE_ORDER: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 BACKGROUND = 255
 """What lies outside the image: glass."""
 
@@ -126,11 +139,14 @@ class SlideImage:
 def open_image(path: str | Path) -> SlideImage:
     """Open an image file without decoding it.
 
-    Tiled and uncompressed TIFFs are read window by window; JPEG, PNG and the like can only be decoded whole, which
-    happens at the first window and is refused above ``settings.max_image_pixels``.
+    Tiled and uncompressed TIFFs are read window by window, and so are scanners' own formats, through OpenSlide; JPEG,
+    PNG and the like can only be decoded whole, which happens at the first window and is refused above
+    ``settings.max_image_pixels``.
 
     Raises
     ------
+    ImportError
+        If only OpenSlide reads the format, and it is not installed.
     FileNotFoundError
         If there is no such file.
     ValueError
@@ -147,6 +163,9 @@ def open_image(path: str | Path) -> SlideImage:
 @lru_cache(maxsize=4)
 def _open_cached(path: Path, size: int, mtime_ns: int) -> SlideImage:
     fingerprint = f"{path}:{size}:{mtime_ns}"
+    if vendor.wanted(path):
+        levels, mpp = vendor.open_slide(path)
+        return SlideImage(levels, mpp=mpp, source=str(path), fingerprint=fingerprint)
     if path.suffix.lower() in TIFF_SUFFIXES:
         return _open_tiff(path, fingerprint)
     levels = [_WholeImage(path)]
@@ -227,7 +246,7 @@ def _open_tiff(path: Path, fingerprint: str) -> SlideImage:
             number, series = max(enumerate(tif.series), key=lambda item: int(np.prod(item[1].shape)))
             axes = series.axes
             levels = [_TiffLevel(path, number, i, level) for i, level in enumerate(series.levels)]
-            end = max(_end_of_data(level.pages[0]) for level in series.levels)
+            end = max(_end_of_pages(tif), *(_end_of_data(level.pages[0]) for level in series.levels))
             mpp = _tiff_mpp(tif)
     except Exception as error:  # (damaged tags raise every kind of error)
         msg = f"{path} cannot be read as a TIFF ({error}). Get the image again, or convert it to a tiled TIFF."
@@ -279,8 +298,29 @@ class _TiffLevel:
 
 
 def _end_of_data(page: Any) -> int:
-    """File size that the pixels of a TIFF page need."""
+    """File size that the pixels of a TIFF page need.
+
+    Raises
+    ------
+    ValueError
+        If the page has fewer pixels than it announces.
+    """
+    too_few = len(page.dataoffsets) < np.prod(page.chunked)
+    if too_few or (page.compression == 1 and sum(page.databytecounts) < page.nbytes):
+        msg = f"its {page.imagelength:,} × {page.imagewidth:,} pixels are not all there"
+        raise ValueError(msg)
     return max(offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True))
+
+
+def _end_of_pages(tif: Any) -> int:
+    """File size that the chain of pages needs at least: a page may be announced that was cut off."""
+    place, size = tif.pages.next_page_offset, tif.tiff.offsetsize
+    tif.filehandle.seek(place)
+    announced = tif.filehandle.read(size)
+    if len(announced) < size:
+        return place + size
+    offset = int.from_bytes(announced, BYTE_ORDER[tif.byteorder])
+    return offset + 1 if offset else 0
 
 
 def _tiff_mpp(tif: Any) -> float | None:
@@ -302,6 +342,8 @@ def _stated_mpp(tif: Any) -> float | None:
     if "XResolution" in page.tags and "ResolutionUnit" in page.tags:
         numerator, denominator = page.tags["XResolution"].value
         um_per_unit = {2: 25_400.0, 3: 10_000.0}.get(int(page.tags["ResolutionUnit"].value))
+        if tif.is_imagej:
+            um_per_unit = UM_PER_UNIT.get((tif.imagej_metadata or {}).get("unit", ""), um_per_unit)
         return um_per_unit * denominator / numerator if um_per_unit and numerator else None
     return None
 

@@ -35,12 +35,13 @@ def expression_of(section: Section, genes: str | Iterable[str], layer: str | Non
         msg = "No genes to draw: pass a gene name or a list of them."
         raise ValueError(msg)
     adata = section.adata
-    if layer is not None and layer not in adata.layers:
+    extra = None if layer is None else adata.obsm.get(_keys.extra_genes(layer))
+    in_var = layer is None or layer in adata.layers
+    if not in_var and extra is None:
         hint = "Call tl.predict_expression first, or pass layer=None for the measured counts."
         msg = f"There is no layers[{layer!r}]; there is {', '.join(adata.layers) or 'none'}. {hint}"
         raise KeyError(msg)
-    extra = None if layer is None else adata.obsm.get(_keys.extra_genes(layer))
-    inside = _genes.match(wanted, section.genes)
+    inside = _genes.match(wanted, section.genes) if in_var else {}
     beside = {} if extra is None else _genes.match(wanted, extra.columns)
     unknown = [gene for gene in wanted if gene not in inside and gene not in beside]
     if unknown:

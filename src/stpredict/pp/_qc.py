@@ -38,7 +38,7 @@ def tissue_mask(
     Parameters
     ----------
     data
-        A section with an H&E image.
+        A section with an H&E image; spots are not needed.
     mpp
         Microns per pixel of the mask; never finer than the image.
     library_id
@@ -85,7 +85,7 @@ def tissue_mask(
         msg = f"There is no section {library_id!r}; there is {', '.join(sections)}."
         raise KeyError(msg)
     section = sections[library_id] if library_id is not None else next(iter(sections.values()))
-    return find_tissue(section.image, image_mpp=section.mpp, mpp=mpp)
+    return find_tissue(section.slide, image_mpp=section.mpp, mpp=mpp)
 
 
 def qc(

@@ -81,7 +81,8 @@ def predict_expression(
       section to expect, learned from genes hidden in training (NaN where there were too few)
 
     With `as_anndata`, a new AnnData with the predicted genes in ``var``, the prediction in ``X`` and
-    ``layers["predicted"]``, the spots' ``obs``, coordinates and images, and the same ``uns["predicted"]``.
+    ``layers["predicted"]``, the spots' ``obs``, coordinates and images, and the same ``uns["predicted"]``; as a further table of a SpatialData
+    it annotates the same shapes.
 
     Raises
     ------
@@ -272,7 +273,7 @@ def _new_anndata(
     new = anndata.AnnData(X=layers[key_added], obs=adata.obs.copy(), var=var, layers=layers)
     if _keys.SPATIAL in adata.obsm:
         new.obsm[_keys.SPATIAL] = adata.obsm[_keys.SPATIAL].copy()
-    for key in (_keys.SPATIAL, _keys.TILES):
+    for key in (_keys.SPATIAL, _keys.TILES, _keys.ANNOTATES):
         if key in adata.uns:
             new.uns[key] = deepcopy(adata.uns[key])
     new.uns[key_added] = record

@@ -84,7 +84,7 @@ def _part(data: Data, section: Section, table_key: str | None) -> Data:
         return table
     part = copy_of(data)
     name = table_key or next(iter(part.tables))
-    if "region" in (attrs := table.uns.get("spatialdata_attrs", {})):
+    if "region" in (attrs := table.uns.get(_keys.ANNOTATES, {})):
         attrs["region"] = section.name
     part.tables[name] = table
     return part

@@ -172,15 +172,17 @@ def _layer_table(adata: AnnData, wanted: list[str], layer: str) -> pd.DataFrame:
     import pandas as pd
     from scipy import sparse
 
-    if layer not in adata.layers:
+    extra = adata.obsm.get(_keys.extra_genes(layer))
+    if layer not in adata.layers and extra is None:
         hint = "Call tl.predict_expression first, or pass layer=None for the measured counts."
         msg = f"There is no layers[{layer!r}]; there is {', '.join(adata.layers) or 'none'}. {hint}"
         raise KeyError(msg)
+    if layer not in adata.layers:  # a slide on which no gene was measured
+        return extra.dropna(axis=1, how="all")
     names = list(dict.fromkeys(_genes.match(wanted, adata.var_names).values()))
     values = adata.layers[layer][:, adata.var_names.get_indexer(names)]
     values = values.toarray() if sparse.issparse(values) else np.asarray(values)
     table = pd.DataFrame(values, index=adata.obs_names, columns=names).dropna(axis=1, how="all")
-    extra = adata.obsm.get(_keys.extra_genes(layer))
     if extra is None:
         return table
     extra = extra.drop(columns=table.columns, errors="ignore").dropna(axis=1, how="all").set_axis(adata.obs_names)
