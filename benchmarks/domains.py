@@ -270,7 +270,7 @@ def drawn(train, test, arguments) -> None:
     for ax, label in zip(axes[0], names, strict=True):
         test.obsm["rep"] = represented(label, train, test, arguments.seeds[0])
         st.tl.domains(test, use_rep="rep", n_domains=arguments.domains, seed=arguments.seeds[0])
-        st.pl.domains(test, ax=ax)
+        st.pl.domains(test, ax=ax, alpha_img=0)
         ax.set_title(label, size=11)
     figure.savefig(arguments.figure, dpi=120)
 
