@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stpredict import _keys, _scale
+from stpredict._anndata import library_column, numbers, scale_hints, spot_centres
 from stpredict._checks import check_unique_genes, raw_counts
 from stpredict._images import SlideImage, open_image
 
@@ -96,10 +97,10 @@ class Section:
             raise KeyError(msg)
         rows = np.arange(adata.n_obs)
         if len(libraries) > 1 or library_key is not None:
-            rows = np.flatnonzero(_library_column(adata, library_key, libraries) == name)
-        centres = _spot_centres(adata, rows, name)
+            rows = np.flatnonzero(library_column(adata, library_key, libraries) == name)
+        centres = spot_centres(adata, rows, name)
         library = adata.uns.get(_keys.SPATIAL, {}).get(name, {})
-        factors = _numbers(library.get("scalefactors", {}))
+        factors = numbers(library.get("scalefactors", {}))
         metadata = library.get("metadata", {})
         hires = library.get("images", {}).get("hires")
         path = metadata.get("source_image_path")
@@ -133,7 +134,7 @@ class Section:
             rows=rows,
             centres=centres,
             open_image=opener,
-            hints=_scale_hints(adata, name, mpp),
+            hints=scale_hints(adata, name, mpp),
             image_scale=scale,
             has_image=bool(path) or hires is not None,
         )
@@ -160,7 +161,7 @@ class Section:
         if not np.isfinite(centres).all():
             msg = f"Region {region!r} has spots whose centres are not finite; drop them first."
             raise ValueError(msg)
-        hints = _scale_hints(adata, region, mpp * scale if mpp is not None else None)
+        hints = scale_hints(adata, region, mpp * scale if mpp is not None else None)
         slide = slide_of(sdata) if image_key is None else None
         if slide is not None:
             hints = replace(hints, metadata=hints.metadata or slide.mpp)
@@ -366,54 +367,3 @@ def table_of(data: Data, table_key: str | None = None) -> AnnData:
         )
         raise TypeError(msg)
     return data
-
-
-def _library_column(adata: AnnData, library_key: str | None, libraries: list[str]) -> np.ndarray:
-    remembered = (tiles["library_key"] for tiles in adata.uns.get(_keys.TILES, {}).values() if "library_key" in tiles)
-    key = library_key or next(remembered, "library_id")
-    if key not in adata.obs:
-        msg = (
-            f"This AnnData holds {len(libraries)} sections; pass library_key=, the obs column that names each spot's "
-            f"section (one of {', '.join(libraries)}). obs has {', '.join(adata.obs.columns) or 'no columns'}."
-        )
-        raise KeyError(msg)
-    column = adata.obs[key].astype(str).to_numpy()
-    unknown = sorted(set(column) - set(libraries))
-    if unknown:
-        msg = f"obs[{key!r}] names sections that uns['spatial'] lacks: {', '.join(unknown[:5])}."
-        raise KeyError(msg)
-    return column
-
-
-def _spot_centres(adata: AnnData, rows: np.ndarray, name: str) -> np.ndarray:
-    if _keys.SPATIAL not in adata.obsm:
-        msg = "obsm['spatial'] is missing: spot centres (x, y) in full-resolution pixels are needed."
-        raise KeyError(msg)
-    centres = np.asarray(adata.obsm[_keys.SPATIAL], dtype=np.float64)[rows]
-    if centres.ndim != 2 or centres.shape[1] != 2:
-        msg = f"obsm['spatial'] must have two columns (x, y), got shape {centres.shape}."
-        raise ValueError(msg)
-    if not np.isfinite(centres).all():
-        msg = f"Section {name!r}: obsm['spatial'] holds NaN or infinite coordinates; drop those spots first."
-        raise ValueError(msg)
-    return centres
-
-
-def _scale_hints(adata: AnnData, name: str, mpp: float | None) -> _scale.ScaleHints:
-    """What the table knows of the scale of section `name`, in pixels of its spots' own coordinates."""
-    library = adata.uns.get(_keys.SPATIAL, {}).get(name, {})
-    factors = _numbers(library.get("scalefactors", {}))
-    pitch_um = library.get("metadata", {}).get("spot_pitch_um")
-    tiles = adata.uns.get(_keys.TILES, {}).get(name, {})
-    return _scale.ScaleHints(
-        argument=mpp,
-        metadata=factors.get("microns_per_pixel"),
-        pitch_um=float(pitch_um) if pitch_um else None,
-        spot_diameter_px=factors.get("spot_diameter_fullres"),
-        remembered=(float(tiles["mpp"]), str(tiles["mpp_source"])) if tiles else None,
-        scalefactors=factors,
-    )
-
-
-def _numbers(factors: Mapping[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in factors.items() if np.isscalar(value)}

@@ -716,7 +716,12 @@ def test_reliability_tells_genes_that_only_text_knows_from_those_that_a_referenc
 
 def test_without_coordinates_only_genes_with_text_are_known(sections):
     """What describes a gene is then its text alone, so others cannot be told apart."""
-    model = train(sections[:2], coordinates=False, text_layers=1, genes_per_step=8, reference=[sections[2]])
-    assert "NOT_A_GENE" not in model.vocabulary
-    facts = model._facts(model.vocabulary[len(model.genes) :])[1]
-    assert facts.any(axis=1).all()
+    reference = sections[2].copy()
+    reference.var_names = [*reference.var_names[:-1], "NOT_A_GENE"]
+    how = {"reference": [reference], "genes": list(sections[0].var_names[:-5])}
+    assert "NOT_A_GENE" in train(sections[:2], **how).vocabulary
+    model = train(sections[:2], coordinates=False, text_layers=1, genes_per_step=8, **how)
+    unseen = model.vocabulary[len(model.genes) :]
+    assert "NOT_A_GENE" not in unseen
+    assert len(unseen) > 100
+    assert model._facts(unseen)[1].any(axis=1).all()

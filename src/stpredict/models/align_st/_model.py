@@ -275,7 +275,7 @@ class AlignSt(ArrayModel):
         from stpredict.models.align_st._genes import GeneSpace
 
         parts = {name.removeprefix("gene_"): self.arrays[name] for name in GeneSpace.SHAPES}
-        return GeneSpace(names=self.vocabulary, by_text=parts["coordinates"], **parts)
+        return GeneSpace(names=self.vocabulary, by_text=np.full_like(parts["coordinates"], np.nan), **parts)
 
     def _space_for(self, section: Section) -> GeneSpace:
         """Where genes lie, as far as it can be trusted on this section."""
