@@ -15,7 +15,8 @@ def describe(image):
     pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
     names, cells = morphology.describe(pixels)
     middle = SIZE / morphology.CELL / 4
-    means = morphology.windows(cells, np.array([middle]), np.array([middle]), SIZE / morphology.CELL / 2)
+    table = morphology.sums(cells)
+    means = morphology.windows(table, np.array([middle]), np.array([middle]), SIZE / morphology.CELL / 2)
     names, features = morphology.summarise(names, means)
     assert torch.isfinite(features).all()
     return dict(zip(names, features[0].tolist(), strict=True))
@@ -84,11 +85,39 @@ def test_texture_is_seen_at_its_own_octave():
 
 
 def test_windows_average_cells_by_the_area_covered():
-    cells = torch.arange(36.0).view(1, 6, 6)
-    whole = morphology.windows(cells, np.array([1.0]), np.array([2.0]), 2.0)
-    assert whole.item() == pytest.approx(cells[0, 2:4, 1:3].mean().item())
-    shifted = morphology.windows(cells, np.array([1.5]), np.array([2.0]), 1.0)
-    assert shifted.item() == pytest.approx((cells[0, 2, 1] + cells[0, 2, 2]).item() / 2)
+    table = morphology.sums(torch.arange(36.0).view(1, 6, 6))
+    whole = morphology.windows(table, np.array([1.0]), np.array([2.0]), 2.0)
+    assert whole.item() == pytest.approx(np.mean([13, 14, 19, 20]))
+    shifted = morphology.windows(table, np.array([1.5]), np.array([2.0]), 1.0)
+    assert shifted.item() == pytest.approx((13 + 14) / 2)
+
+
+@pytest.mark.parametrize("own_sides", [False, True])
+def test_windows_equal_brute_force(own_sides):
+    """Fractional windows, some beyond the block, against the share of every cell that each covers."""
+    rng = np.random.default_rng(3)
+    cells = rng.gamma(1.0, 2.0, (7, 53, 41)).astype(np.float32)
+    left, top = rng.uniform(-9, 45, 300), rng.uniform(-9, 58, 300)
+    side = rng.uniform(0.3, 30, 300) if own_sides else 14.3
+
+    def covered(start, n):
+        inside = np.clip(np.arange(n + 1) - start[:, None], 0, np.reshape(side, (-1, 1)))
+        return np.diff(inside, axis=1)
+
+    expected = np.einsum("mhw,nh,nw->nm", cells, covered(top, 53), covered(left, 41)) / np.reshape(side, (-1, 1)) ** 2
+    found = morphology.windows(morphology.sums(torch.from_numpy(cells)), left, top, side)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_many_windows_are_described_a_few_at_a_time(monkeypatch):
+    rng = np.random.default_rng(4)
+    pixels = torch.from_numpy(rng.uniform(0.2, 1, (3, 256, 256)).astype(np.float32))
+    names, cells = morphology.describe(pixels)
+    table, (left, top) = morphology.sums(cells), rng.uniform(0, 40, (2, 100))
+    together = morphology.features_of(names, table, left, top, 8.0)[1]
+    monkeypatch.setattr(morphology, "WINDOWS", 33)
+    np.testing.assert_array_equal(morphology.features_of(names, table, left, top, 8.0)[1], together)
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.688])

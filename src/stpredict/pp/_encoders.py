@@ -76,11 +76,11 @@ class MorphologyEncoder:
         pixels = self._read(section, start, stop, step)
         self.feature_names, features = [], []
         names, cells = morphology.describe(pixels)
+        table = morphology.sums(cells)
         for centres, side in boxes:
             left, top = ((centres - np.reshape(side / 2, (-1, 1)) - start) / morphology.CELL).T
-            means = morphology.windows(cells, left, top, side / morphology.CELL)
-            self.feature_names, values = morphology.summarise(names, means)
-            features.append(values.cpu().numpy())
+            self.feature_names, values = morphology.features_of(names, table, left, top, side / morphology.CELL)
+            features.append(values)
         progress(len(rows))
         return features
 

@@ -1,8 +1,8 @@
 """The default encoder: a weight-free description of H&E morphology.
 
 A block of the slide is turned once into per-pixel maps (stains, texture at several scales, fibre direction, nuclei),
-and the maps are averaged into cells of a few microns. Every window, spot or niche, is then a sum over cells, so tiles
-that overlap share all of the work. Colour deconvolution follows Ruifrok & Johnston (2001), fibre direction the
+and the maps are averaged into cells of a few microns. Every window, spot or niche, is then a difference of sums over
+cells, so tiles that overlap share all of the work and a million small bins cost little more than their block. Colour deconvolution follows Ruifrok & Johnston (2001), fibre direction the
 structure tensor; both as implemented here in a few lines of torch so that a GPU can run them.
 """
 
@@ -30,6 +30,9 @@ ALIGN = 2**SCALES
 
 HALO = 3 * ALIGN
 """Pixels around a window that its maps depend on."""
+
+WINDOWS = 8192
+"""Windows averaged at a time."""
 
 # Optical densities of haematoxylin, eosin and a residual (Ruifrok & Johnston 2001), rows normalised.
 _STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
@@ -162,25 +165,44 @@ def _add_fibres(add, value: torch.Tensor, octave: int) -> None:
     add(f"fibres{octave}_y", tensor[1])
 
 
-def windows(cells: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float | np.ndarray) -> torch.Tensor:
-    """Mean of each cell map (maps, h, w) over square windows given in cells (fractional): (windows, maps)."""
+def sums(cells: torch.Tensor) -> torch.Tensor:
+    """Summed-area table of each cell map (maps, h, w): float64 (maps, h + 1, w + 1), sums up to every corner."""
+    import torch.nn.functional as F
+
+    if cells.device.type == "mps":  # has no float64
+        cells = cells.cpu()
+    return F.pad(cells.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
+
+
+def windows(table: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float | np.ndarray) -> torch.Tensor:
+    """Mean of each map behind a summed-area `table` over square windows in cells (fractional): (windows, maps).
+
+    Maps are constant within a cell, so that their sums are bilinear there, and what lies between two corners of the
+    table is exact. A window costs four corners, however wide it is.
+    """
     import torch
+    import torch.nn.functional as F
 
-    maps, height, width = cells.shape
-    across = _coverage(left, side, width).to(cells.device)
-    down = _coverage(top, side, height).to(cells.device)
-    rows = (cells.reshape(-1, width) @ across.T).view(maps, height, -1)
-    area = side**2 if np.ndim(side) == 0 else torch.from_numpy(np.float32(side**2)[:, None]).to(cells.device)
-    return torch.einsum("mhn,nh->nm", rows, down) / area
+    left, top, side = (torch.as_tensor(value, dtype=table.dtype, device=table.device) for value in (left, top, side))
+    height, width = table.shape[1] - 1, table.shape[2] - 1
+    x, y = torch.stack([left, left + side]), torch.stack([top, top + side])
+    corners = torch.stack(torch.broadcast_tensors(x[None] * (2 / width) - 1, y[:, None] * (2 / height) - 1), dim=-1)
+    found = F.grid_sample(table[None], corners.flatten(0, 1)[None], padding_mode="border", align_corners=True)[0]
+    (upper_left, upper_right, lower_left, lower_right) = found.unbind(1)
+    return ((lower_right - lower_left - upper_right + upper_left) / side**2).T.float()
 
 
-def _coverage(start: np.ndarray, side: float | np.ndarray, n: int) -> torch.Tensor:
-    """How much of each of `n` cells each interval [start, start + side) covers: float32 (intervals, n)."""
-    import torch
-
-    edges = np.arange(n + 1)
-    inside = np.clip(edges[None] - start[:, None], 0, np.reshape(side, (-1, 1)))
-    return torch.from_numpy(np.diff(inside, axis=1).astype(np.float32))
+def features_of(
+    names: list[str], table: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float | np.ndarray
+) -> tuple[list[str], np.ndarray]:
+    """Names and values, float32 (windows, d), of the features of square windows, a few windows at a time."""
+    sides = np.full(len(left), side, dtype=np.float64)
+    pieces = []
+    for start in range(0, len(left), WINDOWS):
+        some = slice(start, start + WINDOWS)
+        features, values = summarise(names, windows(table, left[some], top[some], sides[some]))
+        pieces.append(values.cpu().numpy())
+    return features, np.concatenate(pieces)
 
 
 def summarise(names: list[str], means: torch.Tensor) -> tuple[list[str], torch.Tensor]:
