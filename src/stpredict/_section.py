@@ -299,13 +299,13 @@ class Section:
         dense = np.asarray(chosen.toarray() if sparse.issparse(chosen) else chosen, dtype=np.float64)
         return np.log1p(dense * (1e4 / np.maximum(totals, 1.0))[:, None]).astype(np.float32)
 
-    def features(self, key: str) -> np.ndarray:
-        """float32 (n, d): what ``obsm[key]`` holds for this section's spots."""
+    def features(self, key: str, part: slice = slice(None)) -> np.ndarray:
+        """float32 (n, d): what ``obsm[key]`` holds for this section's spots, or for a `part` of them."""
         if key not in self.adata.obsm:
             known = ", ".join(map(repr, self.adata.obsm)) or "nothing"
             msg = f"Section {self.name!r} has no obsm[{key!r}] (it has {known}): run stpredict.pp.encode first."
             raise KeyError(msg)
-        return np.asarray(self.adata.obsm[key], dtype=np.float32)[self.rows]
+        return np.asarray(np.asarray(self.adata.obsm[key])[self.rows[part]], dtype=np.float32)
 
     def record(self, key: str) -> Mapping[str, Any]:
         """How the features under `key` were made (``uns[key]``)."""

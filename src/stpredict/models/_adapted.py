@@ -13,7 +13,7 @@ from stpredict.models._contract import ExpressionModel, History, Prediction
 from stpredict.models._spot_process import LENGTHS, ROWS, Points, Process, kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -188,18 +188,30 @@ class Adapted(ExpressionModel):
         ValueError
             If the section's features are missing or were made differently from those in training.
         """
-        base = self.base.predict(section)
-        points = self._points(section, base.mean)
+        asked = self.genes if genes is None else list(genes)
+        out = np.empty((2, len(section), len(asked)), dtype=np.float32)
+        for rows, part in self.predict_parts(section, asked):
+            out[0][rows], out[1][rows] = part.mean, part.std
+        return Prediction(out[0], out[1], list(asked))
+
+    def predict_parts(
+        self, section: Section, genes: Sequence[str] | None = None, *, size: int | None = None
+    ) -> Iterator[tuple[slice, Prediction]]:
+        """`predict`, a few spots at a time, in the parts of the base model."""
         asked = self.genes if genes is None else list(genes)
         number = {gene: i for i, gene in enumerate(self.genes)}
         taken = np.array([number.get(gene, -1) for gene in asked])
-        out = np.full((2, len(section), len(asked)), np.nan, dtype=np.float32)
-        for start in range(0, len(section), ROWS):
-            rows = slice(start, start + ROWS)
-            mean, variance = self._corrected(base.mean[rows], points.take(rows))
-            out[0][rows][:, taken >= 0] = mean[:, taken[taken >= 0]]
-            out[1][rows][:, taken >= 0] = np.sqrt(variance[:, taken[taken >= 0]])
-        return Prediction(out[0], out[1], list(asked))
+        known = taken >= 0
+        points_of = self._pointer(section)
+        for part, base in self.base.predict_parts(section, size=size):
+            points = points_of(part, base.mean)
+            out = np.full((2, len(points), len(asked)), np.nan, dtype=np.float32)
+            for start in range(0, len(points), ROWS):
+                rows = slice(start, start + ROWS)
+                mean, variance = self._corrected(base.mean[rows], points.take(rows))
+                out[0][rows][:, known] = mean[:, taken[known]]
+                out[1][rows][:, known] = np.sqrt(variance[:, taken[known]])
+            yield part, Prediction(out[0], out[1], list(asked))
 
     def embed(self, section: Section) -> np.ndarray:
         """float32 (n_spots, d): the space of the base model."""
@@ -232,13 +244,19 @@ class Adapted(ExpressionModel):
         along = self._process.coefficients(arrays["along"], arrays["variances"])
         return along @ arrays["loadings"].T + self._process.coefficients(arrays["beside"], arrays["rest"])
 
-    def _points(self, section: Section, predicted: np.ndarray) -> Points:
+    def _pointer(self, section: Section) -> Callable[[slice, np.ndarray], Points]:
+        """What gives the points of some rows of `section`, for which the base model predicts what it is told."""
         scale = self.arrays["scale"]
-        scores = (predicted - self.arrays["centre"]) @ self.arrays["axes"] / scale[0]
-        embedded = self.base.embed(section) / np.float32(scale[1])
+        embedded = self.base.embed(section)
         number = self._number(section)
-        pitch = self.config["pitches"][number] if number >= 0 else 1.0
-        return Points(_coordinates(section) / pitch, np.full(len(section), number), scores, embedded)
+        places = _coordinates(section) / (self.config["pitches"][number] if number >= 0 else 1.0)
+
+        def points_of(rows: slice, predicted: np.ndarray) -> Points:
+            scores = (predicted - self.arrays["centre"]) @ self.arrays["axes"] / scale[0]
+            own = embedded[rows] / np.float32(scale[1])
+            return Points(places[rows], np.full(len(own), number), scores, own)
+
+        return points_of
 
     def _number(self, section: Section) -> int:
         """Which of the sections adapted on this one is, or is a part of: by names and coordinates of its spots; else -1."""

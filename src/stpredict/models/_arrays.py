@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,15 +18,16 @@ from stpredict.models._design import (
     check_features,
     column_names,
     describe_features,
-    design,
+    designer,
     find_features,
-    raw_features,
+    mean_features,
 )
 from stpredict.models._gene_structure import GeneStructure
 from stpredict.models._inner_cv import Table, training_table
+from stpredict.models._parts import Parts, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -142,25 +145,69 @@ class ArrayModel(ExpressionModel):
         ValueError
             If the section's features are missing or were made differently from those in training.
         """
-        mean, spread = self.apply(self.arrays, self.design(section))
+        asked = self.genes if genes is None else list(genes)
+        out = np.empty((2, len(section), len(asked)), dtype=np.float32)
+        for rows, part in self.predict_parts(section, asked):
+            out[0][rows], out[1][rows] = part.mean, part.std
+        return Prediction(out[0], out[1], list(asked))
+
+    def predict_parts(
+        self, section: Section, genes: Sequence[str] | None = None, *, size: int | None = None
+    ) -> Iterable[tuple[slice, Prediction]]:
+        """`predict`, a few spots at a time: slices of rows of `section`, in order, and the prediction for them.
+
+        What is standardised within a section is so within all of it, so parts put together equal the whole.
+
+        Parameters
+        ----------
+        section, genes
+            See `predict`.
+        size
+            Spots in a part; by default as many as make a prediction of 32 MiB.
+
+        Raises
+        ------
+        ValueError
+            If the section's features are missing or were made differently from those in training; before the first part.
+        """
+        queries = Parts(self.designer(section), len(section), size or rows_of(len(self.genes)))
+        predicted = self.apply_to(queries)
         if self.structure is not None:
-            distance = self.structure.distance(raw_features(section, list(self.config["features"])))
-            mean = self.structure.apply(mean, distance)
+            distance = self.structure.distance(mean_features(section, list(self.config["features"])))
+            means = self.structure.apply_to(predicted.map(itemgetter(0)), distance)
+        else:
+            means = predicted.map(itemgetter(0))
+        asked = self.genes if genes is None else list(genes)
+        return (
+            (rows, self._of_genes(asked, mean, spread))
+            for rows, mean, (_, spread) in zip(queries.rows, means, predicted, strict=True)
+        )
+
+    def apply_to(self, queries: Parts) -> Parts[tuple[np.ndarray, np.ndarray | None]]:
+        """`apply` to a section's design, part by part; methods that compare all of its spots override it."""
+        return queries.map(partial(self.apply, self.arrays))
+
+    def _of_genes(self, genes: list[str], mean: np.ndarray, spread: np.ndarray | None) -> Prediction:
+        """Prediction of `genes` out of those for all genes of the model; NaN where it does not know one."""
         std = np.broadcast_to(self.arrays["residual_sd"], mean.shape) if spread is None else spread
-        if genes is None or list(genes) == self.genes:
-            return Prediction(mean, np.array(std), list(self.genes))
+        if genes == self.genes:
+            return Prediction(mean, np.array(std), genes)
         column = {gene: i for i, gene in enumerate(self.genes)}
         known = [i for i, gene in enumerate(genes) if gene in column]
         taken = [column[genes[i]] for i in known]
-        out = np.full((2, len(section), len(genes)), np.nan, dtype=np.float32)
+        out = np.full((2, len(mean), len(genes)), np.nan, dtype=np.float32)
         out[0][:, known], out[1][:, known] = mean[:, taken], std[:, taken]
-        return Prediction(out[0], out[1], list(genes))
+        return Prediction(out[0], out[1], genes)
 
     def design(self, section: Section) -> np.ndarray:
         """float32 (n_spots, d): the section's design matrix, its features checked against those in training."""
+        return self.designer(section)(slice(None))
+
+    def designer(self, section: Section) -> Callable[[slice], np.ndarray]:
+        """What gives any rows of `design`."""
         expected = self.config["features"]
         check_features(section, expected)
-        return design(section, list(expected))
+        return designer(section, list(expected))
 
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
         """float32 (n_spots, d): images in the method's space; the design matrix, where it has none of its own.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -90,6 +90,16 @@ class ExpressionModel(ABC):
     @abstractmethod
     def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:
         """Expression of `genes` (default: all that the model knows) for every spot of `section`."""
+
+    def predict_parts(
+        self, section: Section, genes: Sequence[str] | None = None, *, size: int | None = None
+    ) -> Iterable[tuple[slice, Prediction]]:
+        """`predict`, a few spots at a time: slices of rows of `section`, in order, and the prediction for them.
+
+        `size` is the number of spots in a part, by default as many as are worth doing together. Methods that need all
+        spots at once give one part, as here.
+        """
+        yield slice(0, len(section)), self.predict(section, genes)
 
     @abstractmethod
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:

@@ -8,14 +8,16 @@ whole slide. Means over lattice neighbours are left out on purpose: beside a nic
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict._niches import call
+from stpredict.models._parts import Parts, moments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stpredict._section import Section
 
@@ -24,20 +26,37 @@ SAME_WITHIN = ("spot_um", "niche_um", "mpp")
 TOLERANCE = 0.05
 """Relative difference of windows and scale that is still the same."""
 
+ROWS = 16_384
+"""Spots whose features are looked at together."""
+
 
 def design(section: Section, keys: Sequence[str]) -> np.ndarray:
     """float32 (n spots, d): features under `keys`, standardised within the section.
 
     Constant columns, and all columns of a single spot, are 0.
     """
-    return standardise(raw_features(section, keys))
+    return designer(section, keys)(slice(None))
 
 
-def raw_features(section: Section, keys: Sequence[str]) -> np.ndarray:
+def designer(section: Section, keys: Sequence[str]) -> Callable[[slice], np.ndarray]:
+    """What gives any rows of `design`; the whole section is looked at once, now."""
+    mean, sd = moments(_raw_parts(section, keys))
+    return lambda rows: _standardised(raw_features(section, keys, rows), mean, sd)
+
+
+def raw_features(section: Section, keys: Sequence[str], rows: slice = slice(None)) -> np.ndarray:
     """float32 (n spots, d): features under `keys` as they were encoded."""
-    if not keys:
-        return np.zeros((len(section), 0), dtype=np.float32)
-    return np.concatenate([section.features(key) for key in keys], axis=1)
+    nothing = np.zeros((len(section.rows[rows]), 0), dtype=np.float32)
+    return np.concatenate([nothing, *(section.features(key, rows) for key in keys)], axis=1)
+
+
+def mean_features(section: Section, keys: Sequence[str]) -> np.ndarray:
+    """float64 (1, d): mean of features under `keys` as they were encoded."""
+    return moments(_raw_parts(section, keys))[0][None]
+
+
+def _raw_parts(section: Section, keys: Sequence[str]) -> Parts[np.ndarray]:
+    return Parts(partial(raw_features, section, keys), len(section), ROWS)
 
 
 def column_names(section: Section, keys: Sequence[str]) -> list[str]:
@@ -52,10 +71,15 @@ def column_names(section: Section, keys: Sequence[str]) -> list[str]:
 
 def standardise(values: np.ndarray) -> np.ndarray:
     """Columns with mean 0 and standard deviation 1; constant ones become 0."""
-    mean = values.mean(axis=0, dtype=np.float64)
-    sd = values.std(axis=0, dtype=np.float64)
+    return _standardised(np.array(values, dtype=np.float32), *moments([values]))
+
+
+def _standardised(values: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """`values`, changed in place."""
     constant = sd <= 1e-6 * np.abs(mean) + 1e-12
-    return ((values - mean) * np.where(constant, 0, 1 / np.where(constant, 1, sd))).astype(np.float32)
+    values -= mean
+    values *= np.where(constant, 0, 1 / np.where(constant, 1, sd))
+    return values
 
 
 def find_features(sections: Sequence[Section], features: str | Sequence[str] | None = None) -> list[str]:
@@ -104,14 +128,15 @@ def describe_features(section: Section, keys: Sequence[str]) -> dict[str, dict[s
                 f"and stpredict.pp.encode(adata, ...) with the encoder that made them."
             )
             raise ValueError(msg)
-        values = section.features(key)
-        if values.ndim != 2 or not np.isfinite(values).all():
+        shape = section.features(key, slice(0)).shape
+        parts = Parts(partial(section.features, key), len(section), ROWS)
+        if len(shape) != 2 or not all(np.isfinite(part).all() for part in parts):
             msg = f"obsm[{key!r}] of section {section.name!r} must be a matrix without NaN; run stpredict.pp.encode again."
             raise ValueError(msg)
         record = section.record(key)
         known = {k: record[k] for k in (*SAME_EXACTLY, *SAME_WITHIN) if k in record} if _is_record(record) else {}
         described[key] = {k: str(v) if k in SAME_EXACTLY else float(v) for k, v in known.items()}
-        described[key]["n_features"] = values.shape[1]
+        described[key]["n_features"] = shape[1]
     return described
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from stpredict._references import checked_counts, log_rows, study_codes
 from stpredict.models._linear import cross
+from stpredict.models._parts import Parts, moments, rows_of
 from stpredict.models._places import distance_to, places_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ MIN_GENES = 2
 """Fewer shared genes have no structure to speak of."""
 
 _ROWS = 4096
-_GENES = 256
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class GeneStructure:
     def distance(self, features: np.ndarray) -> float:
         """Squared distance of a section to the training sections, over that of these to each other.
 
-        See `stpredict.models._places.distance_to`.
+        The section's `features`, or their mean as one row. See `stpredict.models._places.distance_to`.
         """
         return distance_to(self.places, self.scale, features)
 
@@ -185,23 +185,31 @@ class GeneStructure:
         Every gene keeps its mean and standard deviation over the section: the structure moves patterns, not levels.
         Genes that it does not know, or that are predicted constant, stay as they are.
         """
-        level = mean.mean(axis=0, dtype=np.float64).astype(np.float32)
-        size = mean.std(axis=0, dtype=np.float64)
+        parts = Parts(lambda rows: mean[rows], len(mean), rows_of(mean.shape[1]))
+        return np.concatenate(list(self.apply_to(parts, distance)))
+
+    def apply_to(self, means: Parts[np.ndarray], distance: float) -> Parts[np.ndarray]:
+        """`apply` to predictions of one section that come in parts, which are gone through twice beforehand."""
+        level, size = moments(means)
+        level = level.astype(np.float32)
         moving = np.flatnonzero((size > 1e-6 * np.abs(level) + 1e-9) & self.axes.any(axis=1))
-        out = np.array(mean, dtype=np.float32)
-        blocks = [moving[start : start + _GENES] for start in range(0, len(moving), _GENES)]
-        scores = np.zeros((len(mean), self.axes.shape[1]), dtype=np.float32)
-        for block in blocks:
-            out[:, block] = (out[:, block] - level[block]) / size[block]
-            scores += out[:, block] @ self.axes[block]
+        level, size, axes = level[moving], size[moving].astype(np.float32), self.axes[moving]
         beside = float(self.rest[0] / (self.rest[0] + distance))
-        scores *= self.variances / (self.variances + distance) - beside
-        for block in blocks:
-            drawn = beside * out[:, block] + scores @ self.axes[block].T
-            spread = drawn.std(axis=0, dtype=np.float64)
-            drawn *= np.where(spread > 0, size[block] / np.where(spread > 0, spread, 1), 0)
-            out[:, block] = drawn + level[block]
-        return out
+        weights = self.variances / (self.variances + distance) - beside
+
+        def expected(mean: np.ndarray) -> np.ndarray:
+            standard = (mean[:, moving] - level) / size
+            return beside * standard + (standard @ axes * weights) @ axes.T
+
+        spread = moments(means.map(expected))[1]
+        contrast = np.where(spread > 0, size / np.where(spread > 0, spread, 1), 0).astype(np.float32)
+
+        def drawn(mean: np.ndarray) -> np.ndarray:
+            out = np.array(mean, dtype=np.float32)
+            out[:, moving] = expected(mean) * contrast + level
+            return out
+
+        return means.map(drawn)
 
     # ------------------------------------------------------------------ storage
 

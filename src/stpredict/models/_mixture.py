@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -9,10 +10,11 @@ import numpy as np
 from stpredict.models._baseline import Baseline
 from stpredict.models._inner_cv import Choice, Table, choose
 from stpredict.models._knn import Knn
+from stpredict.models._parts import Parts, moments
 from stpredict.models._ridge import Ridge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
 PARTS: tuple[type[Baseline], ...] = (Ridge, Knn)
 
@@ -38,8 +40,15 @@ class Mixture(Baseline):
         return {f"{name}_{array}": values for name, arrays in learned.items() for array, values in arrays.items()}
 
     def apply(self, arrays: dict[str, np.ndarray], queries: np.ndarray) -> tuple[np.ndarray, None]:
-        """Predictions of both, mixed."""
-        return mix([part.apply(_own(arrays, name), queries)[0] for name, part in self._parts.items()]), None
+        """Predictions of both for all spots of a section, mixed."""
+        return mix(self._both(arrays, queries)), None
+
+    def apply_to(self, queries: Parts[np.ndarray]) -> Parts[tuple[np.ndarray, None]]:
+        """`apply` to a section that comes in parts, which are predicted once beforehand."""
+        return mixed(queries.map(partial(self._both, self.arrays))).map(lambda mean: (mean, None))
+
+    def _both(self, arrays: dict[str, np.ndarray], queries: np.ndarray) -> list[np.ndarray]:
+        return [part.apply(_own(arrays, name), queries)[0] for name, part in self._parts.items()]
 
     def _choose(self, table: Table) -> Choice:
         """Each part's hyper-parameter by itself, then the error of both together."""
@@ -50,17 +59,24 @@ class Mixture(Baseline):
         return super()._choose(table)
 
 
-def mix(predictions: Iterable[np.ndarray]) -> np.ndarray:
+def mix(predictions: Sequence[np.ndarray]) -> np.ndarray:
     """float32 (spots, genes): mean of standardised predictions, at the mean of their levels and standard deviations."""
-    several = [np.asarray(one, dtype=np.float32) for one in predictions]
-    pattern = level = size = 0
-    for one in several:
-        mean, sd = one.mean(axis=0), one.std(axis=0)
-        constant = sd <= 1e-6 * np.abs(mean) + 1e-9
-        pattern = pattern + (one - mean) * np.where(constant, 0, 1 / np.where(constant, 1, sd))
-        level, size = level + mean, size + sd
-    n = len(several)
-    return (level / n + (size / n) * (pattern / n)).astype(np.float32)
+    (whole,) = mixed(Parts(lambda _: predictions, 1, 1))
+    return whole
+
+
+def mixed(predictions: Parts[Sequence[np.ndarray]]) -> Parts[np.ndarray]:
+    """`mix` of predictions for one section that come in parts, of every method one."""
+    level, sd = moments(predictions.map(partial(np.stack, axis=1)))
+    constant = sd <= 1e-6 * np.abs(level) + 1e-9
+    factor = np.where(constant, 0, 1 / np.where(constant, 1, sd)).astype(np.float32)
+    level, contrast = level.astype(np.float32), (sd.mean(axis=0) / len(sd)).astype(np.float32)
+
+    def together(several: Sequence[np.ndarray]) -> np.ndarray:
+        pattern = sum((one - own) * size for one, own, size in zip(several, level, factor, strict=True))
+        return (level.mean(axis=0) + contrast * pattern).astype(np.float32)
+
+    return predictions.map(together)
 
 
 def _own(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:

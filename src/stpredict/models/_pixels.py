@@ -22,8 +22,8 @@ SPOT_UM = 112.0
 """Side of a spot's tile in µm."""
 
 
-def read_tiles(section: Section, size: int, *, um: float = SPOT_UM) -> np.ndarray:
-    """uint8 (n_spots, 3, size, size): the square window of `um` around every spot, held in memory.
+def read_tiles(section: Section, size: int, *, um: float = SPOT_UM, rows: slice = slice(None)) -> np.ndarray:
+    """uint8 (n_spots, 3, size, size): the square window of `um` around every spot, or those in `rows`, held in memory.
 
     Warns
     -----
@@ -39,12 +39,13 @@ def read_tiles(section: Section, size: int, *, um: float = SPOT_UM) -> np.ndarra
             f"{section.mpp * size / um:.1f}× to {size} px. Is this the full-resolution image?"
         )
         warnings.warn(msg, UserWarning, stacklevel=2)
-    tiles = np.empty((len(section), 3, size, size), dtype=np.uint8)
-    for rows, crops in read_crops(section, np.arange(len(section)), um, max(um / size, section.mpp)):
+    wanted = np.arange(len(section))[rows]
+    tiles = np.empty((len(wanted), 3, size, size), dtype=np.uint8)
+    for read, crops in read_crops(section, wanted, um, max(um / size, section.mpp)):
         pixels = torch.from_numpy(crops).permute(0, 3, 1, 2)
         if pixels.shape[-1] != size:
             pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
-        tiles[rows] = pixels.numpy()
+        tiles[read - wanted[0]] = pixels.numpy()
     return tiles
 
 

@@ -92,8 +92,13 @@ class Aligned(Banked, ArrayModel):
         """What networks learn from, of the spots in the (levelled) `table`; what is large is kept on the `shelf`."""
 
     def design(self, section: Section) -> tuple[np.ndarray, ...]:
-        """Arguments of the network's ``image`` for every spot of `section`: here its frozen features (n_spots, d)."""
-        return (super().design(section),)
+        """Arguments of the network's ``image`` for every spot of `section`."""
+        return self.designer(section)(slice(None))
+
+    def designer(self, section: Section) -> Callable[[slice], tuple[np.ndarray, ...]]:
+        """What gives any rows of `design`: here frozen features (rows, d)."""
+        features = super().designer(section)
+        return lambda rows: (features(rows),)
 
     @abstractmethod
     def expression(self, section: Section) -> tuple[np.ndarray, ...]:

@@ -14,8 +14,8 @@ from stpredict._device import resolve_device
 from stpredict._settings import settings
 from stpredict.models._aligned._options import checked
 from stpredict.models._arrays import ArrayModel
-from stpredict.models._contract import Prediction
-from stpredict.models._design import raw_features
+from stpredict.models._contract import ExpressionModel, Prediction
+from stpredict.models._design import mean_features
 from stpredict.models._places import distance_to, places_of
 from stpredict.models.align_st._options import PRESETS, Options
 from stpredict.models.align_st._reliability import expected_pcc
@@ -260,6 +260,9 @@ class AlignSt(ArrayModel):
         mean[:, known], std[:, known] = standard * sd + level, error
         return Prediction(mean, std, asked, unseen=self._told_of(np.array(asked)[known], rows))
 
+    predict_parts = ExpressionModel.predict_parts
+    """One part: a spot is predicted with its neighbours."""
+
     def _told_of(self, names: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Names of the unseen genes among `rows`, how far they are from seen ones, and how reliable."""
         unseen = rows >= len(self.genes)
@@ -279,7 +282,7 @@ class AlignSt(ArrayModel):
 
     def _space_for(self, section: Section) -> GeneSpace:
         """Where genes lie, as far as it can be trusted on this section."""
-        space, features = self._stored_space(), raw_features(section, list(self.config["features"]))
+        space, features = self._stored_space(), mean_features(section, list(self.config["features"]))
         away = distance_to(self.arrays["places"], self.arrays["scale"], features)
         return replace(space, coordinates=space.trusted(away))
 

@@ -10,7 +10,7 @@ from stpredict.models._pixels import pixels_of, read_tiles
 from stpredict.models.cmrcnet._options import PRESETS, Options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
@@ -52,9 +52,11 @@ class CmrcNet(Aligned):
             expression.append(scale.scaled(chunk))
         return Tensors.of((images,), (expression.done(),))
 
-    def design(self, section: Section) -> tuple[np.ndarray, ...]:
-        """Frozen features (n_spots, d), or tiles uint8 (n_spots, 3, size, size) for a trained image encoder."""
-        return super().design(section) if self.uses_features else (read_tiles(section, TILE_PX),)
+    def designer(self, section: Section) -> Callable[[slice], tuple[np.ndarray, ...]]:
+        """What gives frozen features (rows, d), or tiles uint8 (rows, 3, size, size) for a trained image encoder."""
+        if self.uses_features:
+            return super().designer(section)
+        return lambda rows: (read_tiles(section, TILE_PX, rows=rows),)
 
     def expression(self, section: Section) -> tuple[np.ndarray, ...]:
         """Scaled expression (n_spots, genes)."""

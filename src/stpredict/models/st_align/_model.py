@@ -17,7 +17,7 @@ from stpredict.models.st_align._niches import check_niches, expression_clusters,
 from stpredict.models.st_align._options import PRESETS, Options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from stpredict._section import Section
     from stpredict._training._rows import Rows, Shelf
@@ -99,10 +99,15 @@ class StAlign(Aligned):
         n = sum(_sizes(self.config, niche=False))
         return columns(design, slice(n)), columns(design, slice(n, None))
 
-    def design(self, section: Section) -> tuple[np.ndarray, ...]:
-        """Spot and niche features (n_spots, d), or for a trained image encoder tiles (n_spots, 3, size, size) first."""
-        spot, niche = self._split(super().design(section)[0])
-        return (read_tiles(section, TILE_PX) if self.options.image_encoder else spot), niche
+    def designer(self, section: Section) -> Callable[[slice], tuple[np.ndarray, ...]]:
+        """What gives spot and niche features (rows, d), or for a trained image encoder tiles (rows, 3, size, size) first."""
+        features = super().designer(section)
+
+        def images(rows: slice) -> tuple[np.ndarray, ...]:
+            spot, niche = self._split(features(rows)[0])
+            return (read_tiles(section, TILE_PX, rows=rows) if self.options.image_encoder else spot), niche
+
+        return images
 
     # ------------------------------------------------------------------ expression
 

@@ -1,0 +1,71 @@
+"""Rows of a section part by part, so that what is as large as spots × genes never exists as a whole."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+VALUES = 2**23
+"""Values of one matrix in memory at a time: 32 MiB of float32."""
+
+FEWEST = 256
+
+
+def rows_of(n_columns: int) -> int:
+    """How many rows of so many columns are worth doing at a time."""
+    return max(FEWEST, VALUES // max(n_columns, 1))
+
+
+class Parts(Generic[T]):
+    """What `make` gives for the rows of a section, a few at a time, and as often as it is gone through.
+
+    Only what was made last is kept: a section that is one part is made once, of a larger one nothing piles up.
+
+    Parameters
+    ----------
+    make
+        Gives what belongs to a slice of rows.
+    n
+        Rows of the section.
+    size
+        Rows of a part.
+
+    Attributes
+    ----------
+    rows
+        The slice of every part.
+    """
+
+    def __init__(self, make: Callable[[slice], T], n: int, size: int) -> None:
+        self.rows = [slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)]
+        self._made = lru_cache(maxsize=1)(lambda number: make(self.rows[number]))
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._made, range(len(self.rows)))
+
+    def map(self, function: Callable[[T], U]) -> Parts[U]:
+        """`function` of every part."""
+        parts: Parts[U] = object.__new__(Parts)
+        parts.rows = self.rows
+        parts._made = lru_cache(maxsize=1)(lambda number: function(self._made(number)))
+        return parts
+
+
+def moments(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """float64: mean and standard deviation over the rows of all `parts`, in one pass (Chan, Golub and LeVeque 1983)."""
+    n, mean, squares = 0, np.float64(0), np.float64(0)
+    for part in parts:
+        more = n + len(part)
+        away = part.mean(axis=0, dtype=np.float64) - mean
+        squares = squares + part.var(axis=0, dtype=np.float64) * len(part) + np.square(away) * (n * len(part) / more)
+        mean = mean + away * (len(part) / more)
+        n = more
+    return mean, np.sqrt(squares / n)
