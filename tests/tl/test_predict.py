@@ -242,7 +242,10 @@ def test_unfit_features_are_refused_and_nothing_changes(model, new, damage, mess
         ({"genes": []}, "knows none of the genes"),
         ({"genes": ["GENE0", "GENE0"]}, "GENE0 more than once"),
         ({"key_added": "a/b"}, "without '/'"),
-        ({"copy": True, "as_anndata": True}, "leave copy out"),
+        ({"copy": True, "as_anndata": True}, "pass one"),
+        ({"copy": True, "out": "a.zarr"}, "pass one"),
+        ({"as_anndata": True, "out": "a.zarr"}, "pass one"),
+        ({"out": "a.h5ad"}, r"out must name a zarr store.*got 'a.h5ad'"),
     ],
 )
 def test_bad_arguments_are_refused_and_nothing_changes(model, new, kwargs, message, assert_same):

@@ -6,10 +6,11 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from stpredict._replace import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,15 +66,10 @@ def write(path: str | Path, model: Stored) -> None:
         "config": model.config,
         "genes": model.genes,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
+    with replacing(path) as new:
         new.mkdir()
         save_file({name: np.array(array, order="C") for name, array in model.arrays.items()}, new / ARRAYS)
         (new / REST).write_text(json.dumps(rest, indent=1), encoding="utf-8")
-        if path.exists():
-            path.replace(old)
-        new.replace(path)
 
 
 def read(path: str | Path) -> Stored:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,15 +14,20 @@ from stpredict._checks import check_named_once, check_unique_genes, slot_name
 from stpredict._copy import copy_of
 from stpredict._section import table_of
 from stpredict.models._contract import UNITS
+from stpredict.models._parts import rows_of
+from stpredict.tl._predicted_store import checked_path, predicted_store
 from stpredict.tl._sections import open_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
 
+    from stpredict._section import Section
     from stpredict._typing import Data
-    from stpredict.models import ExpressionModel
+    from stpredict.models import ExpressionModel, Prediction
+    from stpredict.tl._predicted_store import RowsOnDisk
 
 
 def predict_expression(
@@ -33,13 +38,16 @@ def predict_expression(
     key_added: str = _keys.PREDICTED,
     std: bool = False,
     as_anndata: bool = False,
+    out: str | Path | None = None,
     copy: bool = False,
     library_key: str | None = None,
     table_key: str | None = None,
 ) -> Data | AnnData | None:
     """Predict the expression of every spot from its image features.
 
-    Values are log1p of counts per 10,000. Several sections in one object are predicted each on their own.
+    Values are log1p of counts per 10,000. Several sections in one object are predicted each on their own. With `out`
+    predictions go to disk as they are made, so that a section of any number of spots and genes is predicted in little
+    memory.
 
     Parameters
     ----------
@@ -57,6 +65,9 @@ def predict_expression(
         Write the predictive standard deviation too.
     as_anndata
         Return a new AnnData of the predicted genes and leave `data` untouched.
+    out
+        Write that AnnData to this zarr store (``"<name>.zarr"``) instead, and leave `data` untouched. It stands there once
+        it is whole; one that an earlier call wrote is replaced then.
     copy
         Return a changed copy and leave `data` untouched.
     library_key
@@ -84,11 +95,18 @@ def predict_expression(
     ``layers["predicted"]``, the spots' ``obs``, coordinates and images, and the same ``uns["predicted"]``; as a further table of a SpatialData
     it annotates the same shapes.
 
+    With `out`, None; the store holds the same, but the prediction in ``X`` alone. Read it with ``anndata.read_zarr``, or
+    lazily with ``anndata.experimental.read_lazy``.
+
     Raises
     ------
     ValueError
         If features are missing or were not made as in training, the model knows none of `genes`, gene names are
         duplicated, or a section has fewer than two spots. `data` is then unchanged.
+    FileExistsError
+        If something else than such a store is at `out`.
+    OSError
+        If the disk is full; nothing is left of the new store then.
 
     Warns
     -----
@@ -119,35 +137,42 @@ def predict_expression(
     ['distance', 'reliability']
     """
     slot_name(key_added)
-    if as_anndata and copy:
-        msg = "as_anndata=True already leaves the data untouched and returns a new object; leave copy out."
+    if sum((as_anndata, copy, out is not None)) > 1:
+        msg = "as_anndata=True, out= and copy=True each leave the data untouched and give the result another way; pass one."
         raise ValueError(msg)
+    path = None if out is None else checked_path(out)
     adata = table_of(data, table_key)
     check_unique_genes(adata.var_names, "This AnnData")
     wanted = None if genes is None else _asked_genes(genes, model)
     inside, outside = _places(wanted, model, adata.var_names)
-    asked = list(dict.fromkeys(gene for gene in (inside | outside).values() if gene is not None))
-    mean, spread, unseen = _predict(data, model, asked, library_key=library_key, table_key=table_key)
-    results = {key_added: mean} | ({_keys.std(key_added): spread} if std else {})
+    sections = open_all(data, library_key=library_key, table_key=table_key)
     record = run_record(model, adata, {"genes": wanted or "all", "std": std}) | {"units": UNITS}
-    if unseen is not None:
-        record["unseen"] = _under_own_names(unseen, inside | outside)
-    column = {gene: i for i, gene in enumerate(asked)}
+    kinds = {key_added: "mean"} | ({_keys.std(key_added): "std"} if std else {})
 
-    if as_anndata:
-        return _new_anndata(adata, inside | outside, column, results, key_added, record)
-    layers = {name: _spread_over(values, inside, column, adata.var_names) for name, values in results.items()}
-    frames = {_keys.extra_genes(name): _frame(adata, values, outside, column) for name, values in results.items()}
+    if as_anndata or path is not None:
+        new = _bare_anndata(adata, inside | outside, key_added, record)
+        if path is not None:
+            _fill_store(path, new, sections, model, inside | outside, kinds)
+            return None
+        tables = {name: _Table.empty(kind, adata.n_obs, inside | outside) for name, kind in kinds.items()}
+        _fill(tables.values(), sections, model, inside | outside, record)
+        new.X = tables[key_added].values
+        for name, table in tables.items():
+            new.layers[name] = table.values
+        return new
+    layers = {name: _Table.empty(kind, adata.n_obs, inside, adata.var_names) for name, kind in kinds.items()}
+    extra = {_keys.extra_genes(name): _Table.empty(kind, adata.n_obs, outside) for name, kind in kinds.items()}
+    _fill([*layers.values(), *extra.values()], sections, model, inside | outside, record)
     if copy:
         data = copy_of(data)
         adata = table_of(data, table_key)
     _forget(adata, key_added)
     if adata.n_vars:
-        for name, values in layers.items():
-            adata.layers[name] = values
+        for name, table in layers.items():
+            adata.layers[name] = table.values
     if outside:
-        for name, frame in frames.items():
-            adata.obsm[name] = frame
+        for name, table in extra.items():
+            adata.obsm[name] = pd.DataFrame(table.values, index=adata.obs_names, columns=table.names)
     adata.var[key_added] = adata.var_names.isin(list(inside))
     adata.uns[key_added] = record
     return data if copy else None
@@ -191,16 +216,70 @@ def _places(
     return inside, outside
 
 
-def _predict(
-    data: Data, model: ExpressionModel, genes: list[str], **keys: str | None
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray] | None]:
-    """Mean and standard deviation (all spots, `genes`), section by section, and what is known of unseen genes."""
-    sections = open_all(data, **keys)
-    mean, spread = np.full((2, sections[0].adata.n_obs, len(genes)), np.nan, dtype=np.float32)
-    for section in sections:
-        prediction = model.predict(section, genes)
-        mean[section.rows], spread[section.rows] = prediction.mean, prediction.std
-    return mean, spread, prediction.unseen
+class _Table(NamedTuple):
+    """Where the values of one kind go: float32 (spots, genes), NaN for genes that the model does not know."""
+
+    kind: str
+    """``"mean"`` or ``"std"``."""
+    genes: dict[str, str | None]
+    """The model's gene by the name under which it is written."""
+    names: pd.Index
+    values: np.ndarray | RowsOnDisk
+
+    @classmethod
+    def empty(cls, kind: str, n_spots: int, genes: dict[str, str | None], names: pd.Index | None = None) -> _Table:
+        """Table in memory, of the `genes` or with other columns beside them."""
+        names = pd.Index(list(genes), dtype=object) if names is None else names
+        return cls(kind, genes, names, np.full((n_spots, len(names)), np.nan, dtype=np.float32))
+
+    def take(self, rows: slice | np.ndarray, prediction: Prediction) -> None:
+        """Write the prediction for some rows."""
+        values = getattr(prediction, self.kind)
+        column = {gene: i for i, gene in enumerate(prediction.genes)}
+        known = {name: column[gene] for name, gene in self.genes.items() if gene is not None}
+        out = np.full((len(values), len(self.names)), np.nan, dtype=np.float32)
+        out[:, self.names.get_indexer(list(known))] = values[:, list(known.values())]
+        self.values[rows] = out
+
+
+def _fill(
+    tables: Iterable[_Table],
+    sections: Sequence[Section],
+    model: ExpressionModel,
+    genes: dict[str, str | None],
+    record: dict[str, Any],
+    size: int | None = None,
+) -> None:
+    """Predict all sections, part by part, into `tables`; what is known of unseen genes goes to the `record`."""
+    asked = list(dict.fromkeys(gene for gene in genes.values() if gene is not None))
+    predictions = [model.predict_parts(section, asked, size=size) for section in sections]
+    for section, parts in zip(sections, predictions, strict=True):
+        for part, prediction in parts:
+            for table in tables:
+                table.take(_as_slice(section.rows[part]), prediction)
+            if prediction.unseen is not None:
+                record["unseen"] = _under_own_names(prediction.unseen, genes)
+
+
+def _fill_store(
+    path: Path,
+    new: AnnData,
+    sections: Sequence[Section],
+    model: ExpressionModel,
+    genes: dict[str, str | None],
+    kinds: Mapping[str, str],
+) -> None:
+    """The same, into matrices of a store on disk; the first of the `kinds` is ``X``."""
+    key_added, *layers = kinds
+    size = rows_of(max(len(model.genes), new.n_vars))
+    with predicted_store(path, new, ["X", *layers], size) as matrices:
+        tables = [_Table(kind, genes, new.var_names, into) for kind, into in zip(kinds.values(), matrices, strict=True)]
+        _fill(tables, sections, model, genes, new.uns[key_added], size)
+
+
+def _as_slice(rows: np.ndarray) -> slice | np.ndarray:
+    """Row numbers, as a slice where they follow each other."""
+    return slice(rows[0], rows[-1] + 1) if len(rows) and (np.diff(rows) == 1).all() else rows
 
 
 def _under_own_names(unseen: Mapping[str, np.ndarray], genes: dict[str, str | None]) -> dict[str, np.ndarray]:
@@ -209,21 +288,6 @@ def _under_own_names(unseen: Mapping[str, np.ndarray], genes: dict[str, str | No
     names = [name for name, gene in genes.items() if gene in row]
     rows = [row[genes[name]] for name in names]
     return {key: values[rows] for key, values in unseen.items()} | {"genes": np.array(names, dtype=object)}
-
-
-def _spread_over(
-    values: np.ndarray, genes: dict[str, str | None], column: dict[str, int], names: pd.Index
-) -> np.ndarray:
-    """float32 (spots, names): `values` of the genes under their own names, NaN elsewhere."""
-    out = np.full((len(values), len(names)), np.nan, dtype=np.float32)
-    known = {name: gene for name, gene in genes.items() if gene is not None}
-    out[:, names.get_indexer(list(known))] = values[:, [column[gene] for gene in known.values()]]
-    return out
-
-
-def _frame(adata: AnnData, values: np.ndarray, genes: dict[str, str | None], column: dict[str, int]) -> pd.DataFrame:
-    names = pd.Index(list(genes), dtype=object)
-    return pd.DataFrame(_spread_over(values, genes, column, names), index=adata.obs_names, columns=names)
 
 
 def _forget(adata: AnnData, key_added: str) -> None:
@@ -255,22 +319,15 @@ def run_record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any
     return record | ({"mpp": scales[0]} if scales else {})
 
 
-def _new_anndata(
-    adata: AnnData,
-    genes: dict[str, str | None],
-    column: dict[str, int],
-    results: dict[str, np.ndarray],
-    key_added: str,
-    record: dict[str, Any],
-) -> AnnData:
+def _bare_anndata(adata: AnnData, genes: dict[str, str | None], key_added: str, record: dict[str, Any]) -> AnnData:
+    """Everything of the new AnnData but its matrices."""
     from copy import deepcopy
 
     import anndata
 
     names = pd.Index(list(genes), dtype=object)
-    layers = {name: _spread_over(values, genes, column, names) for name, values in results.items()}
     var = pd.DataFrame({key_added: [gene is not None for gene in genes.values()]}, index=names)
-    new = anndata.AnnData(X=layers[key_added], obs=adata.obs.copy(), var=var, layers=layers)
+    new = anndata.AnnData(obs=adata.obs.copy(), var=var)
     if _keys.SPATIAL in adata.obsm:
         new.obsm[_keys.SPATIAL] = adata.obsm[_keys.SPATIAL].copy()
     for key in (_keys.SPATIAL, _keys.TILES, _keys.ANNOTATES):
