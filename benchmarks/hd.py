@@ -1,0 +1,193 @@
+"""Visium HD end to end: from Space Ranger's folder and a slide to predicted genes in a zarr store.
+
+    python benchmarks/hd.py                   # 50,000 and 500,000 bins of 8 µm, default encoder, ridge of 1,000 genes
+    python benchmarks/hd.py --bins 50000      # one size only
+
+Writes synthetic runs (simulated tissue at 0.27 µm per pixel as a tiled, pyramidal JPEG TIFF; bins on a slightly rotated
+lattice; 18,000 genes), then works on each in a fresh process: `read_visium`, `pp.tiles`, `pp.encode`,
+`tl.predict_expression(out=…)`. Prints a Markdown table with the cost per bin, its ratio between the sizes and the peak
+memory of the whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+MPP = 0.27
+BIN_UM = 8.0
+TILT = np.deg2rad(0.4)
+GENES = 18_000
+COUNTS_PER_BIN = 100
+PREDICTED = 1000
+MARGIN_PX = 600
+TILE_PX = 512
+STAGES = ("read", "tiles", "encode", "predict")
+
+
+def write_slide(path: Path, side: int) -> None:
+    """Pyramid of repeated simulated tissue, written tile by tile."""
+    import tifffile
+
+    import stpredict as st
+
+    tissue = next(iter(st.datasets.simulate(seed=1).uns["spatial"].values()))["images"]["hires"][300:1324, 300:1324]
+    pattern = tissue.repeat(2, axis=0).repeat(2, axis=1).astype(np.float32)
+    levels = max(1, int(np.log2(side / 1024)))
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        for level in range(levels + 1):
+            repeated = np.tile(pattern, (max(1, TILE_PX // len(pattern)), max(1, TILE_PX // len(pattern)), 1))
+            writer.write(
+                _tiles(repeated.astype(np.uint8), n := side >> level),
+                shape=(n, n, 3),
+                dtype=np.uint8,
+                tile=(TILE_PX, TILE_PX),
+                photometric="rgb",
+                compression="jpeg",
+                **({"subfiletype": 1} if level else {"subifds": levels}),
+            )
+            pattern = pattern.reshape(len(pattern) // 2, 2, len(pattern) // 2, 2, 3).mean(axis=(1, 3))
+
+
+def _tiles(pattern: np.ndarray, side: int):
+    n, period = -(-side // TILE_PX), len(pattern) // TILE_PX
+    for i in range(n * n):
+        y, x = i // n % period * TILE_PX, i % n % period * TILE_PX
+        yield np.ascontiguousarray(pattern[y : y + TILE_PX, x : x + TILE_PX])
+
+
+def write_run(folder: Path, n_bins: int) -> None:
+    """Space Ranger's folder with bins of 8 µm, and the slide beside it."""
+    import h5py
+    import pandas as pd
+
+    across = round(n_bins**0.5)
+    pitch = BIN_UM / MPP
+    row, column = np.divmod(np.arange(across * across), across)
+    x, y = column * pitch, row * pitch
+    x, y = np.cos(TILT) * x - np.sin(TILT) * y, np.sin(TILT) * x + np.cos(TILT) * y
+    x, y = x - x.min() + MARGIN_PX, y - y.min() + MARGIN_PX
+    side = -(-int(max(x.max(), y.max()) + MARGIN_PX) // 1024) * 1024
+    write_slide(folder / "slide.tif", side)
+
+    here = folder / "binned_outputs" / "square_008um"
+    (here / "spatial").mkdir(parents=True)
+    barcodes = [f"s_008um_{r:05d}_{c:05d}-1" for r, c in zip(row, column, strict=True)]
+    table = {"barcode": barcodes, "in_tissue": 1, "array_row": row, "array_col": column}
+    table |= {"pxl_row_in_fullres": y, "pxl_col_in_fullres": x}
+    pd.DataFrame(table).to_parquet(here / "spatial" / "tissue_positions.parquet", index=False)
+    factors = {"spot_diameter_fullres": pitch, "bin_size_um": BIN_UM, "microns_per_pixel": MPP}
+    (here / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors), encoding="utf-8")
+    rng = np.random.default_rng(0)
+    n = len(barcodes)
+    with h5py.File(here / "filtered_feature_bc_matrix.h5", "w") as file:
+        group = file.create_group("matrix")
+        step = GENES // COUNTS_PER_BIN
+        starts = np.arange(COUNTS_PER_BIN, dtype=np.int32) * step
+        indices = group.create_dataset("indices", shape=(n * COUNTS_PER_BIN,), dtype=np.int32)
+        data = group.create_dataset("data", shape=(n * COUNTS_PER_BIN,), dtype=np.int32)
+        for first in range(0, n, 2**14):
+            some = slice(first * COUNTS_PER_BIN, min(first + 2**14, n) * COUNTS_PER_BIN)
+            drawn = rng.integers(0, step, (min(first + 2**14, n) - first, COUNTS_PER_BIN), dtype=np.int32)
+            indices[some], data[some] = (starts + drawn).ravel(), 1 + (drawn.ravel() == 0)
+        group["indptr"] = np.arange(n + 1, dtype=np.int64) * COUNTS_PER_BIN
+        group["shape"] = np.array([GENES, n])
+        group["barcodes"] = np.array(barcodes, dtype="S")
+        names = [f"G{i}" for i in range(GENES)]
+        for key, values in (("id", names), ("name", names), ("feature_type", ["Gene Expression"] * GENES)):
+            group[f"features/{key}"] = np.array(values, dtype="S")
+        group["features/genome"] = np.array(["GRCh38"] * GENES, dtype="S")
+
+
+def train_model(path: Path) -> None:
+    """Ridge from the default encoder to 1,000 genes, on two small simulated sections."""
+    import anndata as ad
+
+    import stpredict as st
+
+    which = np.random.default_rng(0).integers(0, 192, PREDICTED)
+    train = []
+    for section in st.datasets.simulate(2):
+        many = ad.AnnData(section.X[:, which], obs=section.obs, obsm=section.obsm, uns=section.uns)
+        many.var_names = [f"G{i}" for i in range(PREDICTED)]
+        st.pp.tiles(many)
+        st.pp.encode(many, show_progress=False)
+        train.append(many)
+    st.tl.train(train, method="ridge", genes=list(many.var_names)).save(path)
+
+
+def child(folder: Path, model_path: Path) -> None:
+    import stpredict as st
+
+    seconds, peaks = {}, {}
+    result: dict[str, object] = {"seconds": seconds, "peaks": peaks}
+
+    def timed(stage, call):
+        start = time.perf_counter()
+        value = call()
+        seconds[stage] = time.perf_counter() - start
+        peaks[stage] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return value
+
+    model = st.models.load(model_path)
+    adata = timed("read", lambda: st.read_visium(folder, image=folder / "slide.tif"))
+    timed("tiles", lambda: st.pp.tiles(adata))
+    timed("encode", lambda: st.pp.encode(adata, show_progress=False))
+    out = folder / "predicted.zarr"
+    timed("predict", lambda: st.tl.predict_expression(adata, model, out=out))
+    result["bins"] = adata.n_obs
+    result["store"] = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 2**30
+    print(json.dumps(result))
+
+
+def table(results: list[dict]) -> list[str]:
+    """Markdown: a column of seconds and one of µs per bin for each size, and the ratio of the last to the first."""
+    sizes = [f"{r['bins']:,} bins, s" for r in results] + [f"{r['bins']:,} bins, µs per bin" for r in results]
+    lines = [f"| stage | {' | '.join(sizes)} | ratio per bin |", "|---" * (len(sizes) + 2) + "|"]
+    for stage in (*STAGES, "all"):
+        seconds = [sum(r["seconds"].values()) if stage == "all" else r["seconds"][stage] for r in results]
+        each = [s / r["bins"] * 1e6 for s, r in zip(seconds, results, strict=True)]
+        cells = [f"{s:.1f}" for s in seconds] + [f"{e:.1f}" for e in each]
+        lines.append(f"| {stage} | {' | '.join(cells)} | {each[-1] / each[0]:.2f} |")
+    for r in results:
+        rate = r["bins"] / sum(r["seconds"].values())
+        told = ", ".join(f"{stage} {r['peaks'][stage]:.2f}" for stage in STAGES)
+        lines.append(
+            f"\n{r['bins']:,} bins: {rate:,.0f} bins/s; peak memory, GiB, after {told}; store {r['store']:.2f} GiB"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bins", type=int, nargs="+", default=[50_000, 500_000])
+    parser.add_argument("--folder", type=Path, help="where the runs are written (default: a temporary folder)")
+    parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(*arguments.child)
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
+        folder = Path(scratch)
+        train_model(folder / "model")
+        results = []
+        for n_bins in arguments.bins:
+            (folder / str(n_bins)).mkdir()
+            write_run(folder / str(n_bins), n_bins)
+            command = [sys.executable, __file__, "--child", str(folder / str(n_bins)), str(folder / "model")]
+            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            results.append(json.loads(told.splitlines()[-1]))
+    print(f"{os.cpu_count()} CPU cores\n", *table(results), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
