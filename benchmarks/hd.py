@@ -125,6 +125,13 @@ def train_model(path: Path) -> None:
     st.tl.train(train, method="ridge", genes=list(many.var_names)).save(path)
 
 
+def prepare(folder: Path, sizes: list[int]) -> None:
+    train_model(folder / "model")
+    for n_bins in sizes:
+        (folder / str(n_bins)).mkdir()
+        write_run(folder / str(n_bins), n_bins)
+
+
 def child(folder: Path, model_path: Path) -> None:
     import stpredict as st
 
@@ -172,18 +179,21 @@ def main() -> None:
     parser.add_argument("--bins", type=int, nargs="+", default=[50_000, 500_000])
     parser.add_argument("--folder", type=Path, help="where the runs are written (default: a temporary folder)")
     parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         child(*arguments.child)
         return
+    if arguments.prepare:
+        prepare(arguments.prepare, arguments.bins)
+        return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
-        folder = Path(scratch)
-        train_model(folder / "model")
+        # Everything in processes of their own: a child's peak memory counts what its parent held when it was started.
+        sizes = [str(n_bins) for n_bins in arguments.bins]
+        subprocess.run([sys.executable, __file__, "--prepare", scratch, "--bins", *sizes], check=True)
         results = []
-        for n_bins in arguments.bins:
-            (folder / str(n_bins)).mkdir()
-            write_run(folder / str(n_bins), n_bins)
-            command = [sys.executable, __file__, "--child", str(folder / str(n_bins)), str(folder / "model")]
+        for size in sizes:
+            command = [sys.executable, __file__, "--child", f"{scratch}/{size}", f"{scratch}/model"]
             told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             results.append(json.loads(told.splitlines()[-1]))
     print(f"{os.cpu_count()} CPU cores\n", *table(results), sep="\n")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 VISIUM_SPOT_UM = 55.0
 COUNTS = "filtered_feature_bc_matrix"
+GENES = "Gene Expression"
+"""Type of the features that are kept."""
 
 
 def read_visium(
@@ -186,14 +188,17 @@ def _read_counts(path: Path) -> AnnData:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* names are not unique")
-            adata = sc.read_10x_mtx(path, make_unique=False) if path.is_dir() else sc.read_10x_h5(path)
+            # (every feature, of which the genes are taken below: scanpy's own choice copies the matrix)
+            adata = sc.read_10x_mtx(path, make_unique=False) if path.is_dir() else sc.read_10x_h5(path, gex_only=False)
+            if "feature_types" in adata.var and not (genes := adata.var["feature_types"] == GENES).all():
+                adata = adata[:, genes].copy()
     except Exception as error:  # (scanpy, h5py, gzip and scipy each raise their own on damaged files)
         msg = f"{path} cannot be read as a count matrix of Space Ranger ({error}). Get it again."
         raise ValueError(msg) from error
     if not adata.obs_names.is_unique:
         msg = f"{path} names spots more than once. Give the matrix of one section, not an aggregated one."
         raise ValueError(msg)
-    adata.X = adata.X.tocsr().astype(np.float32)
+    adata.X = adata.X.tocsr().astype(np.float32, copy=False)
     adata.var_names_make_unique()
     return adata
 
@@ -215,7 +220,8 @@ def _in_tissue(adata: AnnData, positions: Any) -> AnnData:
     if not inside.any():
         msg = "No spot of the count matrix lies in tissue (in_tissue is 0 everywhere)."
         raise ValueError(msg)
-    adata, own = adata[inside].copy(), own[inside]
+    if not inside.all():
+        adata, own = adata[inside].copy(), own[inside]
     adata.obs = own[["in_tissue", "array_row", "array_col"]].copy()
     # x is the column and y the row of the image.
     adata.obsm[_keys.SPATIAL] = own[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(np.float64)

@@ -234,12 +234,11 @@ class _Table(NamedTuple):
 
     def take(self, rows: slice | np.ndarray, prediction: Prediction) -> None:
         """Write the prediction for some rows."""
-        values = getattr(prediction, self.kind)
         column = {gene: i for i, gene in enumerate(prediction.genes)}
-        known = {name: column[gene] for name, gene in self.genes.items() if gene is not None}
-        out = np.full((len(values), len(self.names)), np.nan, dtype=np.float32)
-        out[:, self.names.get_indexer(list(known))] = values[:, list(known.values())]
-        self.values[rows] = out
+        taken = np.array([column.get(self.genes.get(name), -1) for name in self.names], dtype=int)
+        values = getattr(prediction, self.kind).take(taken, axis=1).astype(np.float32, copy=False)
+        values[:, taken < 0] = np.nan
+        self.values[rows] = values
 
 
 def _fill(

@@ -66,7 +66,10 @@ class RowsOnDisk:
 
     def __setitem__(self, rows: slice | np.ndarray, values: np.ndarray) -> None:
         try:
-            self._array.oindex[rows, slice(None)] = values
+            if isinstance(rows, slice):
+                self._array[rows] = values
+            else:
+                self._array.oindex[rows, slice(None)] = values
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
