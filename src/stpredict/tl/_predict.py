@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,20 +14,18 @@ from stpredict._checks import check_named_once, check_unique_genes, slot_name
 from stpredict._copy import copy_of
 from stpredict._section import table_of
 from stpredict.models._contract import UNITS
-from stpredict.models._parts import rows_of
-from stpredict.tl._predicted_store import checked_path, predicted_store
+from stpredict.tl._predicted_store import checked_path
+from stpredict.tl._predicted_tables import Table, fill, fill_store
 from stpredict.tl._sections import open_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from anndata import AnnData
 
-    from stpredict._section import Section
     from stpredict._typing import Data
-    from stpredict.models import ExpressionModel, Prediction
-    from stpredict.tl._predicted_store import RowsOnDisk
+    from stpredict.models import ExpressionModel
 
 
 def predict_expression(
@@ -152,17 +150,17 @@ def predict_expression(
     if as_anndata or path is not None:
         new = _bare_anndata(adata, inside | outside, key_added, record)
         if path is not None:
-            _fill_store(path, new, sections, model, inside | outside, kinds)
+            fill_store(path, new, sections, model, inside | outside, kinds)
             return None
-        tables = {name: _Table.empty(kind, adata.n_obs, inside | outside) for name, kind in kinds.items()}
-        _fill(tables.values(), sections, model, inside | outside, record)
+        tables = {name: Table.empty(kind, adata.n_obs, inside | outside) for name, kind in kinds.items()}
+        fill(tables.values(), sections, model, inside | outside, record)
         new.X = tables[key_added].values
         for name, table in tables.items():
             new.layers[name] = table.values
         return new
-    layers = {name: _Table.empty(kind, adata.n_obs, inside, adata.var_names) for name, kind in kinds.items()}
-    extra = {_keys.extra_genes(name): _Table.empty(kind, adata.n_obs, outside) for name, kind in kinds.items()}
-    _fill([*layers.values(), *extra.values()], sections, model, inside | outside, record)
+    layers = {name: Table.empty(kind, adata.n_obs, inside, adata.var_names) for name, kind in kinds.items()}
+    extra = {_keys.extra_genes(name): Table.empty(kind, adata.n_obs, outside) for name, kind in kinds.items()}
+    fill([*layers.values(), *extra.values()], sections, model, inside | outside, record)
     if copy:
         data = copy_of(data)
         adata = table_of(data, table_key)
@@ -214,79 +212,6 @@ def _places(
     inside = {in_var[gene]: in_model[gene] for gene in asked if gene in in_var and gene in in_model}
     outside = {gene: in_model.get(gene) for gene in asked if gene not in in_var}
     return inside, outside
-
-
-class _Table(NamedTuple):
-    """Where the values of one kind go: float32 (spots, genes), NaN for genes that the model does not know."""
-
-    kind: str
-    """``"mean"`` or ``"std"``."""
-    genes: dict[str, str | None]
-    """The model's gene by the name under which it is written."""
-    names: pd.Index
-    values: np.ndarray | RowsOnDisk
-
-    @classmethod
-    def empty(cls, kind: str, n_spots: int, genes: dict[str, str | None], names: pd.Index | None = None) -> _Table:
-        """Table in memory, of the `genes` or with other columns beside them."""
-        names = pd.Index(list(genes), dtype=object) if names is None else names
-        return cls(kind, genes, names, np.full((n_spots, len(names)), np.nan, dtype=np.float32))
-
-    def take(self, rows: slice | np.ndarray, prediction: Prediction) -> None:
-        """Write the prediction for some rows."""
-        column = {gene: i for i, gene in enumerate(prediction.genes)}
-        taken = np.array([column.get(self.genes.get(name), -1) for name in self.names], dtype=int)
-        values = getattr(prediction, self.kind).take(taken, axis=1).astype(np.float32, copy=False)
-        values[:, taken < 0] = np.nan
-        self.values[rows] = values
-
-
-def _fill(
-    tables: Iterable[_Table],
-    sections: Sequence[Section],
-    model: ExpressionModel,
-    genes: dict[str, str | None],
-    record: dict[str, Any],
-    size: int | None = None,
-) -> None:
-    """Predict all sections, part by part, into `tables`; what is known of unseen genes goes to the `record`."""
-    asked = list(dict.fromkeys(gene for gene in genes.values() if gene is not None))
-    predictions = [model.predict_parts(section, asked, size=size) for section in sections]
-    for section, parts in zip(sections, predictions, strict=True):
-        for part, prediction in parts:
-            for table in tables:
-                table.take(_as_slice(section.rows[part]), prediction)
-            if prediction.unseen is not None:
-                record["unseen"] = _under_own_names(prediction.unseen, genes)
-
-
-def _fill_store(
-    path: Path,
-    new: AnnData,
-    sections: Sequence[Section],
-    model: ExpressionModel,
-    genes: dict[str, str | None],
-    kinds: Mapping[str, str],
-) -> None:
-    """The same, into matrices of a store on disk; the first of the `kinds` is ``X``."""
-    key_added, *layers = kinds
-    size = rows_of(max(len(model.genes), new.n_vars))
-    with predicted_store(path, new, ["X", *layers], size) as matrices:
-        tables = [_Table(kind, genes, new.var_names, into) for kind, into in zip(kinds.values(), matrices, strict=True)]
-        _fill(tables, sections, model, genes, new.uns[key_added], size)
-
-
-def _as_slice(rows: np.ndarray) -> slice | np.ndarray:
-    """Row numbers, as a slice where they follow each other."""
-    return slice(rows[0], rows[-1] + 1) if len(rows) and (np.diff(rows) == 1).all() else rows
-
-
-def _under_own_names(unseen: Mapping[str, np.ndarray], genes: dict[str, str | None]) -> dict[str, np.ndarray]:
-    """What is known of unseen genes, by the names under which they are written."""
-    row = {gene: i for i, gene in enumerate(unseen["genes"])}
-    names = [name for name, gene in genes.items() if gene in row]
-    rows = [row[genes[name]] for name in names]
-    return {key: values[rows] for key, values in unseen.items()} | {"genes": np.array(names, dtype=object)}
 
 
 def _forget(adata: AnnData, key_added: str) -> None:
