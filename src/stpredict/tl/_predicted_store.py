@@ -96,16 +96,24 @@ def predicted_store(path: Path, adata: AnnData, matrices: Sequence[str], rows: i
     from anndata.io import write_elem
 
     with replacing(path) as new:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Writing zarr v2 data"
-            )  # (which version is for the user's settings to say)
+        with _whichever_format():
             adata.write_zarr(new)
         group = zarr.open_group(new, mode="r+", use_consolidated=False)
         group.attrs.update(MARK)
         yield [RowsOnDisk(_array(group, name, adata.shape, rows), path) for name in matrices]
-        write_elem(group, "uns", dict(adata.uns))
-        zarr.consolidate_metadata(group.store)
+        with _whichever_format():
+            write_elem(group, "uns", dict(adata.uns))
+            zarr.consolidate_metadata(group.store)
+
+
+@contextmanager
+def _whichever_format() -> Iterator[None]:
+    """No warning about versions of the format: which one is for anndata's settings to say."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Writing zarr v2 data")
+        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+        warnings.filterwarnings("ignore", "zarr v3 autosharding")
+        yield
 
 
 def _array(group: Any, name: str, shape: tuple[int, int], rows: int) -> Any:
