@@ -162,3 +162,24 @@ def test_a_hundred_thousand_bins_are_read_and_laid_out_in_seconds(tmp_path):
     st.pp.tiles(adata)
     assert time.perf_counter() - start < 30
     assert adata.n_obs == len(bins.positions) == 102_400
+
+
+def test_dense_bins_are_encoded_in_smaller_blocks(run, monkeypatch):
+    from stpredict.pp import _encoders
+
+    whole = st.read_visium(run.folder, image=run.slide, bin_um=8)
+    st.pp.tiles(whole)
+    split = whole.copy()
+    st.pp.encode(whole, show_progress=False)
+    monkeypatch.setattr(_encoders, "SPOTS_PER_BLOCK", 1000)
+    monkeypatch.setattr(_encoders, "LEAST_BLOCK_PX", 64)
+    blocks = []
+    encode = _encoders.MorphologyEncoder.encode
+    monkeypatch.setattr(
+        _encoders.MorphologyEncoder, "encode", lambda self, *a: blocks.append(len(a[1])) or encode(self, *a)
+    )
+    st.pp.encode(split, show_progress=False)
+    assert len(blocks) > 2
+    assert max(blocks) <= 1000
+    assert sum(blocks) == whole.n_obs
+    np.testing.assert_allclose(split.obsm["X_morphology"], whole.obsm["X_morphology"], atol=2e-3)

@@ -30,6 +30,12 @@ SPOTS_PER_PART = 1024
 BLOCK_PX = 1024
 """Side of the blocks that the morphology descriptor works on, in pixels of its own resolution."""
 
+SPOTS_PER_BLOCK = 2**18
+"""More than that are described in smaller blocks: bins of 2 µm are, those of 8 µm never."""
+
+LEAST_BLOCK_PX = 256
+"""Smaller blocks would mostly be what surrounds them."""
+
 
 @dataclass
 class MorphologyEncoder:
@@ -58,8 +64,13 @@ class MorphologyEncoder:
         return round(step / downsample * morphology.ALIGN) / morphology.ALIGN * downsample
 
     def parts(self, section: Section) -> list[np.ndarray]:
-        """One part per block."""
-        return block_groups(section.centres / self._step(section), BLOCK_PX)
+        """One part per block; blocks are smaller where spots are so dense that their features would pile up."""
+        centres, side = section.centres / self._step(section), BLOCK_PX
+        parts = block_groups(centres, side)
+        while max(map(len, parts)) > SPOTS_PER_BLOCK and side > LEAST_BLOCK_PX:
+            side //= 2
+            parts = block_groups(centres, side)
+        return parts
 
     def encode(
         self, section: Section, rows: np.ndarray, windows: Sequence[Windows], progress: Callable[[int], object]
