@@ -133,6 +133,10 @@ def prepare(folder: Path, sizes: list[int]) -> None:
 
 
 def child(folder: Path, model_path: Path) -> None:
+    import scanpy  # noqa: F401  (libraries are loaded now, so that the first stage does not pay for them)
+    import torch  # noqa: F401
+    import zarr  # noqa: F401
+
     import stpredict as st
 
     seconds, peaks = {}, {}
