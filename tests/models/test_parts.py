@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -25,6 +28,22 @@ def test_one_part_is_made_once_and_several_as_often_as_asked():
         doubled = parts.map(lambda part: 2 * part)
         assert np.concatenate(list(doubled)).sum() == np.concatenate(list(doubled)).sum() == 20
         assert len(made) == times
+
+
+def test_what_parts_are_made_of_is_let_go_with_them():
+    class Rows:
+        def __call__(self, rows):
+            return np.ones(rows.stop - rows.start)
+
+    source = Rows()
+    seen = weakref.ref(source)
+    assert len(list(Parts(source, 10, 4).map(np.sum))) == 3
+    gc.disable()
+    try:
+        del source
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_parts_hold_a_bounded_number_of_values():

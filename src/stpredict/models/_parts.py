@@ -45,8 +45,9 @@ class Parts(Generic[T]):
     """
 
     def __init__(self, make: Callable[[slice], T], n: int, size: int) -> None:
-        self.rows = [slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)]
-        self._made = lru_cache(maxsize=1)(lambda number: make(self.rows[number]))
+        rows = [slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)]
+        self.rows = rows
+        self._made = lru_cache(maxsize=1)(lambda number: make(rows[number]))  # (self in here would outlive its use)
 
     def __iter__(self) -> Iterator[T]:
         return map(self._made, range(len(self.rows)))
@@ -54,8 +55,9 @@ class Parts(Generic[T]):
     def map(self, function: Callable[[T], U]) -> Parts[U]:
         """`function` of every part."""
         parts: Parts[U] = object.__new__(Parts)
+        made = self._made
         parts.rows = self.rows
-        parts._made = lru_cache(maxsize=1)(lambda number: function(self._made(number)))
+        parts._made = lru_cache(maxsize=1)(lambda number: function(made(number)))
         return parts
 
 

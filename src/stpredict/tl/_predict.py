@@ -123,6 +123,10 @@ def predict_expression(
     >>> int(new.var["predicted"].sum()), new.layers["predicted"].shape == new.shape
     (2, True)
 
+    Of a slide with very many spots, such as Visium HD, predictions go to disk as they are made:
+
+    >>> st.tl.predict_expression(new, model, out="predicted.zarr")  # doctest: +SKIP
+
     Genes that training did not see, and how much to believe of them:
 
     >>> import pandas as pd
