@@ -90,9 +90,12 @@ def _processes(n: int) -> Iterator[None]:
     if n == 1:
         yield
         return
+    import logging
+
     from distributed import Client, LocalCluster
 
-    with LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+    how = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
+    with LocalCluster(n_workers=n, **how) as cluster, Client(cluster):
         yield
 
 

@@ -6,7 +6,7 @@ import json
 import time
 import traceback
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -103,13 +103,18 @@ class Job:
         return Outcome(slide, "kept", **numbers, **told, result=str(results.path(slide.name)))
 
     def run(self, slide: Slide) -> Outcome:
-        """Make the result of one slide; whatever goes wrong is told in the outcome, not raised."""
+        """Make the result of one slide; whatever goes wrong is told in the outcome, not raised.
+
+        One that is there by now is not made again: Dask runs a task anew when its worker dies after it.
+        """
         known: dict[str, Any] = {}
         with ONE_AT_A_TIME, settings.override(**self.settings), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", UserWarning)
             start = time.perf_counter()
             try:
+                if (made := self.kept(slide)) is not None:
+                    return replace(made, status="done")
                 adata = self._predicted(slide, known)
                 known["seconds"] = round(time.perf_counter() - start, 2)
                 known["warnings"] = _told(caught)

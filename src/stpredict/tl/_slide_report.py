@@ -26,10 +26,10 @@ table { border-collapse: collapse; width: 100% }
 th { text-align: left; font-weight: 600; border-bottom: 2px solid #999 }
 th, td { padding: .35em .7em; vertical-align: top } td { border-bottom: 1px solid #ddd }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-td.path, pre { font-size: .8em; color: #555; overflow-wrap: anywhere } pre { white-space: pre-wrap }
+.path, pre { font-size: .8em; color: #555; overflow-wrap: anywhere } pre { white-space: pre-wrap }
 table.facts { width: auto } table.facts td { border: 0; padding: .1em 1.5em .1em 0 }
 figcaption { font-size: .8em; color: #555 } figure { margin: 0 }
-.failed { color: #b00020; font-weight: 600 } .done, .kept { color: #17692f } .warning { color: #8a5a00 }
+th.number { white-space: nowrap } .failed { color: #b00020; font-weight: 600 } .done, .kept { color: #17692f } .warning { color: #8a5a00 }
 """
 
 
@@ -103,8 +103,8 @@ def _page(outcomes: Sequence[Outcome], run: Run) -> str:
             if bad
             else ""
         )
-        + "<h2>All slides</h2>\n<table><tr><th>slide</th><th></th><th>status</th>"
-        + "".join(f'<th class="number">{name}</th>' for name in ("spots", "genes", "µm per pixel", "seconds"))
+        + "<h2>All slides</h2>\n<p>Maps run from low (violet) to high (yellow) within each slide.</p>\n<table><tr><th>slide</th><th></th><th>status</th>"
+        + "".join(f'<th class="number">{name}</th>' for name in ("spots", "genes", "µm/px", "seconds"))
         + "</tr>\n"
         + "\n".join(_row(one) for one in outcomes)
         + "\n</table></body></html>\n"
@@ -112,7 +112,7 @@ def _page(outcomes: Sequence[Outcome], run: Run) -> str:
 
 
 def _failure(one: Outcome) -> str:
-    details = f"<details><summary>where</summary><pre>{escape(one.details)}</pre></details>" if one.details else ""
+    details = f"<details><summary>traceback</summary><pre>{escape(one.details)}</pre></details>" if one.details else ""
     return f"<tr><td>{escape(one.slide.name)}</td><td>{escape(one.error)}{details}</td></tr>\n"
 
 
@@ -120,15 +120,11 @@ def _row(one: Outcome) -> str:
     picture = ""
     if one.picture:
         source = f"data:image/jpeg;base64,{base64.b64encode(one.picture).decode()}"
-        caption = f"slide, and {one.shown} (predicted)" if one.shown else "slide"
+        caption = f"slide; predicted {one.shown}" if one.shown else "slide"
         picture = (
             f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
         )
-    told = "".join(
-        f'<div class="{kind}">{escape(text)}</div>'
-        for kind, text in (("failed", one.error), ("warning", one.warnings))
-        if text
-    )
+    told = f'<div class="warning">{escape(one.warnings)}</div>' if one.warnings else ""
     numbers = [_count(one.spots), _count(one.genes), _number(one.mpp, "{:.3g}"), _number(one.seconds, "{:.1f}")]
     status = one.status.replace(" ", "-")
     return (

@@ -110,8 +110,7 @@ class Results:
             )
             raise FileExistsError(msg) from None
         with lock:
-            started = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-            owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": started}))
+            owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": now()}))
             try:
                 yield
             finally:
@@ -156,8 +155,8 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def now() -> str:
-    """The time, in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """The time, in words."""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def is_same(record: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from stpredict.tl._slide_job import Outcome, brief
 from stpredict.tl._slide_results import UNFINISHED
@@ -58,7 +59,8 @@ def _on_workers(job: Job, slides: Sequence[Slide], client: Any) -> Iterator[Outc
     """One task per slide. A task whose worker was killed ends in an outcome, too."""
     from distributed import as_completed
 
-    tasks = {client.submit(job.run, slide, pure=False, retries=0): slide for slide in slides}
+    token = uuid4().hex
+    tasks = {client.submit(job.run, slide, key=("predict", slide.name, token), retries=0): slide for slide in slides}
     try:
         for task in as_completed(tasks):
             try:
