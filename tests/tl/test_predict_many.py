@@ -110,11 +110,12 @@ def test_a_result_is_what_the_single_steps_give(slides, model, out, assert_same)
 
 def test_report_is_written_as_returned(slides, model, out):
     (slides / "b.tif").write_bytes(b"no image")
-    report = st.tl.predict_many(slides, model, out)
+    report = st.tl.predict_many(slides, model, out, genes=["CD74", "ERBB2"])
     stored = pd.read_csv(out / "report.csv", keep_default_na=False)
     assert stored["slide"].tolist() == ["a", "b", "c"]
     assert stored["status"].tolist() == report["status"].tolist() == ["done", "failed", "done"]
     assert stored["error"].tolist() == report["error"].tolist()
+    assert (out / "report.html").read_text().count("predicted CD74") == 4  # alternative text and caption
     assert stored["spots"].tolist() == [str(n) if n is not pd.NA else "" for n in report["spots"]]
 
 

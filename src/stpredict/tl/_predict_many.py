@@ -129,6 +129,7 @@ def predict_many(
             for outcome in _with_bar(outcomes_of(job, missing, client), len(slides), len(missing), show):
                 outcomes[outcome.slide.name] = outcome
         finally:  # also when the user stops it
+            results.clear_unfinished()
             ended = [outcomes[slide.name] or Outcome(slide, "not started") for slide in slides]
             run = Run(started, time.perf_counter() - start, _facts(job, client))
             table = write_report(job.out, ended, run)

@@ -140,7 +140,8 @@ class Job:
             localize_tumor(new, markers=self.markers)
             known["shown"], values = "tumour score", new.obs[_keys.TUMOR_SCORE].to_numpy()
         else:
-            known["shown"], values = _most_variable(new)
+            gene = 0 if self.predict.get("genes") else _most_variable(new)
+            known["shown"], values = str(new.var_names[gene]), new.layers[_keys.PREDICTED][:, gene]
         known["picture"] = picture_of(new, values)
         return new
 
@@ -195,11 +196,9 @@ def _told(caught: list[warnings.WarningMessage]) -> str:
     return " ".join(" ".join(text.split()) for text in dict.fromkeys(ours))
 
 
-def _most_variable(adata: AnnData) -> tuple[str, np.ndarray]:
-    """The predicted gene that varies most over the slide."""
-    values = adata.layers[_keys.PREDICTED]
-    gene = int(np.argmax(np.nan_to_num(values.std(axis=0))))
-    return str(adata.var_names[gene]), values[:, gene]
+def _most_variable(adata: AnnData) -> int:
+    """Number of the predicted gene that varies most over the slide."""
+    return int(np.argmax(np.nan_to_num(adata.layers[_keys.PREDICTED].std(axis=0))))
 
 
 def _column(value: Any, n: int) -> Any:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from PIL.Image import Image
 
-HEIGHT, WIDEST = 150, 240
+HEIGHT, WIDEST = 130, 220
 """Pixels of a picture."""
 
-QUALITY = 75
+QUALITY = 65
 FADED = 0.75
 """Share of white in the slide under a map."""
 

@@ -82,7 +82,7 @@ class Results:
             raise FileExistsError(msg) from error
 
     def clear_unfinished(self) -> None:
-        """Remove what a run that was killed left behind."""
+        """Remove what a run or a worker that was killed left behind."""
         for path in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -103,7 +103,7 @@ class Results:
         self.folder.mkdir(parents=True, exist_ok=True)
         owner = self.folder / OWNER
         try:
-            lock = FileLock(self.folder / LOCK, blocking=False).acquire()
+            lock = FileLock(self.folder / LOCK).acquire(timeout=0)
         except Timeout:
             msg = (
                 f"{self.folder} is in use by another run{_told(owner)}. Wait until it has ended, or choose another out."
