@@ -91,11 +91,11 @@ def test_bad_arguments_end_in_one_clear_line(arguments, words, tmp_path, capsys)
 
 
 @pytest.fixture
-def slides(tmp_path):
+def slides(tmp_path, section):
     """A folder with a slide and a file that is none."""
     folder = tmp_path / "slides"
     folder.mkdir()
-    pixels = st.datasets.simulate().uns["spatial"]["sim_1"]["images"]["hires"][400:1100, 400:1100]
+    pixels = section.uns["spatial"]["sim_1"]["images"]["hires"][400:1100, 400:1100]
     tifffile.imwrite(folder / "a.tif", pixels, photometric="rgb", resolution=(1e4, 1e4), resolutionunit="CENTIMETER")
     (folder / "b.tif").write_text("no slide")
     return folder
