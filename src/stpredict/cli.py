@@ -61,7 +61,7 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run_predict(chosen: argparse.Namespace) -> int:
-    """Predict a folder or table of slides; 0 if all are done, 1 if some failed."""
+    """Predict a folder or table of slides; 0 if all are done, 1 if some failed, 130 if the user stopped it."""
     import stpredict as st
     from stpredict.tl._slide_report import summary
 
@@ -77,6 +77,9 @@ def run_predict(chosen: argparse.Namespace) -> int:
             )
     except (OSError, TypeError, ValueError) as error:
         raise BadArguments(str(error)) from error
+    except KeyboardInterrupt:
+        print(f"Stopped. The same command goes on from here; see {chosen.out / 'report.html'} for what is done.")
+        return 130
     failed = report[report["status"] == "failed"]
     for slide, error in zip(failed["slide"], failed["error"], strict=True):
         print(f"{slide}: {error}")

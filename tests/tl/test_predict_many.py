@@ -16,7 +16,7 @@ import pytest
 import tifffile
 
 import stpredict as st
-from stpredict.tl import _predict_many, _slide_results
+from stpredict.tl import _predict_many, _slide_job
 from stpredict.tl._slide_features import recipe_of
 from stpredict.tl._slide_job import Job
 
@@ -266,7 +266,7 @@ def test_full_disk_is_a_line_and_spares_what_was_there(slides, model, out, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(_slide_results, "_write_store", full)
+        patch.setattr(_slide_job, "write_store", full)
         report = st.tl.predict_many(slides, model, out, pitch_um=150)
     assert report["status"].tolist() == ["failed"] * 3
     assert "No space left on device" in error(report, "a")
@@ -337,16 +337,16 @@ def test_an_interrupted_run_reports_what_it_did(slides, model, out, monkeypatch)
 KILLED = """
 import sys, time
 import stpredict as st
-from stpredict.tl import _slide_results
+from stpredict.tl import _slide_job
 
-write = _slide_results._write_store
+write = _slide_job.write_store
 def stuck(path, adata):
     write(path, adata)
     if "b" in adata.uns["spatial"]:
         (path / "X" / "zarr.json").unlink()
         print("half", flush=True)
         time.sleep(120)
-_slide_results._write_store = stuck
+_slide_job.write_store = stuck
 st.tl.predict_many(*sys.argv[1:], show_progress=False)
 """
 

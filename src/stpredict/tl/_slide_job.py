@@ -17,7 +17,7 @@ import numpy as np
 from stpredict import _keys
 from stpredict._settings import settings
 from stpredict.tl._slide_picture import picture_of
-from stpredict.tl._slide_results import Results, is_same, now
+from stpredict.tl._slide_results import Results, is_same, now, write_store
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -115,11 +115,12 @@ class Job:
             try:
                 if (made := self.kept(slide)) is not None:
                     return replace(made, status="done")
-                adata = self._predicted(slide, known)
-                known["seconds"] = round(time.perf_counter() - start, 2)
-                known["warnings"] = _told(caught)
-                adata.uns[_keys.SLIDE_JOB] = self._record(slide, known)
-                known["result"] = str(Results(self.out).write(slide.name, adata))
+                with (results := Results(self.out)).place(slide.name) as path:
+                    adata = self._predicted(slide, known)
+                    known |= {"seconds": round(time.perf_counter() - start, 2), "warnings": _told(caught)}
+                    adata.uns[_keys.SLIDE_JOB] = self._record(slide, known)
+                    write_store(path, adata)
+                known["result"] = str(results.path(slide.name))
             except Exception as error:  # noqa: BLE001 (whatever a slide does, the others go on)
                 known |= {"seconds": round(time.perf_counter() - start, 2), "warnings": _told(caught)}
                 return Outcome(slide, "failed", **known, error=brief(error), details=traceback.format_exc())

@@ -41,8 +41,9 @@ class Results:
         """Where the result of a slide lies."""
         return self.folder / f"{name}.zarr"
 
-    def write(self, name: str, adata: AnnData) -> Path:
-        """Write a result beside its place, and move it there in one step.
+    @contextmanager
+    def place(self, name: str) -> Iterator[Path]:
+        """Where to write the result of a slide: beside its place, to which it moves in one step when the block ends well.
 
         Raises
         ------
@@ -53,7 +54,7 @@ class Results:
         beside.mkdir()
         try:
             (beside / ALIVE).touch()
-            _write_store(beside / "new", adata)
+            yield beside / "new"
             if not (beside / ALIVE).exists():  # a later run took this one for dead, and cleared up after it
                 msg = f"{beside} was removed by another run while it was written."
                 raise OSError(msg)
@@ -62,7 +63,6 @@ class Results:
             (beside / "new").replace(self.path(name))
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-        return self.path(name)
 
     def record(self, name: str) -> dict[str, Any] | None:
         """How the result of a slide was made; None where there is none.
@@ -125,7 +125,8 @@ def _told(owner: Path) -> str:
         return ""
 
 
-def _write_store(path: Path, adata: AnnData) -> None:
+def write_store(path: Path, adata: AnnData) -> None:
+    """Write a result."""
     import zarr
     from anndata.io import write_elem
 
