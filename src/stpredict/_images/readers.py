@@ -132,11 +132,17 @@ class SlideImage:
         for y in range(0, height - height % step, strip):
             block = self.read(0, y, width - width % step, min(y + strip, height - height % step), level=level)
             h, w = block.shape[0] // step, block.shape[1] // step
-            rows.append(block.reshape(h, step, w, step, 3).mean(axis=(1, 3), dtype=np.float32))
+            rows.append(
+                block if step == 1 else block.reshape(h, step, w, step, 3).mean(axis=(1, 3), dtype=np.float32)
+            )
         small = np.concatenate(rows)
         shape = tuple(max(1, round(n / factor)) for n in self.shape)
-        small = resize(small, (*shape, 3), order=1, anti_aliasing=False, preserve_range=True)
-        return np.clip(small + 0.5, 0, 255).astype(np.uint8)
+        out = np.empty((*shape, 3), dtype=np.uint8)
+        for channel in range(3):  # one by one: they are large as floats
+            values = small[..., channel].astype(np.float32)
+            values = resize(values, shape, order=1, anti_aliasing=False, preserve_range=True)
+            out[..., channel] = np.clip(values + 0.5, 0, 255)
+        return out
 
 
 def open_image(path: str | Path) -> SlideImage:

@@ -91,6 +91,8 @@ class TiffLevel:
             raise ValueError(msg)
         interleaved = info.axes in ("YX", "YXS") and len(info.pages) == 1
         self._page = page if info.dataoffset is None and not self._whole and interleaved else None
+        if self._page is not None:  # read now, while the file is open
+            self._decode, self._tables = page.decode, {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
         self.chunks = (int(page.chunks[0]), int(page.chunks[1])) if self._page is not None else None
 
     def __getitem__(self, window: tuple[slice, ...]) -> np.ndarray:
@@ -144,7 +146,7 @@ class TiffLevel:
             return None
         file.seek(page.dataoffsets[number])
         data = file.read(size)
-        decoded = page.decode(data, number, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
+        decoded = self._decode(data, number, **self._tables)[0]
         return None if decoded is None else decoded[0]
 
 
