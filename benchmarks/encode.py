@@ -37,9 +37,14 @@ MEAN, SD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 def ratio(folder: Path, rounds: int, n_tiles: int) -> None:
     import torch
 
-    print(f"{torch.get_num_threads()} threads, {n_tiles} tiles, timm ResNet-18 at {SIZE} px, median of {rounds} rounds\n")
+    print(
+        f"{torch.get_num_threads()} threads, {n_tiles} tiles, timm ResNet-18 at {SIZE} px, median of {rounds} rounds\n"
+    )
     print("| slide | raw forward | `pp.encode` | of raw | LazySlide | × LazySlide |\n|---|---|---|---|---|---|")
-    for name, mpp, steps in (("scanned at 0.5 µm", 0.5, (1, 2, 4, 8)), ("at 0.25 µm, next level 1 µm", 0.25, (1, 4, 16))):
+    for name, mpp, steps in (
+        ("scanned at 0.5 µm", 0.5, (1, 2, 4, 8)),
+        ("at 0.25 µm, next level 1 µm", 0.25, (1, 4, 16)),
+    ):
         path = folder / f"{mpp}.tif"
         write_slide(path, int(6144 * 0.5 / mpp), mpp=mpp, steps=steps)
         rates = _rates(path, mpp, rounds, n_tiles)

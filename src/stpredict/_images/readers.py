@@ -132,9 +132,7 @@ class SlideImage:
         for y in range(0, height - height % step, strip):
             block = self.read(0, y, width - width % step, min(y + strip, height - height % step), level=level)
             h, w = block.shape[0] // step, block.shape[1] // step
-            rows.append(
-                block if step == 1 else block.reshape(h, step, w, step, 3).mean(axis=(1, 3), dtype=np.float32)
-            )
+            rows.append(block if step == 1 else block.reshape(h, step, w, step, 3).mean(axis=(1, 3), dtype=np.float32))
         small = np.concatenate(rows)
         shape = tuple(max(1, round(n / factor)) for n in self.shape)
         out = np.empty((*shape, 3), dtype=np.uint8)
