@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from stpredict._images.readers import TIFF_SUFFIXES, WHOLE_SUFFIXES
+from stpredict._images import tiff
+from stpredict._images.readers import WHOLE_SUFFIXES
 from stpredict._images.vendor import ONLY_OPENSLIDE, TIFF_TOO
 from stpredict._stored_sections import ENDINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-IMAGES = (*TIFF_SUFFIXES, *WHOLE_SUFFIXES, *TIFF_TOO, *ONLY_OPENSLIDE)
+IMAGES = (*tiff.SUFFIXES, *WHOLE_SUFFIXES, *TIFF_TOO, *ONLY_OPENSLIDE)
 TABLES = (".csv", ".tsv")
 OWN_COLUMNS = ("path", "slide", "mpp")
 TAKEN = ("array_row", "array_col", "tissue_fraction", "library_id", "tumor", "tumor_score")
