@@ -329,7 +329,7 @@ def test_an_interrupted_run_reports_what_it_did(slides, model, out, monkeypatch)
         patch.setattr(Job, "run", interrupted)
         with pytest.raises(KeyboardInterrupt):
             st.tl.predict_many(slides, model, out)
-    assert pd.read_csv(out / "report.csv")["status"].tolist() == ["done", "not started", "not started"]
+    assert pd.read_csv(out / "report.csv")["status"].tolist() == ["done", "not done", "not done"]
     assert leftovers(out) == []
     assert st.tl.predict_many(slides, model, out)["status"].tolist() == ["kept", "done", "done"]
 

@@ -25,7 +25,7 @@ def outcomes(section):
     return [
         Outcome(Slide("a", Path("/slides/a.tif")), "done", **done, shown="ERBB2", picture=picture, warnings=NASTY),
         Outcome(Slide(NASTY, Path("/slides/b.tif")), "failed", seconds=1.0, error=f"No {NASTY}", details=NASTY),
-        Outcome(Slide("c", Path("/slides/c.tif")), "not started"),
+        Outcome(Slide("c", Path("/slides/c.tif")), "not done"),
     ]
 
 
@@ -55,12 +55,12 @@ def test_page_says_everything_and_is_whole(outcomes, tmp_path):
     assert page.open == []
     assert not [tag for tag, _ in page.tags if tag == "script"]
     assert not [a for _, a in page.tags if any(value.startswith("http") for value in a.values() if value)]
-    words = ("3 slides: 1 done, 1 failed, 1 not started", "1,234", "0.499", "12.3", "1 h 2 min", f"ridge, {NASTY}")
-    for said in (*words, "2026-01-01", "/slides/a.tif", f"No {NASTY}", "slide; predicted ERBB2", "not started"):
+    words = ("3 slides: 1 done, 1 failed, 1 not done", "1,234", "0.499", "12.3", "1 h 2 min", f"ridge, {NASTY}")
+    for said in (*words, "2026-01-01", "/slides/a.tif", f"No {NASTY}", "slide; predicted ERBB2", "not done"):
         assert said in page.text, said
     assert page.text.count(NASTY) == 6
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 1
-    assert summary(table) == "3 slides: 1 done, 1 failed, 1 not started"
+    assert summary(table) == "3 slides: 1 done, 1 failed, 1 not done"
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["report.csv", "report.html"]
 
 

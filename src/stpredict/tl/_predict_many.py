@@ -130,7 +130,7 @@ def predict_many(
                 outcomes[outcome.slide.name] = outcome
         finally:  # also when the user stops it
             results.clear_unfinished()
-            ended = [outcomes[slide.name] or Outcome(slide, "not started") for slide in slides]
+            ended = [outcomes[slide.name] or Outcome(slide, "not done") for slide in slides]
             run = Run(started, time.perf_counter() - start, _facts(job, client))
             table = write_report(job.out, ended, run)
     return table

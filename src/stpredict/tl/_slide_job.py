@@ -38,7 +38,7 @@ class Outcome:
 
     slide: Slide
     status: str
-    """``"done"`` now, ``"kept"`` from an earlier run, ``"failed"``, or ``"not started"``."""
+    """``"done"`` now, ``"kept"`` from an earlier run, ``"failed"``, or ``"not done"``."""
     spots: int | None = None
     genes: int | None = None
     seconds: float | None = None

@@ -83,7 +83,7 @@ def write_report(folder: Path, outcomes: Sequence[Outcome], run: Run) -> pd.Data
 def summary(table: pd.DataFrame) -> str:
     """How many slides ended how, in words."""
     count = Counter(table["status"])
-    words = [f"{count[status]} {status}" for status in ("done", "kept", "failed", "not started") if count[status]]
+    words = [f"{count[status]} {status}" for status in ("done", "kept", "failed", "not done") if count[status]]
     return f"{len(table)} slide{'s' if len(table) > 1 else ''}: {', '.join(words)}"
 
 
