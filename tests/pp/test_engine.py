@@ -63,8 +63,10 @@ def encoder(network, **options):
 
 
 def test_overlapping_tiles_decode_every_chunk_once(slide, monkeypatch):
+    from stpredict._images import readers
     from stpredict._images.tiff import TiffLevel
 
+    monkeypatch.setattr(readers, "blocks", readers.BlockCache())
     decoded, chunk = [], TiffLevel._chunk
     monkeypatch.setattr(
         TiffLevel, "_chunk", lambda self, file, i: decoded.append((self._level, i)) or chunk(self, file, i)
@@ -73,12 +75,14 @@ def test_overlapping_tiles_decode_every_chunk_once(slide, monkeypatch):
     assert len(decoded) == len(set(decoded)) == (SIDE // 256) ** 2
 
 
-def test_threads_that_want_one_block_decode_it_once(slide):
+def test_threads_that_want_one_block_decode_it_once(slide, monkeypatch):
+    from stpredict._images import readers
+
+    monkeypatch.setattr(readers, "blocks", readers.BlockCache())
     image = open_image(slide)
-    image._cache.__init__()
     windows = list(_pipeline.ahead(lambda _: image.read(10, 20, 300, 310), range(32), threads=8, depth=32))
     assert all(np.array_equal(window, windows[0]) for window in windows)
-    assert image._cache.made == 1
+    assert readers.blocks.made == 1
 
 
 def test_cache_forgets_what_was_used_longest_ago():

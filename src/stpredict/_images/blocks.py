@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 CACHE_BYTES = 192 * 2**20
-"""Decoded pixels kept per image: fifteen blocks of 2,048 × 2,048, enough for those around the one in work."""
+"""Decoded pixels kept, of all images: fifteen blocks of 2,048 × 2,048, enough for those around the one in work."""
 
 SIDE = 512
 """Blocks are about this many pixels wide and high, of whole chunks of the file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 WHOLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 BACKGROUND = 255
 """What lies outside the image: glass."""
+
+blocks = BlockCache()
+_numbers = count()
 
 
 class SlideImage:
@@ -61,7 +65,7 @@ class SlideImage:
         self.downsamples = [self.shape[0] / height for height, _ in shapes]
         self._shapes = shapes
         self._fingerprint = fingerprint
-        self._cache = BlockCache()
+        self._number = next(_numbers)
 
     def __repr__(self) -> str:
         height, width = self.shape
@@ -100,7 +104,7 @@ class SlideImage:
             inside[...] = self._pixels(level, top, left, bottom, right)
             return out
         for block in covering((top, left, bottom, right), block_shape(chunk), self._shapes[level]):
-            pixels = self._cache.get((level, *block), lambda block=block: self._pixels(level, *block))
+            pixels = blocks.get((self._number, level, *block), lambda block=block: self._pixels(level, *block))
             y, x = block[:2]
             y_from, x_from, y_to, x_to = max(y, top), max(x, left), min(block[2], bottom), min(block[3], right)
             inside[y_from - top : y_to - top, x_from - left : x_to - left] = pixels[
