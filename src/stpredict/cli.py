@@ -63,7 +63,7 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run_predict(chosen: argparse.Namespace) -> int:
     """Predict a folder or table of slides; 0 if all are done, 1 if some failed, 130 if the user stopped it."""
     import stpredict as st
-    from stpredict.tl._slide_report import summary
+    from stpredict.tl._many.report import summary
 
     if chosen.jobs < 1:
         msg = f"--jobs is 1 or more, not {chosen.jobs}."

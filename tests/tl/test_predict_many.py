@@ -16,9 +16,10 @@ import pytest
 import tifffile
 
 import stpredict as st
-from stpredict.tl import _predict_many, _slide_job
-from stpredict.tl._slide_features import recipe_of
-from stpredict.tl._slide_job import Job
+from stpredict.tl import _predict_many
+from stpredict.tl._many import job as slide_job
+from stpredict.tl._many.features import recipe_of
+from stpredict.tl._many.job import Job
 
 GENES = ["ERBB2", "COL1A1", "CD74", "KRT8"]
 SIDE = 700
@@ -266,7 +267,7 @@ def test_full_disk_is_a_line_and_spares_what_was_there(slides, model, out, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(_slide_job, "write_store", full)
+        patch.setattr(slide_job, "write_store", full)
         report = st.tl.predict_many(slides, model, out, pitch_um=150)
     assert report["status"].tolist() == ["failed"] * 3
     assert "No space left on device" in error(report, "a")
@@ -276,12 +277,12 @@ def test_full_disk_is_a_line_and_spares_what_was_there(slides, model, out, monke
 
 
 def test_report_that_cannot_be_written_is_returned(slides, model, out, monkeypatch):
-    from stpredict.tl import _slide_report
+    from stpredict.tl._many import report
 
     def full(path, text):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(_slide_report, "write_whole", full)
+    monkeypatch.setattr(report, "write_whole", full)
     with pytest.warns(UserWarning, match="report could not be written .*No space left"):
         report = st.tl.predict_many([slides / "a.tif"], model, out)
     assert report["status"].tolist() == ["done"]
@@ -337,16 +338,16 @@ def test_an_interrupted_run_reports_what_it_did(slides, model, out, monkeypatch)
 KILLED = """
 import sys, time
 import stpredict as st
-from stpredict.tl import _slide_job
+from stpredict.tl._many import job as slide_job
 
-write = _slide_job.write_store
+write = slide_job.write_store
 def stuck(path, adata):
     write(path, adata)
     if "b" in adata.uns["spatial"]:
         (path / "X" / "zarr.json").unlink()
         print("half", flush=True)
         time.sleep(120)
-_slide_job.write_store = stuck
+slide_job.write_store = stuck
 st.tl.predict_many(*sys.argv[1:], show_progress=False)
 """
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stpredict.tl._slide_job import Outcome
-from stpredict.tl._slide_picture import HEIGHT, WIDEST, picture_of
-from stpredict.tl._slide_report import Run, summary, write_report
-from stpredict.tl._slides import Slide
+from stpredict.tl._many.job import Outcome
+from stpredict.tl._many.picture import HEIGHT, WIDEST, picture_of
+from stpredict.tl._many.report import Run, summary, write_report
+from stpredict.tl._many.slides import Slide
 
 NASTY = '<script>alert("x")</script> & co'
 

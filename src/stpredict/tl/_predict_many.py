@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stpredict._settings import settings
-from stpredict.tl._slide_job import Job, Outcome
-from stpredict.tl._slide_report import Run, write_report
-from stpredict.tl._slide_results import Results, now
-from stpredict.tl._slide_workers import check_portable, dask_client, outcomes_of
-from stpredict.tl._slides import slides_of
+from stpredict.tl._many.job import Job, Outcome
+from stpredict.tl._many.report import Run, write_report
+from stpredict.tl._many.results import Results, now
+from stpredict.tl._many.slides import slides_of
+from stpredict.tl._many.workers import check_portable, dask_client, outcomes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from stpredict.models import ExpressionModel
-    from stpredict.tl._slides import Slide
+    from stpredict.tl._many.slides import Slide
 
 
 def predict_many(
@@ -153,7 +153,7 @@ def _job(
     from stpredict.io._grid import _check as check_grid
     from stpredict.io._library import check_mpp
     from stpredict.models._store import identity
-    from stpredict.tl._slide_features import recipe_of
+    from stpredict.tl._many.features import recipe_of
 
     check_mpp(mpp)
     check_grid(grid["pitch_um"], SPOT_PER_PITCH * grid["pitch_um"], grid["layout"], grid["min_tissue"])

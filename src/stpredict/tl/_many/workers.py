@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from stpredict.tl._slide_job import Outcome, brief
-from stpredict.tl._slide_results import UNFINISHED
+from stpredict.tl._many.job import Outcome, brief
+from stpredict.tl._many.results import UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from stpredict.tl._slide_job import Job
-    from stpredict.tl._slides import Slide
+    from stpredict.tl._many.job import Job
+    from stpredict.tl._many.slides import Slide
 
 
 def dask_client() -> Any:

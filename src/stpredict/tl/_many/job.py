@@ -16,17 +16,17 @@ import numpy as np
 
 from stpredict import _keys
 from stpredict._settings import settings
-from stpredict.tl._slide_picture import picture_of
-from stpredict.tl._slide_results import Results, is_same, now, write_store
+from stpredict.tl._many.picture import picture_of
+from stpredict.tl._many.results import Results, is_same, now, write_store
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from stpredict.models import ExpressionModel
-    from stpredict.tl._slide_features import Recipe
-    from stpredict.tl._slides import Slide
+    from stpredict.tl._many.features import Recipe
+    from stpredict.tl._many.slides import Slide
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[2]
 
 ONE_AT_A_TIME = Lock()
 """Threads of one process share memory, settings and the capture of warnings."""

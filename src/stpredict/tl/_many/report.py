@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from stpredict.tl._slide_results import write_whole
+from stpredict.tl._many.results import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from stpredict.tl._slide_job import Outcome
+    from stpredict.tl._many.job import Outcome
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 2em auto; max-width: 76em; padding: 0 1em }
