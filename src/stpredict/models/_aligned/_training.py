@@ -13,6 +13,7 @@ import torch
 from stpredict._evaluation.metrics import pearson
 from stpredict._training._loop import OTHER_RUN, Plan, Run, train_network
 from stpredict.models._aligned._companions import Companions
+from stpredict.models._bank import compact
 from stpredict.models._contract import History
 from stpredict.models._inner_cv import inner_folds
 from stpredict.models._retrieval import normalise, retrieve
@@ -258,8 +259,8 @@ def arrays_of(networks: list[AlignedNetwork], reference: Inputs) -> dict[str, np
         state
         | reference.arrays
         | {
-            "bank": normalise(np.concatenate(bank, axis=1)),
-            "expression": reference.table.expression,
+            "bank": compact(normalise(np.concatenate(bank, axis=1))),
+            "expression": compact(reference.table.expression),
             "between": reference.between,
         }
     )
