@@ -12,6 +12,7 @@ import torch
 
 from stpredict._evaluation.metrics import pearson
 from stpredict._training._loop import OTHER_RUN, Plan, Run, train_network
+from stpredict._training._processes import is_first
 from stpredict.models._aligned._companions import Companions
 from stpredict.models._bank import compact
 from stpredict.models._contract import History
@@ -279,7 +280,7 @@ def remember(folder: Path | None, run: Run, network: nn.Module, identity: str) -
     """Keep a finished run, so that a resumed training starts after it."""
     from safetensors.torch import save_file
 
-    if folder is None:
+    if folder is None or not is_first():
         return
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "best.safetensors")
     unfinished = folder / "run.json.tmp"
