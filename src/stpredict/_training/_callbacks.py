@@ -91,7 +91,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             warnings.filterwarnings("ignore", message=".*(does not have many workers|isn't supported|treespec).*")
-            warnings.filterwarnings("ignore", message=".*(not resumable|find_unused_parameters).*")
+            warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -143,7 +143,7 @@ def train_network(
         trainer = L.Trainer(
             max_epochs=plan.epochs,
             accelerator=device.type,
-            **_processes(device),
+            **_processes(device, module),
             precision="bf16-mixed" if bf16 else "32-true",
             callbacks=callbacks,
             logger=False,
@@ -160,7 +160,7 @@ def train_network(
     return Run(module.values, best)
 
 
-def _processes(device: torch.device) -> dict[str, Any]:
+def _processes(device: torch.device, module: _Module) -> dict[str, Any]:
     """Arguments of Lightning's trainer: all processes of ``torchrun``, or this one, whatever a cluster offers."""
     here, machines = started()
     if here * machines == 1:
@@ -169,7 +169,7 @@ def _processes(device: torch.device) -> dict[str, Any]:
     return {
         "devices": here,
         "num_nodes": machines,
-        "strategy": DDPStrategy(find_unused_parameters=True),
+        "strategy": DDPStrategy(static_graph=module.shared, find_unused_parameters=not module.shared),
         "sync_batchnorm": device.type == "cuda",
         "plugins": [SafeCheckpointIO()],
     }
