@@ -32,6 +32,9 @@ class Settings:
         ``"auto"`` is bfloat16 autocast on CUDA and float32 elsewhere.
     batch_size
         Tiles per forward pass of an encoder.
+    search
+        How reference spots are searched: ``"exact"``, or ``"approximate"`` with faiss (``stpredict[faiss]``), which finds
+        most of the nearest in banks of more than 50,000 spots, faster.
     seed
         Seed of everything random.
     progress
@@ -47,6 +50,7 @@ class Settings:
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     batch_size: int = 32
+    search: Literal["exact", "approximate"] = "exact"
     seed: int = 0
     progress: bool = True
     cache_dir: Path = None  # type: ignore[assignment]
@@ -70,6 +74,9 @@ class Settings:
             raise ValueError(msg)
         if name == "precision" and value not in ("auto", "float32", "bfloat16"):
             msg = f"settings.precision must be 'auto', 'float32' or 'bfloat16', got {value!r}."
+            raise ValueError(msg)
+        if name == "search" and value not in ("exact", "approximate"):
+            msg = f"settings.search must be 'exact' or 'approximate', got {value!r}."
             raise ValueError(msg)
         if name in ("cache_dir", "data_dir") and value is not None:
             value = Path(value).expanduser()

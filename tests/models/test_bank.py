@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
 import stpredict as st
 from stpredict._section import open_sections
-from stpredict.models import _bank, _retrieval, _store
+from stpredict.models import _approximate, _bank, _retrieval, _store
 
 
 @pytest.fixture
@@ -129,6 +131,42 @@ def test_few_rows_of_the_expression_are_gathered_at_once(unit, monkeypatch):
     np.testing.assert_allclose(spread, 0, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_approximate_search_finds_most_and_only_where_it_is_asked_for(monkeypatch, dtype):
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    monkeypatch.setattr(_approximate, "LEAST", 5000)
+    monkeypatch.setattr(_approximate, "PROBED", 16)
+    rng = np.random.default_rng(0)
+    latent = rng.standard_normal((8, 32))
+    bank, queries = (_retrieval.normalise(rng.standard_normal((n, 8)) @ latent) for n in (5000, 60))
+    bank = bank.astype(dtype)
+    exact = _retrieval.nearest(queries, bank, 20)
+    with st.settings.override(search="approximate"):
+        found = _retrieval.nearest(queries, bank, 20)
+        small = _retrieval.nearest(queries, bank[:4000], 20)
+        all_of_them = _retrieval.nearest(queries[:2], bank, 5000)
+    recall = np.mean([np.isin(a, b).mean() for a, b in zip(exact[0], found[0], strict=True)])
+    assert recall > 0.8
+    assert (np.diff(found[1], axis=1) <= 0).all()
+    cosines = np.einsum("qd,qkd->qk", queries, bank[found[0]].astype(np.float32))
+    np.testing.assert_allclose(found[1], cosines, atol=1e-3)
+    np.testing.assert_array_equal(small[0], _retrieval.nearest(queries, bank[:4000], 20)[0])
+    np.testing.assert_array_equal(np.sort(all_of_them[0]), [np.arange(5000)] * 2)
+    assert len(_approximate._indices) == 1
+    del bank
+    assert not _approximate._indices
+
+
+def test_approximate_search_without_faiss_says_what_to_install(unit, monkeypatch):
+    monkeypatch.setattr(_approximate, "LEAST", 10)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with st.settings.override(search="approximate"), pytest.raises(ImportError, match=r"stpredict\[faiss\]"):
+        _retrieval.nearest(unit(3), unit(20), 2)
+    with pytest.raises(ValueError, match=r"settings\.search must be 'exact' or 'approximate', got 'fast'"):
+        st.settings.search = "fast"
+
+
+@pytest.mark.filterwarnings("ignore:.*has not left chance")
 def test_a_large_bank_is_kept_in_half_precision(paired, tmp_path, monkeypatch):
     train, new = paired(3)[:2], open_sections(paired(3)[2])[0]
     how = {"method": "cmrcnet", "epochs": 1, "width": 16, "members": 1, "show_progress": False}

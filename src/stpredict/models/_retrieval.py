@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine similarity, in pieces that fit the device."""
+"""Nearest neighbours by cosine similarity, exact and in pieces that fit the device, and the expression that they have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._device import resolve_device
+from stpredict._settings import settings
+from stpredict.models import _approximate
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +36,8 @@ def nearest(
     """Find the k vectors of `bank` that are most similar to each query; all rows have length 1.
 
     The bank may be float16: its values are compared in float32, a piece at a time, so memory beside the bank stays under
-    some 200 MiB. Of equally similar vectors the first comes first.
+    some 200 MiB. Of equally similar vectors the first comes first. With ``settings.search = "approximate"`` large banks
+    are searched by faiss, which misses some.
 
     Returns
     -------
@@ -45,11 +48,20 @@ def nearest(
     ValueError
         If the bank holds fewer than `k` vectors, `k` is not positive, or a vector is not finite.
     """
-    import torch
-
     if not 1 <= k <= len(bank):
         msg = f"k must lie between 1 and the {len(bank)} spots of the reference bank, got {k!r}."
         raise ValueError(msg)
+    if settings.search == "exact" or len(bank) < _approximate.LEAST:
+        return _exact(queries, bank, k, device)
+    rows, similarity = _approximate.nearest(queries, bank, k)
+    few = rows[:, -1] < 0
+    rows[few], similarity[few] = _exact(queries[few], bank, k, device)
+    return rows, similarity
+
+
+def _exact(queries: np.ndarray, bank: np.ndarray, k: int, device: str | None) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
     where = resolve_device(device)
     similarity = torch.full((len(queries), k), -torch.inf)
     rows = torch.zeros((len(queries), k), dtype=torch.int64)
