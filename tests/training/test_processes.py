@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -120,6 +121,14 @@ def test_shares_make_the_batch_and_its_gradients(monkeypatch, first):
         torch.testing.assert_close(found, expected)
         slopes.append(weight.grad)
     torch.testing.assert_close(torch.stack(slopes).mean(dim=0), alone.grad)
+
+
+def test_processes_of_torchrun_are_counted_and_workers_of_theirs_are_not(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert started() == (4, 2)
+    monkeypatch.setattr(multiprocessing.current_process(), "_name", "LokyProcess-1")
+    assert started() == (1, 1)
 
 
 def test_more_processes_than_spots_are_refused():

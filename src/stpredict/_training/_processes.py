@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
 
 
 def started() -> tuple[int, int]:
-    """How many processes ``torchrun`` started on each machine, and on how many machines; (1, 1) without it."""
-    if not (distributed.is_available() and distributed.is_torchelastic_launched()):
+    """How many processes ``torchrun`` started on each machine, and on how many machines; (1, 1) without it.
+
+    Workers that such a process started, for cross-validation in parallel say, train alone.
+    """
+    launched = distributed.is_available() and distributed.is_torchelastic_launched()
+    if not launched or multiprocessing.current_process().name != "MainProcess":
         return 1, 1
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     return here, int(os.environ["WORLD_SIZE"]) // here
