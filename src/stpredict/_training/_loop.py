@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from stpredict._device import resolve_device, resolve_precision
 from stpredict._training._callbacks import Progress, Saves, interruptible, quiet
 from stpredict._training._checkpoints import SafeCheckpointIO
-from stpredict._training._processes import Share, agreed, started
+from stpredict._training._processes import Share, agreed, share_buffers, started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -277,6 +277,7 @@ class _Module(L.LightningModule):
                 "Lower learning_rate, and check the features for extreme values."
             )
             raise ValueError(msg)
+        share_buffers(self.network)
         if self.monitor is not None:
             self.network.eval()
             with torch.inference_mode():

@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 def started() -> tuple[int, int]:
@@ -38,6 +38,13 @@ def agreed(values: list[float], device: torch.device) -> list[float]:
     told = torch.tensor(values, dtype=torch.float64, device=device)
     distributed.broadcast(told, 0)
     return told.tolist()
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give every process the first one's running statistics of batches."""
+    if distributed.is_available() and distributed.is_initialized():
+        for buffer in network.buffers():
+            distributed.broadcast(buffer, 0)
 
 
 @dataclass(frozen=True)
