@@ -1,10 +1,13 @@
 """Speed and memory of `pp.encode`.
 
-    python benchmarks/encode.py            # everything, a few minutes on two cores
+    python benchmarks/encode.py                     # everything, half an hour on two cores
     python benchmarks/encode.py --only ratio | morphology | memory
 
-Prints a Markdown table. The ratio is against the bare forward pass of the same network on the same tiles, already
-decoded and normalised in memory, in channels-last layout, taken in turns within one process.
+``ratio`` takes turns, within one process, of `pp.encode`, of the bare forward pass of the same network on the same
+tiles (decoded and normalised in memory, in channels-last layout), and, where it is installed, of LazySlide's
+``feature_extraction`` on the same tiles of the same slide; it does so on a slide that was scanned at the network's
+resolution and on one that was scanned twice as fine and has no level between. ``memory`` is the peak of a whole fresh
+process, from a pyramid of 10,000 × 10,000 to one of 100,000 × 100,000 pixels with as many spots. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -17,104 +20,124 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
+from slides import write_slide
 
-MPP = 0.5
-PITCH_UM = 100.0
-
-
-def write_slide(path: Path, side: int) -> None:
-    """Tiled, JPEG-compressed TIFF of simulated tissue, repeated; written tile by tile."""
-    import tifffile
-
-    import stpredict as st
-
-    tissue = st.datasets.simulate(seed=1)
-    library = next(iter(tissue.uns["spatial"].values()))
-    pixels = library["images"]["hires"][300:1324, 300:1324]
-    n = -(-side // 512)
-
-    def tiles():
-        for i in range(n * n):
-            y, x = (i // n % 2) * 512, (i % n % 2) * 512
-            yield np.ascontiguousarray(pixels[y : y + 512, x : x + 512])
-
-    with tifffile.TiffWriter(path, bigtiff=True) as writer:
-        writer.write(
-            tiles(), shape=(side, side, 3), dtype=np.uint8, tile=(512, 512), photometric="rgb", compression="jpeg"
-        )
+UM = 112.0
+SIZE = 224
+MEAN, SD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
-def section(path: Path, side: int, n_spots: int | None = None):
-    """AnnData with a hexagonal lattice of spots over the slide."""
-    import anndata as ad
-
-    pitch = PITCH_UM / MPP
-    margin = 600
-    rows = np.arange(margin, side - margin, pitch * np.sqrt(3) / 2)
-    centres = np.array(
-        [
-            (x + (i % 2) * pitch / 2, y)
-            for i, y in enumerate(rows)
-            for x in np.arange(margin, side - margin - pitch, pitch)
-        ]
-    )[:n_spots]
-    adata = ad.AnnData(np.zeros((len(centres), 0), dtype=np.float32))
-    adata.obsm["spatial"] = centres
-    adata.uns["spatial"] = {
-        "slide": {
-            "images": {},
-            "scalefactors": {"microns_per_pixel": MPP},
-            "metadata": {"source_image_path": str(path), "spot_pitch_um": PITCH_UM},
-        }
-    }
-    return adata
+# ---------------------------------------------------------------------- against the bare network, and LazySlide
 
 
-def ratio(folder: Path, rounds: int) -> list[str]:
+def ratio(folder: Path, rounds: int, n_tiles: int) -> None:
+    import torch
+
+    print(
+        f"{torch.get_num_threads()} threads, {n_tiles} tiles, timm ResNet-18 at {SIZE} px, median of {rounds} rounds\n"
+    )
+    print("| slide | raw forward | `pp.encode` | of raw | LazySlide | × LazySlide |\n|---|---|---|---|---|---|")
+    for name, mpp, steps in (
+        ("scanned at 0.5 µm", 0.5, (1, 2, 4, 8)),
+        ("at 0.25 µm, next level 1 µm", 0.25, (1, 4, 16)),
+    ):
+        path = folder / f"{mpp}.tif"
+        write_slide(path, int(6144 * 0.5 / mpp), mpp=mpp, steps=steps)
+        rates = _rates(path, mpp, rounds, n_tiles)
+        raw, ours = rates["raw"], rates["encode"]
+        share = statistics.median(e / r for e, r in zip(ours, raw, strict=True))
+        row = [name, f"{statistics.median(raw):.1f} tiles/s", f"{statistics.median(ours):.1f} tiles/s", f"{share:.2f}"]
+        if "LazySlide" in rates:
+            theirs = rates["LazySlide"]
+            times = statistics.median(e / t for e, t in zip(ours, theirs, strict=True))
+            row += [f"{statistics.median(theirs):.1f} tiles/s", f"{times:.2f}"]
+        else:
+            row += ["not installed", ""]
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+def _rates(path: Path, mpp: float, rounds: int, n_tiles: int) -> dict[str, list[float]]:
+    """Tiles per second of every contender, round by round."""
     import timm
     import torch
 
     import stpredict as st
+    from stpredict._images import readers
     from stpredict.pp._windows import read_crops
 
     network = timm.create_model("resnet18", pretrained=False, num_classes=0).eval()
-    network = network.to(memory_format=torch.channels_last)
-    path = folder / "ratio.tif"
-    write_slide(path, 6144)
-    adata = section(path, 6144, 256)
-    st.pp.tiles(adata)
+    network.default_cfg = network.pretrained_cfg = dict(network.pretrained_cfg, mean=MEAN, std=SD)
+    adata = st.io.grid(st.read_wsi(path, mpp), pitch_um=UM, layout="square", min_tissue=0)[:n_tiles].copy()
+    st.pp.tiles(adata, spot_um=UM)
     view = st.pp._encode.open_sections(adata)[0]
-    crops = np.concatenate([c for _, c in read_crops(view, np.arange(len(view)), 112.0, MPP)])
-    batches = (torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255 - 0.5).div_(0.25)
-    batches = [b.contiguous(memory_format=torch.channels_last) for b in batches.split(st.settings.batch_size)]
-    raw, encode = [], []
-    with torch.inference_mode():
-        for batch in batches[:2]:
-            network(batch)
-    for _ in range(rounds):
-        start = time.perf_counter()
+    crops = np.concatenate([c for _, c in read_crops(view, np.arange(len(view)), UM, UM / SIZE)])
+    tiles = torch.from_numpy(crops).permute(0, 3, 1, 2)
+    if tiles.shape[-1] != SIZE:
+        tiles = torch.nn.functional.interpolate(tiles, size=(SIZE, SIZE), mode="bilinear", antialias=True)
+    batches = [_normalised(b) for b in tiles.split(32)]
+    last = network.to(memory_format=torch.channels_last)
+
+    def raw() -> None:
         with torch.inference_mode():
             for batch in batches:
-                network(batch)
-        raw.append(len(crops) / (time.perf_counter() - start))
-        start = time.perf_counter()
-        st.pp.encode(adata, network, niche=False, show_progress=False)
-        encode.append(len(crops) / (time.perf_counter() - start))
-    share = statistics.median(e / r for e, r in zip(encode, raw, strict=True))
-    return [
-        f"| timm ResNet-18, 224 px, raw forward | {statistics.median(raw):.1f} tiles/s | 1 |",
-        f"| the same through `pp.encode` | {statistics.median(encode):.1f} tiles/s | {share:.2f} |",
-    ]
+                last(batch)
+
+    def encode() -> None:
+        readers._open_cached.cache_clear()
+        st.pp.encode(adata, last, niche=False, show_progress=False)
+
+    contenders = {"raw": raw, "encode": encode}
+    if peer := _lazyslide(path, mpp, n_tiles):
+        contenders["LazySlide"] = peer
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            if number:  # (the first round warms up)
+                rates[name].append(len(adata) / (time.perf_counter() - start))
+    return rates
 
 
-def morphology(rounds: int) -> list[str]:
+def _normalised(tiles):
+    import torch
+
+    return ((tiles.float() / 255 - MEAN[0]) / SD[0]).contiguous(memory_format=torch.channels_last)
+
+
+def _lazyslide(path: Path, mpp: float, n_tiles: int):
+    """LazySlide's ``feature_extraction`` of the same tiles, with the network as it comes from timm; None without it."""
+    try:
+        import lazyslide as zs
+        from wsidata import open_wsi
+    except ImportError:
+        return None
+    import timm
+    import torch
+    from torchvision.transforms import v2
+
+    import stpredict as st
+
+    network = timm.create_model("resnet18", pretrained=False, num_classes=0).eval()
+    steps = [v2.ToImage(), v2.Resize((SIZE, SIZE)), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, SD)]
+    slide = st.io.grid(open_wsi(str(path)), pitch_um=UM, layout="square", min_tissue=0, mpp=mpp)
+    slide.shapes["grid"] = slide.shapes["grid"].iloc[:n_tiles]
+    how = {"transform": v2.Compose(steps), "tile_key": "grid", "batch_size": 32, "device": "cpu", "pbar": False}
+    return lambda: zs.tl.feature_extraction(slide, network, model_name="resnet18", **how)
+
+
+# ---------------------------------------------------------------------- the default encoder
+
+
+def morphology(rounds: int) -> None:
     import stpredict as st
     from stpredict._images import readers
 
-    rows = []
+    print("| default encoder, spot + niche, JPEG decoding included | spots/s |\n|---|---|")
     for name, load in (("her2st C2", lambda: st.datasets.her2st("C2")), ("mouse colon", st.datasets.mouse_colon)):
         adata, rates = load(), []
         st.pp.tiles(adata)
@@ -123,43 +146,38 @@ def morphology(rounds: int) -> list[str]:
             start = time.perf_counter()
             st.pp.encode(adata, show_progress=False)
             rates.append(adata.n_obs / (time.perf_counter() - start))
-        rows.append(
-            f"| default encoder, spot + niche, {name}, JPEG decoding included | {statistics.median(rates):.0f} spots/s | |"
-        )
-    return rows
+        print(f"| {name} | {statistics.median(rates):.0f} |", flush=True)
 
 
-def memory(folder: Path) -> list[str]:
-    """Peak resident memory of a fresh process that encodes a slide, at two sizes."""
-    rows = []
-    for encoder in ("morphology", "resnet18"):
+# ---------------------------------------------------------------------- memory
+
+
+def memory(folder: Path) -> None:
+    print("| peak memory, `read_wsi` to features | 10,000² px | 100,000² px | ratio |\n|---|---|---|---|")
+    for side in (10_000, 100_000):
+        write_slide(folder / f"{side}.tif", side, share=0.25)
+    for encoder, n_spots in (("morphology", 2000), ("resnet18", 200)):
         peaks = []
-        for side in (12_288, 24_576):
-            path = folder / f"{side}.tif"
-            if not path.exists():
-                write_slide(path, side)
-            command = [sys.executable, __file__, "--child", encoder, str(path), str(side)]
+        for side in (10_000, 100_000):
+            command = [sys.executable, __file__, "--child", encoder, str(folder / f"{side}.tif"), str(n_spots)]
             peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-        rows.append(
-            f"| {encoder}, peak memory, 12,288² px → 24,576² px | {peaks[0]:.2f} → {peaks[1]:.2f} GiB | {peaks[1] / peaks[0]:.3f} |"
-        )
-    return rows
+        print(f"| {encoder}, {n_spots} spots | {peaks[0]:.2f} GiB | {peaks[1]:.2f} GiB | {peaks[1] / peaks[0]:.3f} |")
 
 
-def child(encoder: str, path: str, side: int) -> None:
+def child(encoder: str, path: str, n_spots: int) -> None:
+    """Encode about `n_spots` spots all over the tissue of a slide, and print the peak of this process."""
     import stpredict as st
 
-    n_spots = None if encoder == "morphology" else 60 * (side // 12_288) ** 2
-    adata = section(Path(path), side, None)
-    if n_spots:  # a network is slow on a CPU: fewer spots, spread over the whole slide
-        adata = adata[np.linspace(0, adata.n_obs - 1, n_spots).astype(int)].copy()
-    st.pp.tiles(adata, mpp=MPP)
-    tool = None
+    slide = st.read_wsi(path)
+    area = np.prod(np.array(st._images.open_image(path).shape) * 0.5, dtype=float) * 0.25
+    adata = st.io.grid(slide, pitch_um=float(np.sqrt(area / n_spots)), spot_um=None, layout="square")
+    st.pp.tiles(adata)
+    network = None
     if encoder != "morphology":
         import timm
 
-        tool = timm.create_model(encoder, pretrained=False, num_classes=0)
-    st.pp.encode(adata, tool, show_progress=False)
+        network = timm.create_model(encoder, pretrained=False, num_classes=0)
+    st.pp.encode(adata, network, show_progress=False)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
@@ -167,20 +185,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["ratio", "morphology", "memory"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tiles", type=int, default=512)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
     if arguments.child:
         child(arguments.child[0], arguments.child[1], int(arguments.child[2]))
         return
-    print(f"{os.cpu_count()} CPU cores\n\n| what | value | ratio |\n|---|---|---|")
+    print(f"{os.cpu_count()} CPU cores, CPU only: not measured on GPU\n")
     with tempfile.TemporaryDirectory() as folder:
-        for name, rows in (
-            ("ratio", lambda: ratio(Path(folder), arguments.rounds)),
+        for name, run in (
+            ("ratio", lambda: ratio(Path(folder), arguments.rounds, arguments.tiles)),
             ("morphology", lambda: morphology(arguments.rounds)),
             ("memory", lambda: memory(Path(folder))),
         ):
             if arguments.only in (None, name):
-                print(*rows(), sep="\n", flush=True)
+                run()
+                print()
 
 
 if __name__ == "__main__":

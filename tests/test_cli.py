@@ -7,7 +7,9 @@ import sys
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
+import tifffile
 from matplotlib import pyplot as plt
 
 import stpredict as st
@@ -72,6 +74,10 @@ def test_version(capsys):
         (["demo", "--out", "FILE"], "is a file; name a folder"),
         (["demo", "--out", "x", "--seed", "-1"], "0 or more, not -1"),
         (["demo", "--out", "x", "--seed", "one"], "invalid"),
+        (["predict", "x"], "required: --model, --out"),
+        (["predict", "x", "--model", "m", "--out", "FILE"], "is a file; name a folder"),
+        (["predict", "x", "--model", "m", "--out", "o", "--jobs", "0"], "--jobs is 1 or more, not 0"),
+        (["predict", "nowhere", "--model", "m", "--out", "o"], "There is no nowhere"),
     ],
 )
 def test_bad_arguments_end_in_one_clear_line(arguments, words, tmp_path, capsys):
@@ -82,3 +88,45 @@ def test_bad_arguments_end_in_one_clear_line(arguments, words, tmp_path, capsys)
     assert end.value.code == 2
     assert words in capsys.readouterr().err.splitlines()[-1]
     assert file.read_text() == ""
+
+
+@pytest.fixture
+def slides(tmp_path, section):
+    """A folder with a slide and a file that is none."""
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    pixels = section.uns["spatial"]["sim_1"]["images"]["hires"][400:1100, 400:1100]
+    tifffile.imwrite(folder / "a.tif", pixels, photometric="rgb", resolution=(1e4, 1e4), resolutionunit="CENTIMETER")
+    (folder / "b.tif").write_text("no slide")
+    return folder
+
+
+def test_predict_tells_what_failed_and_ends_in_1_until_all_is_done(demo, slides, tmp_path, capsys):
+    (tmp_path / "genes.txt").write_text("ERBB2\nCD74\n")
+    model, out = str(demo[0] / "model"), tmp_path / "out"
+    options = ["--model", model, "--out", str(out), "--genes", str(tmp_path / "genes.txt"), "--pitch-um", "80"]
+    options += ["--std", "--markers", "breast"]
+    assert cli.main(["predict", str(slides), *options]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("b: ")
+    assert "cannot be read as a TIFF" in lines[0]
+    assert lines[1] == f"2 slides: 1 done, 1 failed. See {out / 'report.html'}."
+    (slides / "b.tif").unlink()
+    assert cli.main(["predict", str(slides), *options]) == 0
+    assert capsys.readouterr().out == f"1 slide: 1 kept. See {out / 'report.html'}.\n"
+    assert pd.read_csv(out / "report.csv")["status"].tolist() == ["kept"]
+    result = ad.read_zarr(out / "a.zarr")
+    assert result.var_names.tolist() == ["ERBB2", "CD74"]
+    assert result.uns["spatial"]["a"]["metadata"]["spot_pitch_um"] == 80
+    assert "predicted_std" in result.layers
+    assert "tumor" in result.obs
+
+
+def test_predict_with_arguments_that_do_not_fit_the_model_ends_in_2(demo, slides, tmp_path, capsys):
+    (tmp_path / "genes.txt").write_text("NOSUCH")
+    model, out = str(demo[0] / "model"), tmp_path / "out"
+    with pytest.raises(SystemExit) as end:
+        cli.main(["predict", str(slides), "--model", model, "--out", str(out), "--genes", str(tmp_path / "genes.txt")])
+    assert end.value.code == 2
+    assert "does not know all of the genes (NOSUCH" in capsys.readouterr().err.splitlines()[-1]
+    assert not out.exists()

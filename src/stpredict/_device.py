@@ -35,6 +35,16 @@ def resolve_device(device: str | None = None) -> torch.device:
     return found
 
 
+def resolve_devices(device: str | None = None) -> list[torch.device]:
+    """Devices that share work on which none depends on another: every visible GPU for ``"cuda"``, else the one."""
+    import torch
+
+    found = resolve_device(device)
+    if found.type == "cuda" and found.index is None:
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return [found]
+
+
 def resolve_precision(precision: str | None, device: torch.device) -> str:
     """``"float32"`` or ``"bfloat16"``; ``"auto"`` is bfloat16 on CUDA and float32 elsewhere."""
     wanted = precision or settings.precision

@@ -36,6 +36,9 @@ ST_ALIGN = "X_st_align"
 DOMAINS = "domains"
 """``obs`` and ``uns``: the default name of spatial domains."""
 
+SLIDE_JOB = "slide_job"
+"""``uns``: how `tl.predict_many` made a result, so that a rerun knows what is done."""
+
 DEFAULT_LIBRARY = "section"
 """Library name for an AnnData without ``uns['spatial']``."""
 

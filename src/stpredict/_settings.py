@@ -31,7 +31,11 @@ class Settings:
     precision
         ``"auto"`` is bfloat16 autocast on CUDA and float32 elsewhere.
     batch_size
-        Tiles per forward pass of an encoder.
+        Tiles per forward pass of an encoder. None takes 32 on a CPU and 256 on a GPU; a GPU that has no room for as many
+        gets half, and so on.
+    search
+        How reference spots are searched: ``"exact"``, or ``"approximate"`` with faiss (``stpredict[faiss]``), which finds
+        most of the nearest in banks of more than 50,000 spots, faster.
     seed
         Seed of everything random.
     progress
@@ -46,7 +50,8 @@ class Settings:
 
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    batch_size: int = 32
+    batch_size: int | None = None
+    search: Literal["exact", "approximate"] = "exact"
     seed: int = 0
     progress: bool = True
     cache_dir: Path = None  # type: ignore[assignment]
@@ -62,7 +67,9 @@ class Settings:
         if name not in known:
             msg = f"settings has no {name!r}; it has {', '.join(sorted(known))}."
             raise AttributeError(msg)
-        if name in ("batch_size", "max_image_pixels") and not (isinstance(value, int) and value > 0):
+        if name == "batch_size" and value is None:
+            pass
+        elif name in ("batch_size", "max_image_pixels") and not (isinstance(value, int) and value > 0):
             msg = f"settings.{name} must be a positive integer, got {value!r}."
             raise ValueError(msg)
         if name == "seed" and not (isinstance(value, int) and value >= 0):
@@ -70,6 +77,9 @@ class Settings:
             raise ValueError(msg)
         if name == "precision" and value not in ("auto", "float32", "bfloat16"):
             msg = f"settings.precision must be 'auto', 'float32' or 'bfloat16', got {value!r}."
+            raise ValueError(msg)
+        if name == "search" and value not in ("exact", "approximate"):
+            msg = f"settings.search must be 'exact' or 'approximate', got {value!r}."
             raise ValueError(msg)
         if name in ("cache_dir", "data_dir") and value is not None:
             value = Path(value).expanduser()

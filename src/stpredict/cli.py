@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stpredict import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
     from pandas import DataFrame
@@ -27,11 +28,78 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="train, predict and find the tumour on simulated tissue, in a minute")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     demo.add_argument("--seed", type=_seed, default=0, help="seed of the simulation (default: 0)")
+    demo.set_defaults(run=lambda chosen: run_demo(chosen.out, seed=chosen.seed))
+    _add_predict(commands)
     chosen = parser.parse_args(arguments)
     if chosen.out.exists() and not chosen.out.is_dir():
         parser.error(f"--out {chosen.out} is a file; name a folder.")
-    run_demo(chosen.out, seed=chosen.seed)
-    return 0
+    try:
+        return chosen.run(chosen) or 0
+    except BadArguments as error:
+        parser.error(str(error))
+
+
+class BadArguments(Exception):
+    """Arguments with which nothing can be done."""
+
+
+def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    predict = commands.add_parser("predict", help="predict the expression of many slides with a trained model")
+    predict.add_argument("slides", type=Path, help="folder of slides, or CSV with a column 'path' (and slide, mpp, …)")
+    predict.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder that model.save wrote")
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    predict.add_argument("--pitch-um", type=float, default=100.0, metavar="UM", help="distance of spots (default: 100)")
+    predict.add_argument("--mpp", type=float, metavar="UM", help="µm per pixel of slides that do not say it")
+    predict.add_argument("--genes", type=Path, metavar="FILE", help="genes to predict, one a line (default: all)")
+    predict.add_argument("--std", action="store_true", help="write standard deviations too")
+    predict.add_argument("--encoder", action="append", metavar="NAME", help="network that the model was trained with")
+    predict.add_argument("--markers", metavar="SET", help="find the tumour by this marker set, such as breast")
+    predict.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="slides at a time, each in a process (default: 1)"
+    )
+    predict.set_defaults(run=run_predict)
+
+
+def run_predict(chosen: argparse.Namespace) -> int:
+    """Predict a folder or table of slides; 0 if all are done, 1 if some failed, 130 if the user stopped it."""
+    import stpredict as st
+    from stpredict.tl._many.report import summary
+
+    if chosen.jobs < 1:
+        msg = f"--jobs is 1 or more, not {chosen.jobs}."
+        raise BadArguments(msg)
+    names = ("pitch_um", "mpp", "std", "encoder", "markers")
+    try:
+        genes = chosen.genes and chosen.genes.read_text(encoding="utf-8").split()
+        with _processes(chosen.jobs):
+            report = st.tl.predict_many(
+                chosen.slides, chosen.model, chosen.out, genes=genes, **{name: getattr(chosen, name) for name in names}
+            )
+    except (OSError, TypeError, ValueError) as error:
+        raise BadArguments(str(error)) from error
+    except KeyboardInterrupt:
+        print(f"Stopped. The same command goes on from here; see {chosen.out / 'report.html'} for what is done.")
+        return 130
+    failed = report[report["status"] == "failed"]
+    for slide, error in zip(failed["slide"], failed["error"], strict=True):
+        print(f"{slide}: {error}")
+    print(f"{summary(report)}. See {chosen.out / 'report.html'}.")
+    return int(len(failed) > 0)
+
+
+@contextmanager
+def _processes(n: int) -> Iterator[None]:
+    """`n` worker processes, where there is to be more than one."""
+    if n == 1:
+        yield
+        return
+    import logging
+
+    from distributed import Client, LocalCluster
+
+    how = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
+    with LocalCluster(n_workers=n, **how) as cluster, Client(cluster):
+        yield
 
 
 def run_demo(out: Path, *, seed: int = 0) -> None:

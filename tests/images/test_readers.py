@@ -225,7 +225,7 @@ def test_too_large_to_decode_whole(tmp_path, pixels):
 
 
 def test_compressed_in_one_piece_is_decoded_once(tmp_path, pixels, monkeypatch):
-    from stpredict._images import readers
+    from stpredict._images import tiff as readers
 
     monkeypatch.setattr(readers, "LARGEST_CHUNK", 1000)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", compression="deflate", rowsperstrip=HEIGHT)

@@ -34,6 +34,26 @@ def test_a_loaded_model_predicts_bit_for_bit_the_same(paired, tmp_path, method):
     assert after.genes == ["GENE1", "GENE4", "GENE9"]
 
 
+def test_large_models_are_mapped_and_are_the_same(paired, tmp_path, monkeypatch):
+    train, new = paired(3)[:2], open_sections(paired(3)[2])[0]
+    path = tmp_path / "model"
+    model = st.tl.train(train, method="knn")
+    model.save(path)
+    monkeypatch.setattr(_store, "MAPPED_BYTES", 0)
+    again = st.models.load(path)
+    assert not any(array.flags.owndata for array in again.arrays.values() if array.size)
+    np.testing.assert_array_equal(again.predict(new).mean, model.predict(new).mean)
+    again.arrays["expression"] += 1  # changes no file
+    again = st.models.load(path)
+    again.save(path)
+    np.testing.assert_array_equal(st.models.load(path).predict(new).mean, model.predict(new).mean)
+    content = (path / "model.safetensors").read_bytes()
+    for damaged in (content[:-100], content[:50], b"", content[:-100] + bytes(100)):
+        (path / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged"):
+            st.models.load(path)
+
+
 def test_identity_tells_models_apart(paired):
     sections = paired(3)
     first, same, other = (st.tl.train(sections, genes=g) for g in (["GENE1"], ["GENE1"], ["GENE2"]))

@@ -10,7 +10,7 @@ from scipy import sparse
 import stpredict as st
 from stpredict._section import open_sections
 from stpredict.models._design import check_features, describe_features
-from stpredict.pp._windows import read_crops
+from stpredict.pp._windows import plan_cuts
 
 PITCH = 100.0
 
@@ -282,8 +282,8 @@ def test_crops_of_different_sides_come_from_the_right_place_and_level():
     centres = section.centres + np.array([3.0, -5.0])
     seen = np.zeros(25, dtype=int)
     pixels = adata.uns["spatial"]["s"]["images"]["hires"]
-    for rows, crops in read_crops(section, np.arange(25), sides, 1.0, centres=centres):
-        for row, crop in zip(rows, crops, strict=True):
+    for cut in plan_cuts(section, np.arange(25), sides, 1.0, centres=centres):
+        for row, crop in zip(cut.rows, cut.crops(section.image), strict=True):
             x, y = np.rint(centres[row] - sides[row] / 2).astype(int)
             side = int(sides[row])
             np.testing.assert_array_equal(crop, pixels[y : y + side, x : x + side])
@@ -292,9 +292,9 @@ def test_crops_of_different_sides_come_from_the_right_place_and_level():
 
 
 def test_interrupted_encoding_of_other_niches_is_not_resumed(tmp_path, monkeypatch):
-    from stpredict.pp import _encode, _encoders
+    from stpredict.pp import _encode, _network
 
-    monkeypatch.setattr(_encoders, "SPOTS_PER_PART", 10)
+    monkeypatch.setattr(_network, "SPOTS_PER_PART", 10)
     monkeypatch.setattr(_encode.shutil, "rmtree", lambda *args, **kwargs: None)
     adata = grid()
     st.pp.tiles(adata)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import stpredict as st
-from stpredict.pp import _encoders, _hub
+from stpredict.pp import _hub, _network
 
 
 def slide(width=1200, height=1000, seed=0):
@@ -148,13 +148,13 @@ def test_batch_normalisation_is_folded_only_where_nothing_changes():
             return out.mean(dim=(2, 3)) if tiles.mean() > 0 else -out.mean(dim=(2, 3))
 
     network = tiny_network().eval()
-    folded = _encoders._folded(network, 64)
+    folded = _network._folded(network, 64)
     tiles = torch.randn(4, 3, 64, 64)
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
     with torch.inference_mode():
         np.testing.assert_allclose(folded(tiles).numpy(), network(tiles).numpy(), atol=1e-4)
     wayward = Wayward().eval()
-    assert _encoders._folded(wayward, 64) is wayward
+    assert _network._folded(wayward, 64) is wayward
 
 
 def test_record_tells_weights_apart():
@@ -168,22 +168,22 @@ def test_record_tells_weights_apart():
 
 
 def test_interrupted_encoding_resumes_to_the_same_features(tmp_path, monkeypatch):
-    monkeypatch.setattr(_encoders, "SPOTS_PER_PART", 6)
+    monkeypatch.setattr(_network, "SPOTS_PER_PART", 6)
     adata, network = section(), tiny_network()
     st.pp.tiles(adata)
-    with st.settings.override(cache_dir=tmp_path):
+    with st.settings.override(cache_dir=tmp_path, batch_size=12):
         st.pp.encode(adata, network, key_added="X_whole", show_progress=False)
         assert not list((tmp_path / "encode").iterdir())
 
-        forward, calls = _encoders.NetworkEncoder._forward, []
+        forward, calls = _network.NetworkEncoder._forward, []
 
-        def counted(self, tiles):
+        def counted(self, tiles, which):
             calls.append(len(tiles))
             if fail and sum(calls) > 24:
                 raise KeyboardInterrupt
-            return forward(self, tiles)
+            return forward(self, tiles, which)
 
-        monkeypatch.setattr(_encoders.NetworkEncoder, "_forward", counted)
+        monkeypatch.setattr(_network.NetworkEncoder, "_forward", counted)
         fail = True
         with pytest.raises(KeyboardInterrupt):
             st.pp.encode(adata, network, key_added="X_again", show_progress=False)
@@ -200,7 +200,7 @@ def test_interrupted_encoding_resumes_to_the_same_features(tmp_path, monkeypatch
 
 
 def test_a_damaged_resume_file_is_done_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(_encoders, "SPOTS_PER_PART", 10)
+    monkeypatch.setattr(_network, "SPOTS_PER_PART", 10)
     adata, network = section(), tiny_network()
     st.pp.tiles(adata)
     with st.settings.override(cache_dir=tmp_path):
@@ -242,7 +242,7 @@ def test_hub_model_comes_with_its_own_preprocessing(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
 
     built = _hub.network_encoder(
-        "hf-hub:lab/tiny", device=torch.device("cpu"), precision="float32", batch_size=4, mpp=None
+        "hf-hub:lab/tiny", devices=[torch.device("cpu")], precision="float32", batch_size=4, mpp=None
     )
     assert (built.name, built.size, built.mean, built.std) == ("tiny", 64, (0.7, 0.6, 0.5), (0.2, 0.2, 0.3))
 
@@ -254,7 +254,7 @@ def test_hub_model_comes_with_its_own_preprocessing(tmp_path, monkeypatch):
     record = adata.uns["X_tiny-pathology"]
     assert record["encoder"] == "tiny-pathology"
     known = _hub.network_encoder(
-        "hf-hub:lab/tiny", device=torch.device("cpu"), precision="float32", batch_size=4, mpp=None
+        "hf-hub:lab/tiny", devices=[torch.device("cpu")], precision="float32", batch_size=4, mpp=None
     )
     assert (known.size, known.mean, known.trained_mpp) == (224, _hub.BIOPTIMUS[0], 0.25)
 

@@ -20,8 +20,13 @@ MAX_HOLE_MM2 = 0.01
 """Smaller pieces (dust, fiducial marks) are dropped and smaller holes (lumina) are closed."""
 
 
+MOST_PIXELS = 4_000_000
+"""Of a mask: larger slides are looked at more coarsely, 25 µm per pixel at 5 × 5 cm, so that memory stays as it is."""
+
+
 def find_tissue(image: SlideImage, *, image_mpp: float, mpp: float) -> tuple[np.ndarray, float]:
     """Boolean mask (y, x) of the whole image at about `mpp`, and the µm per pixel that it really has."""
+    mpp = max(mpp, image_mpp * float(np.sqrt(np.prod(image.shape, dtype=float) / MOST_PIXELS)))
     max_side = max(1, round(max(image.shape) * min(1.0, image_mpp / mpp)))
     small = image.thumbnail(max_side)
     mpp = image_mpp * max(image.shape) / max(small.shape[:2])
@@ -37,14 +42,19 @@ def mask_tissue(rgb: np.ndarray, mpp: float) -> np.ndarray:
     from skimage.filters import gaussian, threshold_otsu
     from skimage.morphology import isotropic_closing
 
-    density = -np.log((rgb.astype(np.float32) + 20) / 275)  # + 20: the hue of nearly black pixels is noise
-    stain = np.ptp(density, axis=-1)
+    stain = _stain(rgb)
     threshold = np.clip(threshold_otsu(gaussian(stain, max(1.0, 8.0 / mpp))), *PLAUSIBLE_THRESHOLD)
     # Smoothed less than for the threshold: the strands of fat are thinner than the tissue that sets it.
     mask = isotropic_closing(gaussian(stain, max(0.5, 4.0 / mpp)) > threshold, BRIDGE_UM / mpp)
     pixels_per_mm2 = 1e6 / mpp**2
     mask = _drop_small(mask, min(MIN_TISSUE_MM2 * pixels_per_mm2, 0.01 * mask.size))
     return ~_drop_small(~mask, MAX_HOLE_MM2 * pixels_per_mm2)
+
+
+def _stain(rgb: np.ndarray) -> np.ndarray:
+    """float32 (y, x): how far the optical densities of the three colours lie apart."""
+    scale = -np.log((np.arange(256, dtype=np.float32) + 20) / 275)  # + 20: the hue of nearly black pixels is noise
+    return scale[rgb.min(axis=-1)] - scale[rgb.max(axis=-1)]
 
 
 def tissue_fraction(mask: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:

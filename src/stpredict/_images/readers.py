@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._images import vendor
+from stpredict._images import tiff, vendor
+from stpredict._images.blocks import BlockCache, block_shape, covering
 from stpredict._settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".qptiff")
 WHOLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-LARGEST_CHUNK = 2**24
-"""Pixels: a TIFF with larger compressed pieces is decoded whole, once, instead of piece by piece for every window."""
-UM_PER_UNIT = {
-    "nm": 1e-3,
-    "µm": 1.0,
-    "μm": 1.0,
-    "&#181;m": 1.0,
-    "um": 1.0,
-    "micron": 1.0,
-    r"\u00B5m": 1.0,
-    "mm": 1e3,
-    "cm": 1e4,
-    "m": 1e6,
-}
-BYTE_ORDER: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 BACKGROUND = 255
 """What lies outside the image: glass."""
+
+blocks = BlockCache()
+_numbers = count()
 
 
 class SlideImage:
@@ -76,6 +65,7 @@ class SlideImage:
         self.downsamples = [self.shape[0] / height for height, _ in shapes]
         self._shapes = shapes
         self._fingerprint = fingerprint
+        self._number = next(_numbers)
 
     def __repr__(self) -> str:
         height, width = self.shape
@@ -99,22 +89,39 @@ class SlideImage:
     def read(self, x0: int, y0: int, x1: int, y1: int, *, level: int = 0) -> np.ndarray:
         """Window in pixels of `level`, as uint8 (y1 − y0, x1 − x0, 3).
 
-        What lies outside the image is white, and so are pixels that are exactly black: tools blacken what is no tissue,
+        Blocks are decoded once and kept while there is room, so windows that overlap cost no more than their union. Any
+        number of threads may read. What lies outside the image is white, and so are pixels that are exactly black: tools blacken what is no tissue,
         and black would read as the darkest of stains.
         """
         height, width = self._shapes[level]
         out = np.full((y1 - y0, x1 - x0, 3), BACKGROUND, dtype=np.uint8)
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-        if left < right and top < bottom:
-            window = (slice(top, bottom), slice(left, right))
-            if self._channels_first:
-                pixels = np.moveaxis(np.asarray(self._levels[level][:, window[0], window[1]]), 0, -1)
-            else:
-                pixels = np.asarray(self._levels[level][window])
-            inside = out[top - y0 : bottom - y0, left - x0 : right - x0]
-            inside[...] = _as_rgb(pixels, self.source)
-            inside[(inside[..., 0] | inside[..., 1] | inside[..., 2]) == 0] = BACKGROUND
+        if left >= right or top >= bottom:
+            return out
+        inside = out[top - y0 : bottom - y0, left - x0 : right - x0]
+        chunk = _chunk_of(self._levels[level], self._channels_first)
+        if chunk is None:
+            inside[...] = self._pixels(level, top, left, bottom, right)
+            return out
+        for block in covering((top, left, bottom, right), block_shape(chunk), self._shapes[level]):
+            pixels = blocks.get((self._number, level, *block), lambda block=block: self._pixels(level, *block))
+            y, x = block[:2]
+            y_from, x_from, y_to, x_to = max(y, top), max(x, left), min(block[2], bottom), min(block[3], right)
+            inside[y_from - top : y_to - top, x_from - left : x_to - left] = pixels[
+                y_from - y : y_to - y, x_from - x : x_to - x
+            ]
         return out
+
+    def _pixels(self, level: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+        """What lies in a window of a level, uint8 RGB, decoded now."""
+        window = (slice(top, bottom), slice(left, right))
+        if self._channels_first:
+            pixels = np.moveaxis(np.asarray(self._levels[level][:, window[0], window[1]]), 0, -1)
+        else:
+            pixels = np.asarray(self._levels[level][window])
+        pixels = _as_rgb(pixels, self.source)
+        black = (pixels[..., 0] | pixels[..., 1] | pixels[..., 2]) == 0
+        return np.where(black[..., None], np.uint8(BACKGROUND), pixels) if black.any() else pixels
 
     def thumbnail(self, max_side: int = 1024) -> np.ndarray:
         """Whole image, uint8 RGB, at most `max_side` pixels on its longer side; read in strips."""
@@ -129,11 +136,15 @@ class SlideImage:
         for y in range(0, height - height % step, strip):
             block = self.read(0, y, width - width % step, min(y + strip, height - height % step), level=level)
             h, w = block.shape[0] // step, block.shape[1] // step
-            rows.append(block.reshape(h, step, w, step, 3).mean(axis=(1, 3), dtype=np.float32))
+            rows.append(block if step == 1 else block.reshape(h, step, w, step, 3).mean(axis=(1, 3), dtype=np.float32))
         small = np.concatenate(rows)
         shape = tuple(max(1, round(n / factor)) for n in self.shape)
-        small = resize(small, (*shape, 3), order=1, anti_aliasing=False, preserve_range=True)
-        return np.clip(small + 0.5, 0, 255).astype(np.uint8)
+        out = np.empty((*shape, 3), dtype=np.uint8)
+        for channel in range(3):  # one by one: they are large as floats
+            values = small[..., channel].astype(np.float32)
+            values = resize(values, shape, order=1, anti_aliasing=False, preserve_range=True)
+            out[..., channel] = np.clip(values + 0.5, 0, 255)
+        return out
 
 
 def open_image(path: str | Path) -> SlideImage:
@@ -166,8 +177,9 @@ def _open_cached(path: Path, size: int, mtime_ns: int) -> SlideImage:
     if vendor.wanted(path):
         levels, mpp = vendor.open_slide(path)
         return SlideImage(levels, mpp=mpp, source=str(path), fingerprint=fingerprint)
-    if path.suffix.lower() in TIFF_SUFFIXES:
-        return _open_tiff(path, fingerprint)
+    if path.suffix.lower() in tiff.SUFFIXES:
+        levels, mpp, channels_first = tiff.open_tiff(path)
+        return SlideImage(levels, mpp=mpp, source=str(path), fingerprint=fingerprint, channels_first=channels_first)
     levels = [_WholeImage(path)]
     if levels[0].is_jpeg:
         smallest = min(levels[0].shape[:2])
@@ -238,114 +250,13 @@ class _WholeImage:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _open_tiff(path: Path, fingerprint: str) -> SlideImage:
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as tif:
-            number, series = max(enumerate(tif.series), key=lambda item: int(np.prod(item[1].shape)))
-            axes = series.axes
-            levels = [_TiffLevel(path, number, i, level) for i, level in enumerate(series.levels)]
-            end = max(_end_of_pages(tif), *(_end_of_data(level.pages[0]) for level in series.levels))
-            mpp = _tiff_mpp(tif)
-    except Exception as error:  # (damaged tags raise every kind of error)
-        msg = f"{path} cannot be read as a TIFF ({error}). Get the image again, or convert it to a tiled TIFF."
-        raise ValueError(msg) from error
-    if axes not in ("YX", "YXS", "SYX", "CYX"):
-        msg = f"{path} has axes {axes!r}; an H&E image has height, width and three colours."
-        raise ValueError(msg)
-    if end > path.stat().st_size:
-        msg = f"{path} is truncated: it should have {end:,} bytes and has {path.stat().st_size:,}. Get the image again."
-        raise ValueError(msg)
-    channels_first = axes in ("SYX", "CYX")
-    return SlideImage(levels, mpp=mpp, source=str(path), fingerprint=fingerprint, channels_first=channels_first)
-
-
-class _TiffLevel:
-    """One level of a TIFF: mapped where uncompressed, read chunk by chunk where compressed, or else decoded whole."""
-
-    def __init__(self, path: Path, series: int, level: int, info: Any) -> None:
-        self.path, self._series, self._level = path, series, level
-        self.shape, self._array = tuple(info.shape), None
-        self._lock = Lock()
-        chunk = int(np.prod(info.pages[0].chunks[:2]))
-        self._whole = info.dataoffset is None and chunk > LARGEST_CHUNK
-        if self._whole and chunk > settings.max_image_pixels:
-            msg = f"chunks of {chunk / 1e6:,.0f} million pixels are more than settings.max_image_pixels allows"
-            raise ValueError(msg)
-
-    def __getitem__(self, window: tuple[slice, ...]) -> np.ndarray:
-        try:
-            with self._lock:
-                if self._array is None:
-                    self._array = self._open()
-            return np.asarray(self._array[window])
-        except Exception as error:  # (codecs raise every kind of error on damaged data)
-            msg = f"{self.path} is truncated or damaged ({error}). Get the image again."
-            raise ValueError(msg) from error
-
-    def _open(self) -> Any:
-        import tifffile
-        import zarr
-
-        where: dict[str, Any] = {"series": self._series, "level": self._level}
-        if self._whole:
-            return tifffile.imread(self.path, **where)
-        with tifffile.TiffFile(self.path) as tif:
-            if tif.series[self._series].levels[self._level].dataoffset is not None:
-                return tifffile.memmap(self.path, **where, mode="r")
-        return zarr.open_array(tifffile.imread(self.path, **where, aszarr=True), mode="r")
-
-
-def _end_of_data(page: Any) -> int:
-    """File size that the pixels of a TIFF page need.
-
-    Raises
-    ------
-    ValueError
-        If the page has fewer pixels than it announces.
-    """
-    too_few = len(page.dataoffsets) < np.prod(page.chunked)
-    if too_few or (page.compression == 1 and sum(page.databytecounts) < page.nbytes):
-        msg = f"its {page.imagelength:,} × {page.imagewidth:,} pixels are not all there"
-        raise ValueError(msg)
-    return max(offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True))
-
-
-def _end_of_pages(tif: Any) -> int:
-    """File size that the chain of pages needs at least: a page may be announced that was cut off."""
-    place, size = tif.pages.next_page_offset, tif.tiff.offsetsize
-    tif.filehandle.seek(place)
-    announced = tif.filehandle.read(size)
-    if len(announced) < size:
-        return place + size
-    offset = int.from_bytes(announced, BYTE_ORDER[tif.byteorder])
-    return offset + 1 if offset else 0
-
-
-def _tiff_mpp(tif: Any) -> float | None:
-    """Microns per pixel from OME metadata or a resolution in physical units; None where the file does not say."""
-    mpp = _stated_mpp(tif)
-    return mpp if mpp and 0 < mpp < 20 else None  # 72 dpi and its like describe a screen, not a microscope
-
-
-def _stated_mpp(tif: Any) -> float | None:
-    import re
-
-    page = tif.pages[0]
-    if tif.is_ome and (found := re.search(r'PhysicalSizeX="([\d.eE+-]+)"', tif.ome_metadata or "")):
-        unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', tif.ome_metadata)
-        to_um = UM_PER_UNIT.get(unit[1] if unit else "µm")
-        return float(found[1]) * to_um if to_um else None
-    if found := re.search(r"MPP = ([\d.]+)", page.description or ""):  # Aperio
-        return float(found[1])
-    if "XResolution" in page.tags and "ResolutionUnit" in page.tags:
-        numerator, denominator = page.tags["XResolution"].value
-        um_per_unit = {2: 25_400.0, 3: 10_000.0}.get(int(page.tags["ResolutionUnit"].value))
-        if tif.is_imagej:
-            um_per_unit = UM_PER_UNIT.get((tif.imagej_metadata or {}).get("unit", ""), um_per_unit)
-        return um_per_unit * denominator / numerator if um_per_unit and numerator else None
-    return None
+def _chunk_of(level: Any, channels_first: bool) -> tuple[int, int] | None:
+    """Height and width of the pieces in which a level is decoded; None where it lies in memory."""
+    chunks = getattr(level, "chunks", None)
+    if not chunks:
+        return None
+    spatial = chunks[1:] if channels_first else chunks[:2]
+    return tuple(int(c if np.ndim(c) == 0 else max(c)) for c in spatial)
 
 
 def _as_rgb(pixels: np.ndarray, source: str) -> np.ndarray:

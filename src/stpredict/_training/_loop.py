@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 
 from stpredict._device import resolve_device, resolve_precision
+from stpredict._training._callbacks import Progress, Saves, interruptible, quiet
 from stpredict._training._checkpoints import SafeCheckpointIO
+from stpredict._training._processes import Share, agreed, share_buffers, started
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
-
-SHOWN = ("train_total", "val_pcc")
-"""Values that the progress bar tells."""
 
 LEAST_STEPS = 6
 """Steps that an epoch has at least."""
@@ -43,11 +41,12 @@ class Plan:
     epochs
         Epochs to train.
     batch_size
-        Spots per step; the last, smaller batch of an epoch is left out.
+        Spots per step, over all processes; the last, smaller batch of an epoch is left out.
     learning_rate, weight_decay
         Of AdamW.
     seed
-        Everything random follows from it and the epoch, so a resumed run goes on as if never cut.
+        Everything random follows from it and the epoch; checkpoints within an epoch hold the state of the generator. So
+        a resumed run goes on as if never cut.
     schedule
         Epochs over which the rate falls; by default `epochs`.
     warm_up
@@ -93,10 +92,16 @@ def train_network(
 ) -> Run:
     """Train `network` in place; with a `monitor`, it ends as it was after its best epoch.
 
+    In processes that ``torchrun`` started, all call this with the same arguments and get the same network: each embeds
+    its share of every batch, losses are those of the whole batch, and gradients are averaged. What a network draws at
+    random (dropout, masks) differs from that of a single process.
+
     Parameters
     ----------
     network
-        Has ``losses(*batch)`` that returns a dataclass of losses with ``total``.
+        Has ``losses(*batch)`` that returns a dataclass of losses with ``total``. If its ``shares`` is True, also
+        ``losses(*own, share=share)``, which returns the same from the rows of one process; otherwise every process
+        goes through the whole batch.
     tensors
         Spots to learn from, each tensor with one row per spot.
     plan
@@ -108,7 +113,8 @@ def train_network(
     monitored
         The value that tells the best epoch.
     checkpoint
-        Folder of checkpoints; an unfinished run that is found there is continued.
+        Folder of checkpoints, which all processes see; an unfinished run that is found there is continued, within an
+        epoch from the last checkpoint that was written there (every five minutes).
     identity
         What tells this run from others, of other data or options; only the same run is continued.
     show_progress
@@ -117,7 +123,8 @@ def train_network(
     Raises
     ------
     ValueError
-        If the loss becomes NaN or infinite, or the checkpoint is of another run.
+        If the loss becomes NaN or infinite, the checkpoint is of another run, or there are more processes than spots in
+        a batch.
     """
     device = resolve_device()
     bf16 = resolve_precision(None, device) == "bfloat16"
@@ -128,20 +135,17 @@ def train_network(
     if monitor is not None and plan.patience is not None:
         callbacks.append(EarlyStopping(monitored, mode="max", patience=plan.patience, check_on_train_epoch_end=True))
     if checkpoint is not None:
-        saves = ModelCheckpoint(checkpoint, filename=LAST, save_on_train_epoch_end=True, enable_version_counter=False)
-        saves.FILE_EXTENSION = ""
-        callbacks.append(saves)
+        callbacks.append(Saves(checkpoint / LAST))
     if show_progress:
-        callbacks.append(_Progress(plan.epochs))
+        callbacks.append(Progress(plan.epochs))
     unfinished = checkpoint / LAST if checkpoint is not None and (checkpoint / LAST).exists() else None
-    with _quiet(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with quiet(), interruptible(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         trainer = L.Trainer(
             max_epochs=plan.epochs,
             accelerator=device.type,
-            devices=1 if device.type == "cpu" or device.index is None else [device.index],
+            **_processes(device, module),
             precision="bf16-mixed" if bf16 else "32-true",
             callbacks=callbacks,
-            plugins=[SafeCheckpointIO()],
             logger=False,
             enable_checkpointing=checkpoint is not None,
             enable_progress_bar=False,
@@ -154,6 +158,21 @@ def train_network(
     if module.best_state is not None:
         network.load_state_dict(module.best_state)
     return Run(module.values, best)
+
+
+def _processes(device: torch.device, module: _Module) -> dict[str, Any]:
+    """Arguments of Lightning's trainer: all processes of ``torchrun``, or this one, whatever a cluster offers."""
+    here, machines = started()
+    if here * machines == 1:
+        devices = 1 if device.type == "cpu" or device.index is None else [device.index]
+        return {"devices": devices, "plugins": [SafeCheckpointIO(), LightningEnvironment()]}
+    return {
+        "devices": here,
+        "num_nodes": machines,
+        "strategy": DDPStrategy(static_graph=module.shared, find_unused_parameters=not module.shared),
+        "sync_batchnorm": device.type == "cuda",
+        "plugins": [SafeCheckpointIO()],
+    }
 
 
 class _Module(L.LightningModule):
@@ -177,13 +196,15 @@ class _Module(L.LightningModule):
         super().__init__()
         self.network, self.tensors, self.plan, self.companions = network, tensors, plan, companions
         self.monitor, self.monitored, self.identity = monitor, monitored, identity
+        self.shared = getattr(network, "shares", False)
         self.size = min(plan.batch_size, len(tensors[0]))
         self.steps = max(len(tensors[0]) // self.size, LEAST_STEPS)
         self.values: dict[str, list[float]] = {}
         self.best_epoch: int = 0
         self.best_state: dict[str, Tensor] | None = None
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
         self._order = torch.empty(0, dtype=torch.int64)
+        self._random: list[Tensor] = []
 
     def configure_optimizers(self) -> dict[str, Any]:
         plan = self.plan
@@ -211,18 +232,39 @@ class _Module(L.LightningModule):
             for group in self.optimizers().param_groups:
                 group["weight_decay"] = plan.weight_decay + change
 
+    def on_train_start(self) -> None:
+        if self.shared and self.trainer.world_size > self.size:
+            msg = f"A batch of {self.size} spots cannot be shared by {self.trainer.world_size} processes; start fewer."
+            raise ValueError(msg)
+        if self._random:  # goes on where it was cut, perhaps within an epoch
+            self._shuffle()
+            _set_random_state(self._random, self.device)
+            self._sums = {name: total.to(self.device) for name, total in self._sums.items()}
+
     def on_train_epoch_start(self) -> None:
+        self._shuffle()
+        self._sums = {}
+
+    def _shuffle(self) -> None:
+        """Draw the order of the spots in this epoch."""
         torch.manual_seed(self.plan.seed * 1_000_003 + self.current_epoch)
         n = len(self.tensors[0])
         rounds = math.ceil(self.steps * self.size / n)
         self._order = torch.cat([torch.randperm(n) for _ in range(rounds)])
-        self._sums = {}
 
     def training_step(self, _: int, step: int) -> Tensor:
+        rank, of = self.global_rank, self.trainer.world_size
+        if of > 1:  # all draw the same rows, then each its own noise
+            torch.manual_seed((self.plan.seed * 1_000_003 + self.global_step) * of)
         rows = self._order[step * self.size : (step + 1) * self.size]
         if self.companions is not None:
             rows = torch.cat([rows, self.companions(rows)])
-        losses = self.network.losses(*(tensor[rows].to(self.device) for tensor in self.tensors))
+        how = {}
+        if of > 1 and self.shared:
+            torch.manual_seed((self.plan.seed * 1_000_003 + self.global_step) * of + rank)
+            how["share"] = Share(len(rows), rank, of)
+            rows = how["share"].rows(rows)
+        losses = self.network.losses(*(tensor[rows].to(self.device) for tensor in self.tensors), **how)
         for name, loss in vars(losses).items():
             self._sums[name] = self._sums.get(name, 0.0) + loss.detach()
         return losses.total
@@ -235,11 +277,13 @@ class _Module(L.LightningModule):
                 "Lower learning_rate, and check the features for extreme values."
             )
             raise ValueError(msg)
+        share_buffers(self.network)
         if self.monitor is not None:
             self.network.eval()
             with torch.inference_mode():
                 values |= self.monitor()
             self.network.train()
+        values = dict(zip(values, agreed(list(values.values()), self.device), strict=True))
         for name, value in values.items():
             self.values.setdefault(name, []).append(value)
         self.log_dict({name: torch.tensor(value) for name, value in values.items()})
@@ -259,6 +303,8 @@ class _Module(L.LightningModule):
             "best_epoch": self.best_epoch,
             "best_state": self.best_state,
             "identity": [self.identity, asdict(self.plan)],
+            "sums": self._sums,
+            "random": _random_state(self.device),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -266,44 +312,16 @@ class _Module(L.LightningModule):
         if run["identity"] != [self.identity, asdict(self.plan)]:
             raise ValueError(OTHER_RUN)
         self.values, self.best_epoch, self.best_state = run["values"], run["best_epoch"], run["best_state"]
+        self._sums, self._random = run.get("sums", {}), run.get("random", [])
 
 
-class _Progress(L.Callback):
-    """One bar over epochs."""
-
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Draw the bar where training starts or goes on."""
-        from tqdm.auto import tqdm
-
-        self.bar = tqdm(total=self.epochs, initial=module.current_epoch, desc="train", unit="epoch")
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """One epoch further, with the last values known."""
-        self.bar.set_postfix({name: f"{values[-1]:.3f}" for name, values in module.values.items() if name in SHOWN})
-        self.bar.update()
-
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Close it."""
-        self.bar.close()
+def _random_state(device: torch.device) -> list[Tensor]:
+    """State of the generators that a network draws from."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning without its remarks on loggers, workers and hardware."""
-    loggers = [
-        logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities")
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            warnings.filterwarnings("ignore", message=".*(does not have many workers|isn't supported|treespec).*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _set_random_state(state: list[Tensor], device: torch.device) -> None:
+    """Go on drawing from there; a GPU cannot go on where a CPU was cut, and starts anew."""
+    torch.set_rng_state(state[0])
+    if device.type == "cuda" and len(state) > 1:
+        torch.cuda.set_rng_state(state[1], device)

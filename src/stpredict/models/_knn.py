@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from stpredict.models._bank import Banked
+from stpredict.models._bank import Banked, compact
 from stpredict.models._baseline import Baseline
 from stpredict.models._linear import principal_axes
 from stpredict.models._retrieval import average, nearest, normalise, retrieve
@@ -48,8 +48,8 @@ class Knn(Banked, Baseline):
         return {
             "centre": centre,
             "axes": axes,
-            "bank": normalise((table.design - centre) @ axes),
-            "expression": table.levelled().expression,
+            "bank": compact(normalise((table.design - centre) @ axes)),
+            "expression": compact(table.levelled().expression),
             "between": table.between_sections(),
             "k": np.array([min(value, len(table))], dtype=np.int64),
         }

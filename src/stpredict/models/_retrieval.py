@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine similarity, in pieces that fit the device."""
+"""Nearest neighbours by cosine similarity, exact and in pieces that fit the device, and the expression that they have."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._device import resolve_device
+from stpredict._settings import settings
+from stpredict.models import _approximate
 
 if TYPE_CHECKING:
     import torch
 
-QUERIES = 1024
-REFERENCES = 65_536
-"""Similarities held at once: 1024 × 65,536 float32 are 256 MiB."""
+QUERIES = 512
+REFERENCES = 32_768
+"""Similarities held at once: 512 × 32,768 float32 are 64 MiB."""
+
+GATHERED = 2**24
+"""Values of reference spots held at once, as float32 64 MiB."""
+
+LEVELS = 1000
+"""Reference spots that tell about where the expression of a gene lies."""
 
 
 def normalise(vectors: np.ndarray) -> np.ndarray:
@@ -27,6 +35,10 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k vectors of `bank` that are most similar to each query; all rows have length 1.
 
+    The bank may be float16: its values are compared in float32, a piece at a time, so memory beside the bank stays under
+    some 200 MiB. Of equally similar vectors the first comes first. With ``settings.search = "approximate"`` large banks
+    are searched by faiss, which misses some.
+
     Returns
     -------
     Row numbers in `bank`, int64 (n, k), best first, and their cosine similarities, float32 (n, k).
@@ -34,42 +46,71 @@ def nearest(
     Raises
     ------
     ValueError
-        If the bank holds fewer than `k` vectors, or `k` is not positive.
+        If the bank holds fewer than `k` vectors, `k` is not positive, or a vector is not finite.
     """
-    import torch
-
     if not 1 <= k <= len(bank):
         msg = f"k must lie between 1 and the {len(bank)} spots of the reference bank, got {k!r}."
         raise ValueError(msg)
+    if settings.search == "exact" or len(bank) < _approximate.LEAST:
+        return _exact(queries, bank, k, device)
+    rows, similarity = _approximate.nearest(queries, bank, k)
+    few = rows[:, -1] < 0
+    rows[few], similarity[few] = _exact(queries[few], bank, k, device)
+    return rows, similarity
+
+
+def _exact(queries: np.ndarray, bank: np.ndarray, k: int, device: str | None) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
     where = resolve_device(device)
     similarity = torch.full((len(queries), k), -torch.inf)
     rows = torch.zeros((len(queries), k), dtype=torch.int64)
     with torch.inference_mode():
         for first in range(0, len(bank), REFERENCES):
-            piece = torch.from_numpy(bank[first : first + REFERENCES]).to(where)
+            piece = _vectors(bank[first : first + REFERENCES], where)
             for start in range(0, len(queries), QUERIES):
                 block = slice(start, start + QUERIES)
-                found = _best(torch.from_numpy(queries[block]).to(where), piece, k)
-                similarity[block], rows[block] = _merged(
-                    (similarity[block], rows[block]), (found[0].cpu(), found[1].cpu() + first)
-                )
+                values, places = _best(_vectors(queries[block], where) @ piece.T, k)
+                values = torch.cat([similarity[block], values.cpu()], dim=1)
+                places = torch.cat([rows[block], places.cpu() + first], dim=1)
+                similarity[block], rows[block] = _in_order(values, places, k)
     return rows.numpy(), similarity.numpy()
 
 
-def _best(queries: torch.Tensor, piece: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Similarity and place of the best k, or of all where there are fewer."""
-    return (queries @ piece.T).topk(min(k, len(piece)), dim=1)
+def _vectors(values: np.ndarray, where: torch.device) -> torch.Tensor:
+    """float32 rows on the device.
 
-
-def _merged(
-    before: tuple[torch.Tensor, torch.Tensor], found: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Best of both, as many as there were before."""
+    Raises
+    ------
+    ValueError
+        If one is not finite.
+    """
     import torch
 
-    values, places = (torch.cat(pair, dim=1) for pair in zip(before, found, strict=True))
-    values, order = values.topk(before[0].shape[1], dim=1)
-    return values, places.gather(1, order)
+    vectors = torch.from_numpy(np.ascontiguousarray(values)).to(where).float()
+    if not torch.isfinite(vectors).all():
+        msg = "Spots are compared by vectors of which some are not finite; check the image features for NaN."
+        raise ValueError(msg)
+    return vectors
+
+
+def _best(similarity: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Similarity and column of the best k of every row, or of all where there are fewer; the first of equal ones."""
+    values, places = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
+    if values.shape[1] > k:
+        tied = values[:, k - 1] == values[:, k]
+        values, places = values[:, :k], places[:, :k]
+        if tied.any():
+            order = similarity[tied].sort(dim=1, descending=True, stable=True)
+            values[tied], places[tied] = order.values[:, :k], order.indices[:, :k]
+    places, order = places.sort(dim=1)
+    return values.gather(1, order), places
+
+
+def _in_order(values: torch.Tensor, places: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Best `k` first; equal ones, which come by row number, stay so."""
+    values, order = values.sort(dim=1, descending=True, stable=True)
+    return values[:, :k], places.gather(1, order[:, :k])
 
 
 def retrieve(
@@ -81,20 +122,38 @@ def retrieve(
     """
     rows, similarity = nearest(queries, bank, min(k, len(bank)))
     weights = None if temperature is None else np.exp((similarity - similarity[:, :1]) / temperature)
-    mean = average(rows, expression, weights)
-    level = expression.mean(axis=0)
-    square = average(rows, np.square(expression - level), weights)
+    level = expression[:: -(-len(expression) // LEVELS)].mean(axis=0, dtype=np.float32)
+    mean, square = _moments(rows, expression, weights, level)
     return mean, np.sqrt(np.maximum(square - np.square(mean - level), 0))
 
 
 def average(neighbours: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """float32 (n, genes): mean of the rows of `values` that `neighbours` (n, k) names, weighted by `weights` (n, k)."""
+    return _moments(neighbours, values, weights)[0]
+
+
+def _moments(
+    neighbours: np.ndarray, values: np.ndarray, weights: np.ndarray | None, level: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Weighted mean of rows of `values`, and with a `level` the mean squared distance from it, float32 (n, genes).
+
+    Rows are gathered for a few spots at a time, so `values` may be large and float16.
+    """
     from scipy import sparse
 
     n, k = neighbours.shape
     weights = np.ones((n, k), dtype=np.float32) if weights is None else weights
     shares = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    chooser = sparse.csr_matrix(
-        (shares.ravel(), neighbours.ravel(), np.arange(0, n * k + 1, k)), shape=(n, len(values))
-    )
-    return chooser @ values
+    mean = np.empty((n, values.shape[1]), dtype=np.float32)
+    square = None if level is None else np.empty_like(mean)
+    step = n if values.size <= GATHERED else max(1, GATHERED // (k * values.shape[1]))
+    for first in range(0, n, max(step, 1)):
+        few = slice(first, first + step)
+        rows, which = np.unique(neighbours[few], return_inverse=True)
+        ends = np.arange(0, which.size + 1, k)
+        chooser = sparse.csr_matrix((shares[few].ravel(), which.ravel(), ends), shape=(len(ends) - 1, len(rows)))
+        gathered = np.asarray(values[rows], dtype=np.float32)
+        mean[few] = chooser @ gathered
+        if square is not None:
+            square[few] = chooser @ np.square(gathered - level)
+    return mean, square

@@ -21,6 +21,8 @@ FORMAT = 1
 ARRAYS = "model.safetensors"
 REST = "model.json"
 MAX_JSON_BYTES = 256 * 2**20
+MAPPED_BYTES = 256 * 2**20
+"""Files of arrays from this size on are not read but mapped: what is not used takes no memory."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def identity(model: ExpressionModel | Stored) -> str:
     digest = hashlib.sha256(json.dumps([model.method, model.genes, model.config], sort_keys=True).encode())
     for name, array in sorted(model.arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()[:16]
 
 
@@ -68,7 +70,7 @@ def write(path: str | Path, model: Stored) -> None:
     }
     with replacing(path) as new:
         new.mkdir()
-        save_file({name: np.array(array, order="C") for name, array in model.arrays.items()}, new / ARRAYS)
+        save_file({name: np.asarray(array, order="C") for name, array in model.arrays.items()}, new / ARRAYS)
         (new / REST).write_text(json.dumps(rest, indent=1), encoding="utf-8")
 
 
@@ -83,7 +85,6 @@ def read(path: str | Path) -> Stored:
         If its files are damaged, or of a newer format.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
 
     path = Path(path)
     for name in (REST, ARRAYS):
@@ -92,7 +93,7 @@ def read(path: str | Path) -> Stored:
             raise FileNotFoundError(msg)
     rest = _read_json(path / REST)
     try:
-        arrays = load_file(path / ARRAYS)
+        arrays = _read_arrays(path / ARRAYS)
     except (SafetensorError, ValueError, KeyError) as error:
         msg = f"{path / ARRAYS} is damaged ({error}); save the model again."
         raise ValueError(msg) from error
@@ -103,6 +104,16 @@ def read(path: str | Path) -> Stored:
         )
         raise ValueError(msg)
     return stored
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    if path.stat().st_size < MAPPED_BYTES:
+        from safetensors.numpy import load_file
+
+        return load_file(path)
+    from safetensors.torch import load_file
+
+    return {name: tensor.numpy() for name, tensor in load_file(path).items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -6,21 +6,23 @@ import hashlib
 import os
 import shutil
 import warnings
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict import _keys
 from stpredict._copy import copy_of
-from stpredict._device import resolve_device, resolve_precision
+from stpredict._device import resolve_device, resolve_devices, resolve_precision
 from stpredict._niches import Niche, niche_windows
 from stpredict._section import open_sections, table_of
 from stpredict._settings import settings
-from stpredict.pp._encoders import MorphologyEncoder, NetworkEncoder
+from stpredict.pp._encoders import MorphologyEncoder
+from stpredict.pp._network import NetworkEncoder
 from stpredict.pp._windows import Windows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -50,8 +52,9 @@ def encode(
 ) -> Data | None:
     """Describe the H&E around every spot by the features of an image encoder.
 
-    Tiles are streamed from the slide, never stored. Work that is cut short resumes where it stopped when the same
-    call is made again.
+    Tiles are streamed from the slide, never stored: threads read ahead of the encoder, from the pyramid level nearest to
+    what it sees, and what tiles share is decoded once. Work that is cut short resumes where it stopped when the same call
+    is made again.
 
     Parameters
     ----------
@@ -72,7 +75,8 @@ def encode(
         Read the slide as if it had been scanned at this many microns per pixel. Needed where a model trained on fine
         images is to be used on coarse ones: encode both at the coarser scale.
     batch_size, device, precision
-        Override `stpredict.settings`.
+        Override `stpredict.settings`. With ``"cuda"``, all GPUs that are visible share the tiles of a network;
+        ``"cuda:0"`` is one of them.
     library_key
         Column of ``obs`` that names each spot's section; by default what `stpredict.pp.tiles` was given.
     table_key, image_key
@@ -86,7 +90,8 @@ def encode(
     -------
     None, or the copy. Writes ``obsm[key]`` and ``obsm[key + "_niche"]``, float32 (spots, d), and how they were made
     under the same keys of ``uns``: ``encoder``, ``encoder_hash``, ``spot_um``, ``niche_um``, ``mpp`` (of the tiles'
-    content), ``feature_names`` where features have names, and ``niche`` in place of ``niche_um`` where niches are not
+    content), ``feature_names`` where features have names; ``n_glass``, of a network, the number of tiles that show bare glass; and
+    ``niche`` in place of ``niche_um`` where niches are not
     windows.
 
     Raises
@@ -142,6 +147,8 @@ def encode(
         "niche_um": kind.um if kind.members == "window" else niche_um,
         "mpp": scale,
     }
+    if isinstance(tool, NetworkEncoder):
+        record["n_glass"] = tool.without_tissue
     if len(tool.feature_names):
         record["feature_names"] = np.array(tool.feature_names)
     for name, features in zip(keys, outputs, strict=True):
@@ -154,15 +161,14 @@ def encode(
 
 
 def _build(encoder: Any, *, device: Any, precision: Any, batch_size: Any, mpp: float | None) -> Any:
-    where = resolve_device(device)
     if encoder is None or (isinstance(encoder, str) and encoder == "morphology"):
-        return MorphologyEncoder(where, mpp=mpp)
+        return MorphologyEncoder(resolve_device(device), mpp=mpp)
     from stpredict.pp._hub import network_encoder
 
     return network_encoder(
         encoder,
-        device=where,
-        precision=resolve_precision(precision, where),
+        devices=(where := resolve_devices(device)),
+        precision=resolve_precision(precision, where[0]),
         batch_size=batch_size or settings.batch_size,
         mpp=mpp,
     )
@@ -224,8 +230,7 @@ def _run(
             parts = tool.parts(section)
             folder = _resume_folder(tool, section, kinds) if len(parts) > 1 else None
             folders.append(folder)
-            for number, rows in enumerate(parts):
-                features = _part(tool, section, rows, kinds, folder and folder / f"{number}.npy", bar.update)
+            for rows, features in _parts(tool, section, parts, kinds, folder, bar.update):
                 if not all(np.isfinite(f).all() for f in features):
                     msg = f"Encoder {tool.name!r} returned NaN or infinite features; check its weights and precision."
                     raise ValueError(msg)
@@ -239,25 +244,36 @@ def _run(
     return outputs
 
 
-def _part(
+def _parts(
     tool: Any,
     section: Section,
-    rows: np.ndarray,
+    parts: list[np.ndarray],
     windows: list[Windows],
-    path: Path | None,
+    folder: Path | None,
     progress: Callable[[int], object],
-) -> list[np.ndarray]:
-    if path is not None and (stored := _load(path, len(rows), len(windows))) is not None:
-        progress(len(rows))
-        return list(stored)
-    features = tool.encode(section, rows, windows, progress)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        with unfinished.open("wb") as file:
-            np.save(file, np.stack(features))
-        unfinished.replace(path)
-    return features
+) -> Iterator[tuple[np.ndarray, Sequence[np.ndarray]]]:
+    """Rows and features of every part: those on disk first, then the others, which are left there too."""
+    left = []
+    for number, rows in enumerate(parts):
+        stored = _load(folder / f"{number}.npy", len(rows), len(windows)) if folder else None
+        if stored is None:
+            left.append(number)
+        else:
+            progress(len(rows))
+            yield rows, stored
+    with closing(tool.encode(section, [parts[number] for number in left], windows, progress)) as encoded:
+        for number, features in zip(left, encoded, strict=True):
+            if folder:
+                _save(folder / f"{number}.npy", features)
+            yield parts[number], features
+
+
+def _save(path: Path, features: list[np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    with unfinished.open("wb") as file:
+        np.save(file, np.stack(features))
+    unfinished.replace(path)
 
 
 def _load(path: Path, n_rows: int, n_windows: int) -> np.ndarray | None:

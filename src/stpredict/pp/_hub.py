@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stpredict.pp._encoders import NetworkEncoder
+from stpredict.pp._network import NetworkEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import torch
     from torch import nn
@@ -83,9 +83,9 @@ KNOWN = {
 def network_encoder(
     encoder: str | Path | nn.Module,
     *,
-    device: torch.device,
+    devices: Sequence[torch.device],
     precision: str,
-    batch_size: int,
+    batch_size: int | None,
     mpp: float | None,
 ) -> NetworkEncoder:
     """Build the encoder that `encoder` names: a module, a known encoder, a hub id, a folder or a timm model.
@@ -113,14 +113,14 @@ def network_encoder(
         size, mean, std = _data_config(module)
     import torch
 
-    module = module.eval().to(device, memory_format=torch.channels_last)
+    module = module.eval().to(devices[0], memory_format=torch.channels_last)
     return NetworkEncoder(
         module=module,
         name=re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(name).name),
         size=size,
         mean=mean,
         std=std,
-        device=device,
+        devices=devices,
         precision=precision,
         batch_size=batch_size,
         trained_mpp=trained_mpp,

@@ -1,4 +1,4 @@
-"""Reading windows of a slide in an order that touches each part of the image once."""
+"""Cutting windows out of a slide, in an order in which neighbours follow each other."""
 
 from __future__ import annotations
 
@@ -10,18 +10,32 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from stpredict._images import SlideImage
     from stpredict._section import Section
 
 BLOCK_PX = 2048
-"""Spots are visited block by block of this many pixels, so that neighbouring tiles share one read."""
+"""Spots are visited block by block of this many pixels, so that what neighbouring tiles share is still decoded."""
+
+BYTES_PER_CUT = 32 * 2**20
+"""Pixels cut out at once: 223 tiles of 224 px."""
 
 
 def block_groups(centres: np.ndarray, side: float) -> list[np.ndarray]:
-    """Row numbers of the spots in each square block of `side` pixels, blocks in reading order."""
+    """Row numbers of the spots in each square block of `side` pixels, along a curve that stays among neighbours."""
+    if not len(centres):
+        return []
     blocks = np.floor(centres / side).astype(np.int64)
-    order = np.lexsort((blocks[:, 0], blocks[:, 1]))
-    edges = np.flatnonzero(np.any(np.diff(blocks[order], axis=0) != 0, axis=1)) + 1
-    return np.split(order, edges)
+    along = _interleaved(blocks - blocks.min(axis=0))
+    order = np.argsort(along, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(along[order])) + 1)
+
+
+def _interleaved(blocks: np.ndarray) -> np.ndarray:
+    """Place of every block (n, 2) along the Z-order curve (Morton 1966): the bits of column and row in turns."""
+    along = np.zeros(len(blocks), dtype=np.int64)
+    for bit in range(int(blocks.max(initial=0)).bit_length()):
+        along |= (blocks[:, 0] >> bit & 1) << 2 * bit | (blocks[:, 1] >> bit & 1) << (2 * bit + 1)
+    return along
 
 
 @dataclass(frozen=True)
@@ -38,19 +52,38 @@ class Windows:
         return Windows(self.um if np.ndim(self.um) == 0 else self.um[rows], self.centres[rows])
 
 
-def read_crops(
+@dataclass(frozen=True)
+class Cut:
+    """Windows that are cut out together: all of one size, and near each other."""
+
+    rows: np.ndarray
+    """Whose windows they are."""
+    corners: np.ndarray
+    """Upper left, (n, 2), pixels of the level."""
+    side: int
+    """Pixels of the level."""
+    um: float
+    level: int
+
+    def crops(self, image: SlideImage) -> np.ndarray:
+        """uint8 (n, side, side, 3)."""
+        out = np.empty((len(self.rows), self.side, self.side, 3), dtype=np.uint8)
+        for crop, (x, y) in zip(out, self.corners.tolist(), strict=True):
+            crop[...] = image.read(x, y, x + self.side, y + self.side, level=self.level)
+        return out
+
+
+def plan_cuts(
     section: Section,
     rows: np.ndarray,
     um: float | np.ndarray,
     target_mpp: float | np.ndarray,
     *,
     centres: np.ndarray | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Square windows of `um` around the spots `rows`, from the pyramid level nearest `target_mpp`.
+) -> Iterator[Cut]:
+    """Square windows of `um` around the spots `rows`, each from the pyramid level nearest its `target_mpp`.
 
     Side and resolution may differ from row to row, and `centres` (pixels) may lie elsewhere than the spots.
-
-    Yields (rows of a block, uint8 array (n, side, side, 3)), block by block; each block of the image is read once.
     """
     image = section.image
     centres = section.centres[rows] if centres is None else centres
@@ -63,10 +96,17 @@ def read_crops(
         sides = np.maximum(1, np.rint(um[here] / (section.mpp * downsample))).astype(np.int64)
         corners = np.rint(centres[here] / downsample - sides[:, None] / 2).astype(np.int64)
         for group in block_groups(centres[here] / downsample, max(BLOCK_PX, 2 * sides.max())):
-            left, top = corners[group].min(axis=0)
-            right, bottom = (corners[group] + sides[group, None]).max(axis=0)
-            region = image.read(left, top, right, bottom, level=level)
-            for side in np.unique(sides[group]):
+            for side in np.unique(sides[group]).tolist():
                 same = group[sides[group] == side]
-                crops = [region[y - top : y - top + side, x - left : x - left + side] for x, y in corners[same]]
-                yield rows[here[same]], np.stack(crops)
+                at_once = max(1, BYTES_PER_CUT // (3 * side**2))
+                for part in np.split(same, range(at_once, len(same), at_once)):
+                    first = float(um[here[part[0]]])
+                    yield Cut(rows[here[part]], corners[part], side, first, int(level))
+
+
+def read_crops(
+    section: Section, rows: np.ndarray, um: float | np.ndarray, target_mpp: float | np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the windows that `plan_cuts` plans: rows, and their pixels, uint8 (n, side, side, 3)."""
+    for cut in plan_cuts(section, rows, um, target_mpp):
+        yield cut.rows, cut.crops(section.image)

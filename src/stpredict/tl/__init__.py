@@ -10,6 +10,7 @@ from stpredict.tl._embed import embed
 from stpredict.tl._evaluate import evaluate
 from stpredict.tl._learning_curve import learning_curve
 from stpredict.tl._predict import predict_expression
+from stpredict.tl._predict_many import predict_many
 from stpredict.tl._recall import recall
 from stpredict.tl._retrieve import retrieve
 from stpredict.tl._train import train
@@ -25,6 +26,7 @@ __all__ = [
     "learning_curve",
     "localize_tumor",
     "predict_expression",
+    "predict_many",
     "recall",
     "retrieve",
     "train",

@@ -32,7 +32,7 @@ def retrieve(
 
     A model that predicts by retrieval has what it says of a spot from the spots found here: ``"knn"`` compares images,
     a contrastive model the image of the spot with the expression of the others. `stpredict.pl.retrieval` draws them.
-    The search is exact.
+    The search is exact, unless ``stpredict.settings.search`` says otherwise.
 
     Parameters
     ----------

@@ -86,7 +86,8 @@ def train(
     seed
         Seed of trained networks; the same seed gives the same model. By default ``stpredict.settings.seed``.
     checkpoint
-        Folder for checkpoints of trained networks; a run that was interrupted is continued from there.
+        Folder for checkpoints of trained networks, written after each epoch and within a long one every five minutes; a
+        run that was interrupted is continued from there, to the numbers that it would have come to.
     show_progress
         Show a progress bar while networks train; by default ``stpredict.settings.progress``.
     library_key
@@ -111,8 +112,8 @@ def train(
     ValueError
         If image features are missing or differ between sections, counts are not raw counts, genes are not measured
         everywhere, or there are too few spots; if `reference` is empty, or one of it has no raw counts, no gene of the
-        model or fewer than two usable rows; if gene embeddings are not finite, or nuclei were not looked for; or if the
-        loss of a network becomes NaN.
+        model or fewer than two usable rows; if gene embeddings are not finite, or nuclei were not looked for; if the loss
+        of a network becomes NaN, a checkpoint is of another run, or there are more processes than spots in a batch.
     TypeError
         If the method has no such option, or cannot learn from stores on disk.
     FileNotFoundError
@@ -138,6 +139,10 @@ def train(
     ridge regression on the genes that have both (at least 20). With `reference`, genes that it measures are placed by
     their correlation there with those that are learned from. ``model.vocabulary`` lists all genes with a place;
     ``predict_expression(data, model, genes=[…])`` predicts any of them.
+
+    In processes that ``torchrun`` starts, ``"cmrcnet"`` and ``"st_align"`` share every batch: losses are those of the whole,
+    contrastive ones with negatives from all processes, and each process returns the same model, the one that a single
+    process trains but for rounding and what is left out at random. Each takes a GPU of its own, where there are some.
 
     Streamed from stores, sections give the model that they would give in memory, to the bit. What is kept of every spot
     in memory is about 200 bytes; on disk it is its features, and its expression and that of its niche up to four

@@ -133,7 +133,7 @@ class Aligned(Banked, ArrayModel):
             how = {"seed": self.seed, "checkpoint": self._checkpoint, "show_progress": self._show_progress}
             chosen = training.choose_epochs(build, inputs, self.options, **how)
             networks = training.train_members(build, inputs, self.options, epochs=chosen.epochs, **how)
-            reference = inputs.take(self.reference(inputs.table)).with_expression()
+            reference = inputs.take(self.reference(inputs.table))
             arrays = training.arrays_of(networks, reference) | {"residual_sd": chosen.residual_sd}
         return self._finish(genes, arrays, chosen.history)
 

@@ -12,7 +12,9 @@ import torch
 
 from stpredict._evaluation.metrics import pearson
 from stpredict._training._loop import OTHER_RUN, Plan, Run, train_network
+from stpredict._training._processes import is_first
 from stpredict.models._aligned._companions import Companions
+from stpredict.models._bank import compact
 from stpredict.models._contract import History
 from stpredict.models._inner_cv import inner_folds
 from stpredict.models._retrieval import normalise, retrieve
@@ -258,8 +260,8 @@ def arrays_of(networks: list[AlignedNetwork], reference: Inputs) -> dict[str, np
         state
         | reference.arrays
         | {
-            "bank": normalise(np.concatenate(bank, axis=1)),
-            "expression": reference.table.expression,
+            "bank": compact(normalise(np.concatenate(bank, axis=1))),
+            "expression": compact(reference.table.expression),
             "between": reference.between,
         }
     )
@@ -278,7 +280,7 @@ def remember(folder: Path | None, run: Run, network: nn.Module, identity: str) -
     """Keep a finished run, so that a resumed training starts after it."""
     from safetensors.torch import save_file
 
-    if folder is None:
+    if folder is None or not is_first():
         return
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "best.safetensors")
     unfinished = folder / "run.json.tmp"

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stpredict._training._processes import ALONE
 from stpredict.models.nn._fusion import FusionBlock
 from stpredict.models.nn._heads import ProjectionHead
 from stpredict.models.nn._losses import expression_loss, soft_contrastive
@@ -18,6 +19,7 @@ from stpredict.models.nn._tokens import GeneTokens
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stpredict._training._processes import Share
     from stpredict.models.cmrcnet._options import Options
 
 LAYERS = 2
@@ -47,6 +49,9 @@ class CmrcnetNetwork(nn.Module):
         See `stpredict.models.cmrcnet._options.Options`.
     """
 
+    shares = True
+    """Several processes can share a batch."""
+
     def __init__(self, tokens: nn.Module, n_genes: int, options: Options) -> None:
         super().__init__()
         self.options = options
@@ -64,16 +69,19 @@ class CmrcnetNetwork(nn.Module):
         """(batch, width): embedding of what spots express."""
         return self.gene_head(expression)
 
-    def losses(self, x: Tensor, expression: Tensor) -> Losses:
-        """Losses of a batch of spots."""
+    def losses(self, x: Tensor, expression: Tensor, *, share: Share = ALONE) -> Losses:
+        """Losses of a batch of spots, of which `x` and `expression` are the `share` of this process."""
         options = self.options
         tokens = self.tokens(x)
         image, gene = self.image_head(tokens.mean(dim=1)), self.gene(expression)
-        none = image.new_zeros(())
-        contrastive = self.contrastive(image, gene)
-        some = slice(options.rebuilt)
-        reconstruction = self.rebuild(tokens[some], expression[some], image[some]) if self.rebuild else none
-        decoder = expression_loss(self.decoder(image), expression) if self.decoder else none
+        reconstruction = decoder = image.new_zeros(())
+        contrastive = self.contrastive(share.whole(image), share.whole(gene))
+        if self.rebuild:
+            some = share.first(options.rebuilt)
+            error = self.rebuild(tokens[some], expression[some], image[some])
+            reconstruction = share.mean(error, options.rebuilt)
+        if self.decoder:
+            decoder = expression_loss(share.whole(self.decoder(image)), share.whole(expression))
         total = (
             torch.log1p(contrastive) + options.reconstruction * torch.log1p(reconstruction) + options.decoder * decoder
         )

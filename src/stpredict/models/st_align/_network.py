@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stpredict._training._processes import ALONE
 from stpredict.models.nn._heads import ProjectionHead
 from stpredict.models.nn._losses import expression_loss, info_nce
 from stpredict.models.nn._tokens import GeneTokens
@@ -16,6 +17,7 @@ from stpredict.models.nn._tokens import GeneTokens
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stpredict._training._processes import Share
     from stpredict.models.st_align._options import Options
 
 HEADS = 8
@@ -50,6 +52,9 @@ class StAlignNetwork(nn.Module):
     options
         See `stpredict.models.st_align._options.Options`.
     """
+
+    shares = True
+    """Several processes can share a batch."""
 
     def __init__(
         self, spot_tokens: nn.Module, niche_tokens: nn.Module, *, n_inputs: int, n_genes: int, options: Options
@@ -105,24 +110,28 @@ class StAlignNetwork(nn.Module):
         expression: Tensor,
         section: Tensor,
         cluster: Tensor,
+        *,
+        share: Share = ALONE,
     ) -> Losses:
-        """Losses of a batch of spots."""
+        """Losses of a batch of spots, of which the arguments are the `share` of this process."""
         options = self.options
-        same = self._alike(section, cluster)
+        same = self._alike(share.whole(section), share.whole(cluster))
         known = torch.rand(len(spot), device=spot.device) >= options.hidden_expression
         spots, niches = self.spot.align(spot, spot_genes, known), self.niche.align(niche, niche_genes, known)
         by_spot, by_niche, by_fusion = (
-            info_nce(*pair, temperature=options.temperature, same=same, soft=options.soft_targets)
+            info_nce(*map(share.whole, pair), temperature=options.temperature, same=same, soft=options.soft_targets)
             for pair in (spots[:2], niches[:2], (_direction(spots[2]), _direction(niches[2])))
         )
         decoder = spot.new_zeros((), dtype=torch.float32)
         if self.decoder:
-            decoder = expression_loss(self.decoder(torch.cat([spots[0], niches[0]], dim=1)), expression)
+            predicted = self.decoder(torch.cat([spots[0], niches[0]], dim=1))
+            decoder = expression_loss(share.whole(predicted), share.whole(expression))
         rebuilt = spot.new_zeros((), dtype=torch.float32)
         if self.rebuild:
             fused = torch.cat([spots[2], niches[2]], dim=1)
             parts = zip(self.rebuild, (niche, spot_genes, niche_genes, spot), strict=False)
-            rebuilt = sum(F.mse_loss(rebuild(fused), part) for rebuild, part in parts) / len(self.rebuild)
+            errors = sum(F.mse_loss(rebuild(fused), part) for rebuild, part in parts)
+            rebuilt = share.mean(errors / len(self.rebuild))
         total = options.spot * by_spot + options.niche * by_niche + options.cross * by_fusion
         return Losses(
             by_spot,

@@ -1,0 +1,142 @@
+"""Training by several processes beside training by one: the same network? how many spots a second?
+
+    python benchmarks/ddp.py [--methods cmrcnet st_align] [--sections 4] [--epochs 4] [--processes 2]
+
+Simulated sections with features of the default encoder are written to stores, and streamed from there by every process.
+Lines marked "exact" train without anything random but the order of the spots (no dropout, no masks), so that processes
+must come to the same network: the table tells the largest difference of the bank's embeddings and of the training loss.
+The other lines train as users do. Spots/s counts the spots of all steps over the time of both training runs, with what
+follows each epoch. With CUDA every process takes a GPU of its own; without, one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+import stpredict as st
+
+EXACT = {
+    "cmrcnet": {"feature_dropout": 0.0, "mask_share": 0.0},
+    "st_align": {"feature_dropout": 0.0, "hidden_expression": 0.0},
+}
+
+
+def write_stores(folder, n):
+    """Simulated sections, without what training does not read."""
+    for number in range(n):
+        adata = st.datasets.simulate(seed=number)
+        st.pp.tiles(adata)
+        st.pp.encode(adata, show_progress=False)
+        del adata.layers["truth"], adata.uns["truth"]
+        adata.obs["patient"] = f"P{number}"
+        adata.write_h5ad(folder / f"{number}.h5ad")
+
+
+def without_dropout(network):
+    """The network with nothing left out at random."""
+    from torch import nn
+
+    for module in network.modules():
+        if isinstance(module, (nn.Dropout, nn.AlphaDropout)):
+            module.p = 0.0
+        if isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+    return network
+
+
+def train(args):
+    """Train once in this process, and leave what it came to."""
+    import torch
+
+    from stpredict.models._aligned import _training as training
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", ".*has not left chance")
+    seen = {"spots": 0, "seconds": 0.0}
+    run_once, seeded = training.train_network, training._seeded
+
+    def timed(network, tensors, plan, **kwargs):
+        start = time.perf_counter()
+        run = run_once(network, tensors, plan, **kwargs)
+        seen["seconds"] += time.perf_counter() - start
+        size = min(plan.batch_size, len(tensors[0]))
+        seen["spots"] += len(run.values["train_total"]) * max(len(tensors[0]) // size, 6) * size
+        return run
+
+    training.train_network = timed
+    own = {"epochs": args.epochs, "patience": args.epochs, "members": 1}
+    if args.exact:
+        training._seeded = lambda *given: without_dropout(seeded(*given))
+        own |= EXACT[args.method]
+    model = st.tl.train(args.stores, method=args.method, show_progress=False, **own)
+    if os.environ.get("RANK", "0") == "0":
+        np.save(f"{args.out}.npy", model.arrays["bank"])
+        told = {"values": model.history.values, "speed": seen["spots"] / seen["seconds"]}
+        Path(f"{args.out}.json").write_text(json.dumps(told))
+
+
+def measured(folder, method, *, exact, processes, epochs):
+    """Bank, history and speed of a training by so many processes."""
+    out = folder / f"{method}{exact}{processes}"
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += [__file__, "--stores", folder / "stores", "--out", out, "--method", method, "--epochs", str(epochs)]
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ
+    subprocess.run([*command, *(["--exact"] if exact else [])], env=environment, check=True, stderr=subprocess.DEVNULL)
+    return np.load(f"{out}.npy"), json.loads(Path(f"{out}.json").read_text())
+
+
+def compare(args, folder):
+    """Print a Markdown table."""
+    import torch
+
+    (folder / "stores").mkdir()
+    write_stores(folder / "stores", args.sections)
+    gpus = torch.cuda.device_count()
+    where = f"{gpus} GPU(s): {torch.cuda.get_device_name()}" if gpus else "CPU, one core a process; not measured on GPU"
+    print(f"{args.sections} simulated sections, {args.epochs} epochs; {where}.\n")
+    print("| method | processes | val PCC | spots/s | difference of the bank | of the training loss |")
+    print("|---|---|---|---|---|---|")
+    for method in args.methods:
+        for exact in (True, False):
+            for processes in (1, args.processes):
+                bank, told = measured(folder, method, exact=exact, processes=processes, epochs=args.epochs)
+                loss = np.array(told["values"]["train_total"])
+                if processes == 1:
+                    alone, alone_loss = bank, loss
+                    differences = "|  |  |"
+                else:
+                    differences = f"| {np.abs(bank - alone).max():.1e} | {np.abs(loss - alone_loss).max():.1e} |"
+                name = f"{method}, exact" if exact else method
+                pcc = max(told["values"]["val_pcc"])
+                print(f"| {name} | {processes} | {pcc:.4f} | {told['speed']:,.0f} {differences}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", choices=list(EXACT), default=list(EXACT))
+    parser.add_argument("--sections", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--stores", help=argparse.SUPPRESS)
+    parser.add_argument("--out", help=argparse.SUPPRESS)
+    parser.add_argument("--method", help=argparse.SUPPRESS)
+    parser.add_argument("--exact", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.out:
+        train(args)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            compare(args, Path(temporary))

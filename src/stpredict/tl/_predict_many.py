@@ -1,0 +1,241 @@
+"""Many slides at once: here one by one, or on the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stpredict._settings import settings
+from stpredict.tl._many.job import Job, Outcome
+from stpredict.tl._many.report import Run, write_report
+from stpredict.tl._many.results import Results, now
+from stpredict.tl._many.slides import slides_of
+from stpredict.tl._many.workers import check_portable, dask_client, outcomes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import pandas as pd
+    from torch import nn
+
+    from stpredict.models import ExpressionModel
+    from stpredict.tl._many.slides import Slide
+
+
+def predict_many(
+    manifest: str | Path | Iterable[str | Path] | pd.DataFrame,
+    model: ExpressionModel | str | Path,
+    out: str | Path,
+    *,
+    mpp: float | None = None,
+    pitch_um: float = 100.0,
+    layout: Literal["hexagonal", "square"] = "hexagonal",
+    min_tissue: float = 0.5,
+    encoder: str | Path | nn.Module | Sequence[str | Path | nn.Module] | None = None,
+    genes: Iterable[str] | None = None,
+    std: bool = False,
+    markers: str | Iterable[str] | Mapping[str, float] | None = None,
+    show_progress: bool | None = None,
+) -> pd.DataFrame:
+    """Predict the expression of many slides, each written to a store of its own.
+
+    Every slide goes through `stpredict.read_wsi`, `stpredict.io.grid`, `stpredict.pp.tiles` and `stpredict.pp.encode`
+    as in training, and `stpredict.tl.predict_expression`. Where a Dask ``Client`` is active, slides are spread over its
+    workers, which must find the slides and `out` under the same paths; otherwise they are done here, one by one.
+
+    A slide that fails is a line of the report, and the others go on. The same call made again does only what is missing:
+    slides that failed or were not reached, that were replaced by another file, and all those asked for in another way. A
+    result is there whole or not at all.
+
+    Parameters
+    ----------
+    manifest
+        A folder, of which all images are taken (or, if there are none, all stores); a list of paths; or a DataFrame, or
+        the path of a CSV, with a column ``path`` (relative to the CSV) and where wanted ``slide``, the name of each,
+        and ``mpp``. Other columns, such as the patient, go to ``obs`` of the result. Stores (``.h5ad``, ``.zarr``) of
+        sections with spots keep their spots. Of formats with several files per slide, list the main one.
+    model
+        What `stpredict.tl.train` returned, or the folder that ``model.save`` wrote.
+    out
+        Folder for the results, made where it is missing.
+    mpp
+        Microns per pixel of slides of which neither the manifest says it nor the file.
+    pitch_um, layout, min_tissue
+        The pseudo-spots, as in `stpredict.io.grid`.
+    encoder
+        The network that the training sections were encoded with, where it was not the default encoder; several, where
+        the model learned from several. On a Dask cluster a name or a path, not a module.
+    genes
+        Genes to predict, all known to the model; by default all that it learned from.
+    std
+        Write the predictive standard deviation too.
+    markers
+        Find the tumour by these markers, as in `stpredict.tl.localize_tumor`.
+    show_progress
+        Show a progress bar; by default ``stpredict.settings.progress``.
+
+    Returns
+    -------
+    One line per slide: ``slide``, ``path``, ``status`` (``"done"``, ``"kept"`` from an earlier run, ``"failed"``),
+    ``spots``, ``genes``, ``seconds``, ``mpp``, ``error``, ``warnings`` and ``result``, the path of the store. Written to
+    `out`: the same as ``report.csv``; ``report.html``, with a picture of every slide; and ``<slide>.zarr``, what
+    `stpredict.tl.predict_expression` returns with ``as_anndata=True``, with the manifest's columns in ``obs``, with
+    `markers` the slots of `stpredict.tl.localize_tumor`, and in ``uns["slide_job"]`` how it was made.
+
+    Raises
+    ------
+    FileExistsError
+        If another run is writing to `out`, it is a file, or it holds something else under the name of a result.
+    FileNotFoundError
+        If there is no such manifest or model, or none of the slides exists.
+    TypeError, ValueError
+        If the manifest is empty or names are not unique, the model does not know some of the genes or none of the
+        markers, `encoder` is not the one of training, or an argument is out of range. Nothing has been done then.
+
+    Examples
+    --------
+    >>> import stpredict as st, tempfile, tifffile
+    >>> folder = tempfile.mkdtemp()
+    >>> section = st.datasets.simulate()
+    >>> pixels = section.uns["spatial"]["sim_1"]["images"]["hires"]
+    >>> tifffile.imwrite(
+    ...     f"{folder}/a.tif", pixels, photometric="rgb", resolution=(1e4, 1e4), resolutionunit="CENTIMETER"
+    ... )
+    >>> st.pp.tiles(section)
+    >>> st.pp.encode(section, show_progress=False)
+    >>> model = st.tl.train(section, genes=["ERBB2", "COL1A1"])
+    >>> report = st.tl.predict_many(folder, model, f"{folder}/predicted", pitch_um=200, show_progress=False)
+    >>> report[["slide", "status", "genes"]].values.tolist()
+    [['a', 'done', 2]]
+    >>> again = st.tl.predict_many(folder, model, f"{folder}/predicted", pitch_um=200, show_progress=False)
+    >>> again["status"].tolist()
+    ['kept']
+    """
+    slides = slides_of(manifest)
+    grid = {"pitch_um": float(pitch_um), "layout": layout, "min_tissue": float(min_tissue)}
+    job = _job(slides, model, Path(out).expanduser().absolute(), mpp, grid, encoder, genes, std, markers)
+    client = dask_client()
+    check_portable(encoder, client)
+    results = Results(job.out)
+    started, start = now(), time.perf_counter()
+    with results.alone():
+        outcomes = {slide.name: job.kept(slide) for slide in slides}
+        results.clear_unfinished()
+        missing = [slide for slide in slides if outcomes[slide.name] is None]
+        show = settings.progress if show_progress is None else show_progress
+        try:
+            for outcome in _with_bar(outcomes_of(job, missing, client), len(slides), len(missing), show):
+                outcomes[outcome.slide.name] = outcome
+        finally:  # also when the user stops it
+            results.clear_unfinished()
+            ended = [outcomes[slide.name] or Outcome(slide, "not done") for slide in slides]
+            run = Run(started, time.perf_counter() - start, _facts(job, client))
+            table = write_report(job.out, ended, run)
+    return table
+
+
+def _job(
+    slides: Sequence[Slide],
+    model: ExpressionModel | str | Path,
+    out: Path,
+    mpp: float | None,
+    grid: dict[str, Any],
+    encoder: Any,
+    genes: Iterable[str] | None,
+    std: bool,
+    markers: Any,
+) -> Job:
+    """What is to be done, checked."""
+    from stpredict import models
+    from stpredict.io._grid import SPOT_PER_PITCH
+    from stpredict.io._grid import _check as check_grid
+    from stpredict.io._library import check_mpp
+    from stpredict.models._store import identity
+    from stpredict.tl._many.features import recipe_of
+
+    check_mpp(mpp)
+    check_grid(grid["pitch_um"], SPOT_PER_PITCH * grid["pitch_um"], grid["layout"], grid["min_tissue"])
+    folder = Path(model).expanduser().absolute() if isinstance(model, str | Path) else None
+    model = models.load(folder) if folder else model
+    if not isinstance(model, models.ExpressionModel):
+        msg = f"model must be what stpredict.tl.train returned, or its folder; got a {type(model).__name__}."
+        raise TypeError(msg)
+    wanted = None if genes is None else _known_genes(genes, model)
+    recipe = recipe_of(model, encoder, only_stores=all(slide.is_store for slide in slides))
+    return Job(
+        model=model,
+        model_id=identity(model),
+        recipe=recipe,
+        out=out,
+        mpp=mpp,
+        grid=grid,
+        predict={"genes": wanted, "std": bool(std)},
+        markers=_known_markers(markers, wanted or model.genes),
+        settings=asdict(settings) | {"progress": False},
+    )
+
+
+def _known_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
+    from stpredict._checks import check_named_once
+    from stpredict.datasets._genes import describe_missing, match
+
+    wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+    check_named_once(wanted)
+    known = match(wanted, model.vocabulary)
+    if not wanted or len(known) < len(wanted):
+        unknown = [gene for gene in wanted if gene not in known]
+        msg = f"The model does not know all of the genes ({describe_missing(unknown) or 'none is given'}); see model.vocabulary."
+        raise ValueError(msg)
+    return wanted
+
+
+def _known_markers(markers: Any, genes: Sequence[str]) -> Any:
+    """Markers as JSON keeps them; at least one of them is predicted."""
+    from stpredict.datasets._genes import describe_missing, match
+    from stpredict.datasets._markers import marker_genes
+
+    if markers is None:
+        return None
+    names = marker_genes(markers)
+    if not match(names, genes):
+        msg = f"None of the markers is among the predicted genes: {describe_missing(names)}."
+        raise ValueError(msg)
+    if isinstance(markers, str):
+        return markers
+    return {name: float(markers[name]) for name in names} if hasattr(markers, "items") else names
+
+
+def _with_bar(outcomes: Iterator[Outcome], n: int, missing: int, show: bool) -> Iterator[Outcome]:
+    from tqdm.auto import tqdm
+
+    failed = 0
+    with tqdm(total=n, initial=n - missing, desc="predict", unit="slide", disable=not show) as bar:
+        for outcome in outcomes:
+            failed += outcome.status == "failed"
+            bar.set_postfix({"failed": failed} if failed else {}, refresh=False)
+            bar.update()
+            yield outcome
+
+
+def _facts(job: Job, client: Any) -> dict[str, Any]:
+    """What the report says of the run as a whole."""
+    from importlib.metadata import version
+
+    from stpredict import __version__
+
+    asked = {**job.grid, "mpp": job.mpp, **job.predict, "markers": job.markers}
+    encoders = ", ".join(
+        dict.fromkeys(str(one.get("encoder", key)) for key, one in job.model.config.get("features", {}).items())
+    )
+    return {
+        "Model": f"{job.model.method}, {job.model_id}",
+        "Encoder": job.model.config.get("encoder") or encoders or "none",
+        "Parameters": ", ".join(f"{key}={value!r}" for key, value in asked.items() if value is not None),
+        "Done on": "this machine" if client is None else f"a Dask cluster, {client.scheduler.address}",
+        "Results": job.out,
+        "Versions": ", ".join(
+            [f"stpredict {__version__}", *(f"{name} {version(name)}" for name in ("anndata", "torch"))]
+        ),
+    }
