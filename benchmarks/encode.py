@@ -4,7 +4,7 @@
     python benchmarks/encode.py --only ratio | morphology | memory
 
 ``ratio`` takes turns, within one process, of `pp.encode`, of the bare forward pass of the same network on the same
-tiles (decoded and normalised in memory, in channels-last layout), and, where it is installed, of LazySlide's
+tiles (decoded and normalised in memory, in channels-last layout, at the same precision and batch size), and, where it is installed, of LazySlide's
 ``feature_extraction`` on the same tiles of the same slide; it does so on a slide that was scanned at the network's
 resolution and on one that was scanned twice as fine and has no level between. ``memory`` is the peak of a whole fresh
 process, from a pyramid of 10,000 × 10,000 to one of 100,000 × 100,000 pixels with as many spots. Prints Markdown tables.
@@ -21,10 +21,13 @@ import sys
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from slides import write_slide
+
+from stpredict._device import resolve_precision
 
 UM = 112.0
 SIZE = 224
@@ -37,40 +40,49 @@ MEAN, SD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 def ratio(folder: Path, rounds: int, n_tiles: int) -> None:
     import torch
 
+    auto = resolve_precision("auto", torch.device("cpu"), inference=True)
     print(
         f"{torch.get_num_threads()} threads, {n_tiles} tiles, timm ResNet-18 at {SIZE} px, median of {rounds} rounds\n"
     )
-    print("| slide | raw forward | `pp.encode` | of raw | LazySlide | × LazySlide |\n|---|---|---|---|---|---|")
+    print(
+        "| slide | precision | raw forward | `pp.encode` | of raw | LazySlide | × LazySlide |\n|---|---|---|---|---|---|---|"
+    )
     for name, mpp, steps in (
         ("scanned at 0.5 µm", 0.5, (1, 2, 4, 8)),
         ("at 0.25 µm, next level 1 µm", 0.25, (1, 4, 16)),
     ):
         path = folder / f"{mpp}.tif"
         write_slide(path, int(6144 * 0.5 / mpp), mpp=mpp, steps=steps)
-        rates = _rates(path, mpp, rounds, n_tiles)
-        raw, ours = rates["raw"], rates["encode"]
-        share = statistics.median(e / r for e, r in zip(ours, raw, strict=True))
-        row = [name, f"{statistics.median(raw):.1f} tiles/s", f"{statistics.median(ours):.1f} tiles/s", f"{share:.2f}"]
-        if "LazySlide" in rates:
-            theirs = rates["LazySlide"]
-            times = statistics.median(e / t for e, t in zip(ours, theirs, strict=True))
-            row += [f"{statistics.median(theirs):.1f} tiles/s", f"{times:.2f}"]
-        else:
-            row += ["not installed", ""]
-        print(f"| {' | '.join(row)} |", flush=True)
+        rates = _rates(path, mpp, rounds, n_tiles, tuple({auto, "float32"}))
+        theirs = rates.get("LazySlide")
+        for precision in dict.fromkeys((auto, "float32")):
+            raw, ours = rates[f"raw {precision}"], rates[f"encode {precision}"]
+            told = f"{precision} (default)" if precision == auto else precision
+            row = [name, told, _rate(raw), _rate(ours), f"{_median_ratio(ours, raw):.2f}"]
+            row += [_rate(theirs), f"{_median_ratio(ours, theirs):.2f}"] if theirs else ["not installed", ""]
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
-def _rates(path: Path, mpp: float, rounds: int, n_tiles: int) -> dict[str, list[float]]:
+def _rate(rates: list[float]) -> str:
+    return f"{statistics.median(rates):.1f} tiles/s"
+
+
+def _median_ratio(ours: list[float], others: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(ours, others, strict=True))
+
+
+def _rates(path: Path, mpp: float, rounds: int, n_tiles: int, precisions: tuple[str, ...]) -> dict[str, list[float]]:
     """Tiles per second of every contender, round by round."""
     import timm
     import torch
 
     import stpredict as st
     from stpredict._images import readers
+    from stpredict.pp._network import CPU_BATCH
     from stpredict.pp._windows import read_crops
 
     network = timm.create_model("resnet18", pretrained=False, num_classes=0).eval()
-    network.default_cfg = network.pretrained_cfg = dict(network.pretrained_cfg, mean=MEAN, std=SD)
+    network = network.to(memory_format=torch.channels_last)
     adata = st.io.grid(st.read_wsi(path, mpp), pitch_um=UM, layout="square", min_tissue=0)[:n_tiles].copy()
     st.pp.tiles(adata, spot_um=UM)
     view = st.pp._encode.open_sections(adata)[0]
@@ -78,19 +90,18 @@ def _rates(path: Path, mpp: float, rounds: int, n_tiles: int) -> dict[str, list[
     tiles = torch.from_numpy(crops).permute(0, 3, 1, 2)
     if tiles.shape[-1] != SIZE:
         tiles = torch.nn.functional.interpolate(tiles, size=(SIZE, SIZE), mode="bilinear", antialias=True)
-    batches = [_normalised(b) for b in tiles.split(32)]
-    last = network.to(memory_format=torch.channels_last)
+    batches = [_normalised(b) for b in tiles.split(CPU_BATCH)]
 
-    def raw() -> None:
-        with torch.inference_mode():
+    def raw(precision: str) -> None:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             for batch in batches:
-                last(batch)
+                network(batch)
 
-    def encode() -> None:
-        readers._open_cached.cache_clear()
-        st.pp.encode(adata, last, niche=False, show_progress=False)
+    def encode(precision: str) -> None:
+        readers.blocks.clear()
+        st.pp.encode(adata, network, niche=False, precision=precision, show_progress=False)
 
-    contenders = {"raw": raw, "encode": encode}
+    contenders = {f"{run.__name__} {p}": partial(run, p) for p in precisions for run in (raw, encode)}
     if peer := _lazyslide(path, mpp, n_tiles):
         contenders["LazySlide"] = peer
     rates: dict[str, list[float]] = {name: [] for name in contenders}

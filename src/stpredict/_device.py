@@ -45,8 +45,22 @@ def resolve_devices(device: str | None = None) -> list[torch.device]:
     return [found]
 
 
-def resolve_precision(precision: str | None, device: torch.device) -> str:
-    """``"float32"`` or ``"bfloat16"``; ``"auto"`` is bfloat16 on CUDA and float32 elsewhere."""
+def resolve_precision(precision: str | None, device: torch.device, *, inference: bool = False) -> str:
+    """``"float32"`` or ``"bfloat16"``.
+
+    ``"auto"`` is bfloat16 on CUDA, for `inference` also on CPUs that compute in it, and else float32.
+    """
     wanted = precision or settings.precision
     one_of(wanted, ("auto", "float32", "bfloat16"), "precision")
-    return ("bfloat16" if device.type == "cuda" else "float32") if wanted == "auto" else wanted
+    if wanted != "auto":
+        return wanted
+    fast = device.type == "cuda" or (inference and device.type == "cpu" and _cpu_has_bfloat16())
+    return "bfloat16" if fast else "float32"
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies in bfloat16; it can always emulate it, slowly."""
+    import torch
+
+    told = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(told.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))

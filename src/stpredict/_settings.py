@@ -29,9 +29,10 @@ class Settings:
     device
         ``"auto"`` takes CUDA, then Apple's MPS, then the CPU; or any torch device name.
     precision
-        ``"auto"`` is bfloat16 autocast on CUDA and float32 elsewhere.
+        ``"auto"`` is bfloat16 autocast on CUDA, and to encode tiles also on CPUs that compute in bfloat16; float32
+        elsewhere.
     batch_size
-        Tiles per forward pass of an encoder. None takes 32 on a CPU and 256 on a GPU; a GPU that has no room for as many
+        Tiles per forward pass of an encoder. None takes 64 on a CPU and 256 on a GPU; a GPU that has no room for as many
         gets half, and so on.
     search
         How reference spots are searched: ``"exact"``, or ``"approximate"`` with faiss (``stpredict[faiss]``), which finds

@@ -238,6 +238,27 @@ def test_a_slide_that_vanishes_while_it_is_read(slide, tmp_path):
     assert not [key for key in adata.obsm if key != "spatial"]
 
 
+def test_features_in_bfloat16_are_those_in_float32_rounded(slide):
+    timm = pytest.importorskip("timm")
+    adata = section(slide, pitch=600.0)
+    network = timm.create_model("resnet10t", pretrained=False, num_classes=0)
+    for precision in ("float32", "bfloat16"):
+        st.pp.encode(adata, network, niche=False, key_added=f"X_{precision}", precision=precision, show_progress=False)
+        assert adata.uns[f"X_{precision}"]["precision"] == precision
+    fine, coarse = adata.obsm["X_float32"], adata.obsm["X_bfloat16"]
+    assert 0 < np.linalg.norm(fine - coarse) < 0.02 * np.linalg.norm(fine)
+
+
+def test_only_cpus_that_compute_in_bfloat16_encode_in_it(monkeypatch):
+    from stpredict import _device
+
+    cpu = torch.device("cpu")
+    for has, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(_device, "_cpu_has_bfloat16", lambda has=has: has)
+        assert _device.resolve_precision(None, cpu, inference=True) == expected
+        assert _device.resolve_precision(None, cpu) == "float32"  # training
+
+
 @pytest.mark.slow
 def test_a_compiled_network_is_the_same_encoder(slide):
     adata, network = section(slide, pitch=600.0), Colour()

@@ -106,7 +106,7 @@ def test_network_sees_exactly_the_tile_around_each_spot():
 
     adata, network = section(), tiny_network()
     st.pp.tiles(adata, spot_um=112)
-    st.pp.encode(adata, network, niche=False, key_added="X_r", show_progress=False)
+    st.pp.encode(adata, network, niche=False, key_added="X_r", precision="float32", show_progress=False)
     size, mean, std = _hub._data_config(network)
     image = slide()
     adata_size = round(112 / 0.5)

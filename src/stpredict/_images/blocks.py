@@ -45,6 +45,12 @@ class BlockCache:
             self._fill(key, future, make)
         return future.result()
 
+    def clear(self) -> None:
+        """Forget all blocks."""
+        with self._lock:
+            self._blocks = OrderedDict((key, future) for key, future in self._blocks.items() if not future.done())
+            self._bytes = 0
+
     def _fill(self, key: tuple[int, ...], future: Future[np.ndarray], make: Callable[[], np.ndarray]) -> None:
         try:
             block = make()

@@ -90,7 +90,7 @@ def encode(
     -------
     None, or the copy. Writes ``obsm[key]`` and ``obsm[key + "_niche"]``, float32 (spots, d), and how they were made
     under the same keys of ``uns``: ``encoder``, ``encoder_hash``, ``spot_um``, ``niche_um``, ``mpp`` (of the tiles'
-    content), ``feature_names`` where features have names; ``n_glass``, of a network, the number of tiles that show bare glass; and
+    content), ``feature_names`` where features have names; of a network its ``precision`` and ``n_glass``, the number of tiles that show bare glass; and
     ``niche`` in place of ``niche_um`` where niches are not
     windows.
 
@@ -148,7 +148,7 @@ def encode(
         "mpp": scale,
     }
     if isinstance(tool, NetworkEncoder):
-        record["n_glass"] = tool.without_tissue
+        record |= {"precision": tool.precision, "n_glass": tool.without_tissue}
     if len(tool.feature_names):
         record["feature_names"] = np.array(tool.feature_names)
     for name, features in zip(keys, outputs, strict=True):
@@ -168,7 +168,7 @@ def _build(encoder: Any, *, device: Any, precision: Any, batch_size: Any, mpp: f
     return network_encoder(
         encoder,
         devices=(where := resolve_devices(device)),
-        precision=resolve_precision(precision, where[0]),
+        precision=resolve_precision(precision, where[0], inference=True),
         batch_size=batch_size or settings.batch_size,
         mpp=mpp,
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SPOTS_PER_PART = 1024
 """Spots whose features are kept together when encoding is cut short."""
 
-CPU_BATCH, GPU_BATCH = 32, 256
+CPU_BATCH, GPU_BATCH = 64, 256
 """Tiles per forward pass where nobody says otherwise; on a GPU half as many, and so on, until they fit."""
 
 GLASS = 0.08
