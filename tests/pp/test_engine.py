@@ -266,3 +266,17 @@ def test_a_compiled_network_is_the_same_encoder(slide):
     st.pp.encode(adata, torch.compile(network), niche=False, key_added="X_compiled", show_progress=False)
     assert adata.uns["X_plain"]["encoder_hash"] == adata.uns["X_compiled"]["encoder_hash"]
     np.testing.assert_allclose(adata.obsm["X_plain"], adata.obsm["X_compiled"], rtol=1e-4)
+
+
+def test_names_of_features_survive_an_encoding_that_found_all_parts_on_disk(slide, tmp_path, monkeypatch):
+    adata = section(slide)
+    with st.settings.override(cache_dir=tmp_path):
+        monkeypatch.setattr("stpredict.pp._encode.shutil.rmtree", lambda *args, **kwargs: None)
+        st.pp.encode(adata, show_progress=False)
+        first = adata.obsm["X_morphology"].copy()
+        monkeypatch.setattr(
+            "stpredict.pp._encoders.MorphologyEncoder._open", lambda *args: pytest.fail("encoded once more")
+        )
+        st.pp.encode(adata, show_progress=False)
+    np.testing.assert_array_equal(adata.obsm["X_morphology"], first)
+    assert len(adata.uns["X_morphology"]["feature_names"]) == first.shape[1]

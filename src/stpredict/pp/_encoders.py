@@ -7,11 +7,13 @@ An encoder splits a section into `parts` (rows that are worth doing together and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stpredict.pp import _morphology as morphology
+from stpredict.pp._pipeline import ahead
 from stpredict.pp._windows import block_groups
 
 if TYPE_CHECKING:
@@ -74,12 +76,26 @@ class MorphologyEncoder:
         windows: Sequence[Windows],
         progress: Callable[[int], object],
     ) -> Iterator[list[np.ndarray]]:
-        """Features (rows, d) of each kind of window, part after part."""
-        for rows in parts:
-            yield self._describe(section, rows, windows)
+        """Features (rows, d) of each kind of window, part after part; a thread reads one part ahead."""
+
+        def opened(rows: np.ndarray) -> _Block:
+            return self._open(section, rows, windows)
+
+        for rows, block in zip(parts, ahead(opened, parts, threads=1, depth=1), strict=True):
+            yield block.describe()
             progress(len(rows))
 
-    def _describe(self, section: Section, rows: np.ndarray, windows: Sequence[Windows]) -> list[np.ndarray]:
+    @cached_property
+    def feature_names(self) -> list[str]:
+        """Names of the features."""
+        import torch
+
+        names, cells = morphology.describe(torch.ones(3, morphology.HALO, morphology.HALO))
+        nowhere = np.zeros(1)
+        return morphology.features_of(names, morphology.sums(cells), nowhere, nowhere, 1.0)[0]
+
+    def _open(self, section: Section, rows: np.ndarray, windows: Sequence[Windows]) -> _Block:
+        """Pixels of all windows of some spots, with what surrounds them."""
         step = self._step(section)
         mpp = step * section.mpp
         boxes = [(part.centres / step, part.um / mpp) for part in (kind.at(rows) for kind in windows)]
@@ -88,15 +104,8 @@ class MorphologyEncoder:
         high = np.max([(c + r).max(axis=0) for (c, _), r in zip(boxes, reaches, strict=True)], axis=0)
         start = np.floor(low / morphology.ALIGN).astype(int) * morphology.ALIGN
         stop = np.ceil(high / morphology.ALIGN).astype(int) * morphology.ALIGN
-        pixels = self._read(section, start, stop, step)
-        self.feature_names, features = [], []
-        names, cells = morphology.describe(pixels)
-        table = morphology.sums(cells)
-        for centres, side in boxes:
-            left, top = ((centres - np.reshape(side / 2, (-1, 1)) - start) / morphology.CELL).T
-            self.feature_names, values = morphology.features_of(names, table, left, top, side / morphology.CELL)
-            features.append(values)
-        return features
+        corners = [(centres - np.reshape(side / 2, (-1, 1)) - start, side) for centres, side in boxes]
+        return _Block(self._read(section, start, stop, step), corners)
 
     def _read(self, section: Section, start: np.ndarray, stop: np.ndarray, step: float) -> torch.Tensor:
         """(3, h, w) in [0, 1] at the working resolution, read in strips so that fine pixels never pile up."""
@@ -119,3 +128,21 @@ class MorphologyEncoder:
                 strip = F.interpolate(strip, size=size, mode="area")
             out[:, top:bottom] = strip[0, :, pad:-pad, pad:-pad] / 255
         return out
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Pixels at the working resolution, (3, h, w) in [0, 1], and the windows in them: upper left corners, and side."""
+
+    pixels: torch.Tensor
+    windows: list[tuple[np.ndarray, float | np.ndarray]]
+
+    def describe(self) -> list[np.ndarray]:
+        """Features (n, d) of each kind of window."""
+        names, cells = morphology.describe(self.pixels)
+        table = morphology.sums(cells)
+        features = []
+        for corners, side in self.windows:
+            left, top = (corners / morphology.CELL).T
+            features.append(morphology.features_of(names, table, left, top, side / morphology.CELL)[1])
+        return features
