@@ -54,7 +54,7 @@ def encode(
 
     Tiles are streamed from the slide, never stored: threads read ahead of the encoder, from the pyramid level nearest to
     what it sees, and what tiles share is decoded once. Work that is cut short resumes where it stopped when the same call
-    is made again.
+    is made again. Tiles that show bare glass never reach a network: they get the features of a white tile.
 
     Parameters
     ----------
@@ -90,9 +90,8 @@ def encode(
     -------
     None, or the copy. Writes ``obsm[key]`` and ``obsm[key + "_niche"]``, float32 (spots, d), and how they were made
     under the same keys of ``uns``: ``encoder``, ``encoder_hash``, ``spot_um``, ``niche_um``, ``mpp`` (of the tiles'
-    content), ``feature_names`` where features have names; of a network its ``precision`` and ``n_glass``, the number of tiles that show bare glass; and
-    ``niche`` in place of ``niche_um`` where niches are not
-    windows.
+    content), ``feature_names`` where features have names, ``precision`` of a network, and ``niche`` in place of
+    ``niche_um`` where niches are not windows.
 
     Raises
     ------
@@ -148,7 +147,7 @@ def encode(
         "mpp": scale,
     }
     if isinstance(tool, NetworkEncoder):
-        record |= {"precision": tool.precision, "n_glass": tool.without_tissue}
+        record["precision"] = tool.precision
     if len(tool.feature_names):
         record["feature_names"] = np.array(tool.feature_names)
     for name, features in zip(keys, outputs, strict=True):

@@ -60,8 +60,6 @@ class NetworkEncoder:
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(-1).numpy().tobytes())
         self.hash = digest.hexdigest()[:16]
-        self.without_tissue = 0
-        """Tiles of bare glass so far."""
         self._runners = [self._runner(device) for device in self.devices]
         self._on_cpu = self.devices[0].type == "cpu"
         self._limit = self.batch_size or (CPU_BATCH if self._on_cpu else GPU_BATCH)
@@ -162,9 +160,8 @@ class NetworkEncoder:
     def _of(self, pieces: list[_Piece], batch: torch.Tensor | None, which: int) -> np.ndarray:
         if batch is not None:
             return self._forward(batch, which)
-        n = sum(len(piece.rows) for piece in pieces)
-        self.without_tissue += n
-        return np.broadcast_to(self._blank_features(), (n, len(self._blank_features())))
+        blank = self._blank_features()
+        return np.broadcast_to(blank, (sum(len(piece.rows) for piece in pieces), len(blank)))
 
     def _blank_features(self) -> np.ndarray:
         """What the network makes of white glass."""
