@@ -166,8 +166,8 @@ def morphology(rounds: int) -> None:
 def memory(folder: Path) -> None:
     print("| peak memory, `read_wsi` to features | 10,000² px | 100,000² px | ratio |\n|---|---|---|---|")
     for side in (10_000, 100_000):
-        write_slide(folder / f"{side}.tif", side, share=0.25)
-    for encoder, n_spots in (("morphology", 2000), ("resnet18", 200)):
+        write_slide(folder / f"{side}.tif", side)
+    for encoder, n_spots in (("morphology", 3000), ("resnet18", 200)):
         peaks = []
         for side in (10_000, 100_000):
             command = [sys.executable, __file__, "--child", encoder, str(folder / f"{side}.tif"), str(n_spots)]
@@ -180,7 +180,7 @@ def child(encoder: str, path: str, n_spots: int) -> None:
     import stpredict as st
 
     slide = st.read_wsi(path)
-    area = np.prod(np.array(st._images.open_image(path).shape) * 0.5, dtype=float) * 0.25
+    area = np.prod(np.array(st._images.open_image(path).shape) * 0.5, dtype=float)
     adata = st.io.grid(slide, pitch_um=float(np.sqrt(area / n_spots)), spot_um=None, layout="square")
     st.pp.tiles(adata)
     network = None

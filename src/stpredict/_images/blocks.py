@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-CACHE_BYTES = 192 * 2**20
-"""Decoded pixels kept, of all images: fifteen blocks of 2,048 × 2,048, enough for those around the one in work."""
+CACHE_BYTES = 64 * 2**20
+"""Decoded pixels kept, of all images: five blocks of 2,048 × 2,048, enough for those around the one in work."""
 
 SIDE = 512
 """Blocks are about this many pixels wide and high, of whole chunks of the file."""

@@ -12,6 +12,7 @@ from stpredict import _keys
 from stpredict._checks import one_of, slot_name
 from stpredict._images import open_image
 from stpredict._images.mask import find_tissue, tissue_fraction
+from stpredict._memory import release
 from stpredict._scale import PITCH_PER_DIAMETER
 from stpredict._section import Section
 from stpredict._wsidata import TILE_SPEC, slide_of, tile_spec, tiles_at
@@ -151,6 +152,7 @@ def _lay(
         raise ValueError(msg)
     rows, columns, centres = _lattice(image.shape, pitch, layout)
     share = tissue_fraction(mask, centres * mpp / mask_mpp, pitch_um / mask_mpp)
+    release()
     keep = (share >= min_tissue) & (share > 0)
     if not keep.any():
         msg = f"No spot of slide {name!r} has {min_tissue:g} of tissue around it; lower min_tissue or pitch_um."

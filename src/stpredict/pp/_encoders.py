@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._memory import release
 from stpredict.pp import _morphology as morphology
 from stpredict.pp._pipeline import ahead
 from stpredict.pp._windows import block_groups
@@ -84,6 +85,7 @@ class MorphologyEncoder:
         for rows, block in zip(parts, ahead(opened, parts, threads=1, depth=1), strict=True):
             yield block.describe()
             progress(len(rows))
+            release()
 
     @cached_property
     def feature_names(self) -> list[str]:

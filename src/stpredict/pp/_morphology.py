@@ -167,11 +167,14 @@ def _add_fibres(add, value: torch.Tensor, octave: int) -> None:
 
 def sums(cells: torch.Tensor) -> torch.Tensor:
     """Summed-area table of each cell map (maps, h, w): float64 (maps, h + 1, w + 1), sums up to every corner."""
-    import torch.nn.functional as F
+    import torch
 
     if cells.device.type == "mps":  # has no float64
         cells = cells.cpu()
-    return F.pad(cells.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
+    maps, height, width = cells.shape
+    table = torch.zeros((maps, height + 1, width + 1), dtype=torch.float64, device=cells.device)
+    table[:, 1:, 1:] = cells
+    return table.cumsum_(1).cumsum_(2)
 
 
 def windows(table: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float | np.ndarray) -> torch.Tensor:
