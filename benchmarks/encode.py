@@ -1,12 +1,12 @@
 """Speed and memory of `pp.encode`.
 
     python benchmarks/encode.py                     # everything, half an hour on two cores
-    python benchmarks/encode.py --only ratio | morphology | memory
+    python benchmarks/encode.py --only ratio | precision | morphology | memory
 
 ``ratio`` takes turns, within one process, of `pp.encode`, of the bare forward pass of the same network on the same
 tiles (decoded and normalised in memory, in channels-last layout, at the same precision and batch size), and, where it is installed, of LazySlide's
 ``feature_extraction`` on the same tiles of the same slide; it does so on a slide that was scanned at the network's
-resolution and on one that was scanned twice as fine and has no level between. ``memory`` is the peak of a whole fresh
+resolution and on one that was scanned twice as fine and has no level between. ``precision`` tells what bfloat16 changes on real tissue. ``memory`` is the peak of a whole fresh
 process, from a pyramid of 10,000 × 10,000 to one of 100,000 × 100,000 pixels with as many spots. Prints Markdown tables.
 """
 
@@ -141,6 +141,41 @@ def _lazyslide(path: Path, mpp: float, n_tiles: int):
     return lambda: zs.tl.feature_extraction(slide, network, model_name="resnet18", **how)
 
 
+# ---------------------------------------------------------------------- what bfloat16 costs
+
+
+def precision() -> None:
+    """Ridge on an ImageNet network's features of C2 to C5 of her2st, each predicted from the others."""
+    from accuracy import encoder
+
+    import stpredict as st
+
+    sections = {name: st.datasets.her2st(name) for name in ("C2", "C3", "C4", "C5")}
+    network, both, seconds = encoder("efficientnet_lite0"), ("float32", "bfloat16"), {}
+    for kind in both:
+        start = time.perf_counter()
+        for adata in sections.values():
+            st.pp.tiles(adata)
+            st.pp.encode(adata, network, key_added=f"X_{kind}", precision=kind, show_progress=False)
+        seconds[kind] = time.perf_counter() - start
+    fine, coarse = (np.concatenate([a.obsm[f"X_{kind}"] for a in sections.values()]) for kind in both)
+    print(f"Features differ by {np.linalg.norm(fine - coarse) / np.linalg.norm(fine):.4f} (relative norm).\n")
+    print("| trained on | tested on | mean PCC of 250 genes | encoding, s |\n|---|---|---|---|")
+    for trained, tested in (("float32", "float32"), ("bfloat16", "bfloat16"), ("float32", "bfloat16")):
+        scores = []
+        for name, adata in sections.items():
+            train = [other for other_name, other in sections.items() if other_name != name]
+            keys = [f"X_{trained}", f"X_{trained}_niche"]
+            model = st.tl.train(train, genes=st.pp.gene_panel(train, n_top=250), features=keys)
+            test = adata.copy()
+            for key in keys:
+                test.obsm[key] = adata.obsm[key.replace(trained, tested)]
+            st.tl.predict_expression(test, model)
+            scores.append(st.tl.evaluate(test, metrics="pcc")["value"].mean())
+        took = f"{seconds[tested]:.0f}" if trained == tested else ""
+        print(f"| {trained} | {tested} | {np.mean(scores):.4f} | {took} |", flush=True)
+
+
 # ---------------------------------------------------------------------- the default encoder
 
 
@@ -194,7 +229,7 @@ def child(encoder: str, path: str, n_spots: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["ratio", "morphology", "memory"])
+    parser.add_argument("--only", choices=["ratio", "precision", "morphology", "memory"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiles", type=int, default=512)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
@@ -207,6 +242,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, run in (
             ("ratio", lambda: ratio(Path(folder), arguments.rounds, arguments.tiles)),
+            ("precision", precision),
             ("morphology", lambda: morphology(arguments.rounds)),
             ("memory", lambda: memory(Path(folder))),
         ):
