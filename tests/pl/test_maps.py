@@ -376,3 +376,18 @@ def test_real_section_over_its_own_image(her2st_c2):
     x, y = (her2st_c2.obsm["spatial"] * image.get_array().shape[1] / image.get_extent()[1]).astype(int).T
     glass = image.get_array()[:10, :10].mean()
     assert image.get_array()[y, x].mean() < glass - 15  # spots lie on tissue
+
+
+@pytest.mark.parametrize(
+    ("layout", "spot_um", "across"), [("square", 40, 2**0.5), ("square", 22, 1), ("hexagonal", 40, 1)]
+)
+def test_bins_leave_no_gaps_between_them(layout, spot_um, across, section):
+    from matplotlib import pyplot as plt
+
+    from stpredict._section import open_sections
+    from stpredict.pl._canvas import draw_spots
+
+    bins = st.io.grid(section, pitch_um=40, spot_um=spot_um, layout=layout)
+    view = open_sections(bins)[0]
+    drawn = draw_spots(plt.figure().add_subplot(), view, None)
+    np.testing.assert_allclose(drawn.get_widths() * view.mpp, spot_um * across, rtol=0.01)

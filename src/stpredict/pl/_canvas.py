@@ -156,14 +156,15 @@ def draw_slide(ax: Axes, section: Section, slide: np.ndarray | None, *, alpha: f
 def draw_spots(
     ax: Axes, section: Section, values: np.ndarray | None, *, size: float = 1.0, **style: Any
 ) -> EllipseCollection:
-    """Draw spots as circles of `size` times their true diameter; those without a value are grey."""
+    """Draw spots as circles of `size` times their true diameter, bins as circles around them; grey without a value."""
     from matplotlib import colormaps
     from matplotlib.collections import EllipseCollection
 
     if "cmap" in style:
         style["cmap"] = colormaps[style["cmap"]] if isinstance(style["cmap"], str) else style["cmap"]
         style["cmap"] = style["cmap"].with_extremes(bad=UNKNOWN)
-    diameter = np.full(len(section), size * section.spot_diameter)
+    bins = _touch(section)
+    diameter = np.full(len(section), size * (np.sqrt(2) if bins else 1.0) * section.spot_diameter)
     spots = EllipseCollection(
         diameter,
         diameter,
@@ -172,12 +173,19 @@ def draw_spots(
         offsets=section.centres,
         offset_transform=ax.transData,
         rasterized=len(section) > 5000,
+        antialiased=not bins,  # smooth edges of bins about as large as a pixel would draw a pattern of their own
         **{"linewidths": 0, **style},
     )
     if values is not None:
         spots.set_array(np.ma.masked_invalid(values))
     ax.add_collection(spots, autolim=False)
     return spots
+
+
+def _touch(section: Section) -> bool:
+    """Whether spots are bins, which leave no room between them."""
+    lattice = section.lattice
+    return lattice is not None and lattice.kind == "square" and section.spot_diameter > 0.95 * lattice.pitch_px
 
 
 def draw_scale_bar(ax: Axes, section: Section) -> None:
