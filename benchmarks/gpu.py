@@ -73,10 +73,10 @@ def encode(folder: Path, rounds: int) -> None:
     import stpredict as st
 
     on_gpu = device().type == "cuda"
-    name, n_tiles, batch = ("vit_large_patch16_224", 4096, 256) if on_gpu else ("vit_tiny_patch16_224", 128, 32)
+    name, n_tiles, batch = ("vit_large_patch16_224", 16_384, 256) if on_gpu else ("vit_tiny_patch16_224", 128, 32)
     precision = torch.bfloat16 if on_gpu else torch.float32
     path = folder / "slide.tif"
-    write_slide(path, 16_384 if on_gpu else 4096, steps=(1, 2, 4))
+    write_slide(path, 32_768 if on_gpu else 4096, steps=(1, 2, 4))
     adata = st.io.grid(st.read_wsi(path), pitch_um=UM, layout="square", min_tissue=0)[:n_tiles].copy()
     st.pp.tiles(adata, spot_um=UM)
     network = timm.create_model(name, pretrained=False, num_classes=0).eval().to(device())
@@ -88,7 +88,7 @@ def encode(folder: Path, rounds: int) -> None:
                 network(tiles)
 
     bare = len(adata) // batch * batch / seconds(raw, rounds)
-    how = {"niche": False, "batch_size": batch, "show_progress": False}
+    how = {"niche": False, "batch_size": batch, "precision": str(precision)[6:], "show_progress": False}
     ours = len(adata) / seconds(lambda: st.pp.encode(adata, network, **how), rounds)
     peak = matrix_rate(precision, 8192 if on_gpu else 1024)
     used = bare * operations(network, 224) / peak

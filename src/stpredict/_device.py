@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from stpredict._checks import one_of
@@ -36,13 +38,32 @@ def resolve_device(device: str | None = None) -> torch.device:
 
 
 def resolve_devices(device: str | None = None) -> list[torch.device]:
-    """Devices that share work on which none depends on another: every visible GPU for ``"cuda"``, else the one."""
+    """Devices that share work on which none depends on another: every visible GPU for ``"cuda"``, else the one.
+
+    A process that is one of several on its machine, by torchrun or as a worker of Dask, takes one GPU.
+    """
     import torch
 
     found = resolve_device(device)
-    if found.type == "cuda" and found.index is None:
-        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-    return [found]
+    if found.type != "cuda" or found.index is not None:
+        return [found]
+    own = _own_gpu()
+    return [torch.device("cuda", number) for number in (range(torch.cuda.device_count()) if own is None else [own])]
+
+
+def _own_gpu() -> int | None:
+    """Number of the GPU that is this process's share; None where it has them all."""
+    if "LOCAL_RANK" in os.environ:
+        return int(os.environ["LOCAL_RANK"])
+    if "distributed.worker" in sys.modules:
+        from distributed import get_worker
+
+        try:
+            get_worker()
+        except ValueError:
+            return None
+        return 0  # (dask-cuda shows every worker its own GPU first)
+    return None
 
 
 def resolve_precision(precision: str | None, device: torch.device, *, inference: bool = False) -> str:

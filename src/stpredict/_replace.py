@@ -22,7 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
             path.replace(old)
         try:
             new.replace(path)
-        except OSError:
-            if old.exists():
+        except BaseException:
+            if old.exists() and not path.exists():
                 old.replace(path)
             raise

@@ -36,7 +36,7 @@ class Settings:
         gets half, and so on.
     search
         How reference spots are searched: ``"exact"``, or ``"approximate"`` with faiss (``stpredict[faiss]``), which finds
-        most of the nearest in banks of more than 50,000 spots, faster.
+        most of the nearest in banks of 50,000 spots and more, faster.
     seed
         Seed of everything random.
     progress

@@ -174,13 +174,13 @@ def test_dense_bins_are_encoded_in_smaller_blocks(run, monkeypatch):
     monkeypatch.setattr(_encoders, "SPOTS_PER_BLOCK", 1000)
     monkeypatch.setattr(_encoders, "LEAST_BLOCK_PX", 64)
     blocks = []
-    describe = _encoders.MorphologyEncoder._describe
+    describe = _encoders.MorphologyEncoder._open
 
     def counted(encoder, section, rows, windows):
         blocks.append(len(rows))
         return describe(encoder, section, rows, windows)
 
-    monkeypatch.setattr(_encoders.MorphologyEncoder, "_describe", counted)
+    monkeypatch.setattr(_encoders.MorphologyEncoder, "_open", counted)
     st.pp.encode(split, show_progress=False)
     assert len(blocks) > 2
     assert max(blocks) <= 1000

@@ -124,9 +124,9 @@ def test_glass_is_told_from_little_or_pale_tissue(stain):
     assert _network.is_glass(tile) == (stain is None)
 
 
-@pytest.mark.parametrize("grey", [255, 200, 30])
-def test_shadow_is_no_stain(grey):
-    assert _network.is_glass(np.full((224, 224, 3), grey, np.uint8))
+@pytest.mark.parametrize(("grey", "glass"), [(255, True), (215, True), (150, False), (30, False)])
+def test_grey_is_glass_only_where_it_is_bright(grey, glass):
+    assert _network.is_glass(np.full((224, 224, 3), grey, np.uint8)) == glass
 
 
 def test_batches_shrink_until_they_fit(slide):
@@ -269,6 +269,7 @@ def test_a_compiled_network_is_the_same_encoder(slide):
 
 def test_names_of_features_survive_an_encoding_that_found_all_parts_on_disk(slide, tmp_path, monkeypatch):
     adata = section(slide)
+    monkeypatch.setattr("stpredict.pp._encoders.BLOCK_PX", 256)
     with st.settings.override(cache_dir=tmp_path):
         monkeypatch.setattr("stpredict.pp._encode.shutil.rmtree", lambda *args, **kwargs: None)
         st.pp.encode(adata, show_progress=False)
@@ -279,3 +280,43 @@ def test_names_of_features_survive_an_encoding_that_found_all_parts_on_disk(slid
         st.pp.encode(adata, show_progress=False)
     np.testing.assert_array_equal(adata.obsm["X_morphology"], first)
     assert len(adata.uns["X_morphology"]["feature_names"]) == first.shape[1]
+
+
+def test_parts_of_another_order_are_not_taken_for_these(slide, tmp_path, monkeypatch):
+    from stpredict.pp import _windows
+
+    adata = section(slide)
+    monkeypatch.setattr(_network, "SPOTS_PER_PART", 32)
+    monkeypatch.setattr("stpredict.pp._encode.shutil.rmtree", lambda *args, **kwargs: None)
+    with st.settings.override(cache_dir=tmp_path):
+        st.pp.encode(adata, Colour(), niche=False, show_progress=False)
+        first = adata.obsm["X_Colour"].copy()
+        monkeypatch.setattr(_windows, "_interleaved", lambda blocks: blocks[:, 1] * 100 + blocks[:, 0])
+        monkeypatch.setattr(_network, "block_groups", lambda centres, side: _windows.block_groups(centres, side / 4))
+        st.pp.encode(adata, Colour(), niche=False, show_progress=False)
+    np.testing.assert_allclose(adata.obsm["X_Colour"], first, rtol=1e-6)
+
+
+def test_a_full_cache_disk_does_not_stop_encoding(slide, tmp_path, monkeypatch):
+    adata = section(slide)
+    monkeypatch.setattr(_network, "SPOTS_PER_PART", 32)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("stpredict.pp._encode.np.save", full)
+    with st.settings.override(cache_dir=tmp_path):
+        st.pp.encode(adata, Colour(), niche=False, show_progress=False)
+    assert "X_Colour" in adata.obsm
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_one_of_several_processes_takes_one_gpu(monkeypatch):
+    from stpredict import _device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [d.index for d in _device.resolve_devices("cuda")] == [0, 1, 2, 3]
+    assert [d.index for d in _device.resolve_devices("cuda:2")] == [2]
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert [d.index for d in _device.resolve_devices("auto")] == [3]

@@ -109,6 +109,36 @@ def test_a_result_is_what_the_single_steps_give(slides, model, out, assert_same)
     assert (report["error"] == "").all()
 
 
+def test_a_scale_for_all_is_for_slides_that_do_not_say_theirs(slides, model, out, pixels):
+    tifffile.imwrite(slides / "mute.tif", pixels[400:1100, 400:1100], photometric="rgb")
+    report = st.tl.predict_many(slides, model, out, mpp=1.5).set_index("slide")
+    assert report["mpp"].to_dict() == pytest.approx({"a": 1.0, "b": 1.0, "c": 1.0, "mute": 1.5})
+    assert (report["warnings"] == "").all()
+
+
+def test_the_earlier_result_stays_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    from stpredict.tl._many.results import Results
+
+    results, replace = Results(tmp_path), Path.replace
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "kept").touch()
+
+    def refused(self, target):
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(KeyboardInterrupt), results.place("a") as path:
+        path.mkdir()
+    assert (tmp_path / "a.zarr" / "kept").exists()
+    (tmp_path / ".unfinished-file").touch()
+    results.clear_unfinished()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+
 def test_report_is_written_as_returned(slides, model, out):
     (slides / "b.tif").write_bytes(b"no image")
     report = st.tl.predict_many(slides, model, out, genes=["CD74", "ERBB2"])

@@ -75,12 +75,18 @@ def read_wsi(path: str | Path, mpp: float | None = None, *, library_id: str | No
     return AnnData(obsm={_keys.SPATIAL: np.empty((0, 2))}, uns={_keys.SPATIAL: {name: entry}})
 
 
+def states_scale(path: Path) -> bool:
+    """Whether a slide says how large its pixels are, and it can be."""
+    low, high = PLAUSIBLE_MPP
+    return low <= (open_image(path).mpp or 0.0) <= high
+
+
 def _slide_mpp(path: Path, mpp: float | None) -> float:
     """Microns per pixel as passed, else as the file says."""
     stated = open_image(path).mpp
     low, high = PLAUSIBLE_MPP
     if mpp is None:
-        if stated is None or not low <= stated <= high:
+        if not states_scale(path):
             says = "does not say how large its pixels are" if stated is None else f"says {stated:g} µm per pixel"
             msg = (
                 f"{path} {says}; a microscope gives {low}–{high}. Pass mpp=, the microns per pixel at full resolution: "

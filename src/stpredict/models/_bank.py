@@ -27,7 +27,7 @@ class Banked:
 
     ``arrays["bank"]`` holds the training spots in the space of `embed`, in rows of length 1, and ``config["bank"]`` tells
     what they are, as `bank_record` wrote it. Banks of more than `LARGE` spots are float16, and so is their expression:
-    half the memory, and cosines that are wrong by some 0.0001; the search in them is exact.
+    half the memory, and cosines that are wrong by some 0.0001; the search in them is exact unless `stpredict.settings` says otherwise.
     """
 
     def reference(self, table: Table) -> np.ndarray:
@@ -35,7 +35,7 @@ class Banked:
         return np.arange(len(table))
 
     def neighbours(self, section: Section, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Find the `k` reference spots most similar to each spot of `section`; the search is exact.
+        """Find the `k` reference spots most similar to each spot of `section`, as ``stpredict.settings.search`` says.
 
         Returns
         -------

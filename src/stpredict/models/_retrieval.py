@@ -55,7 +55,8 @@ def nearest(
         return _exact(queries, bank, k, device)
     rows, similarity = _approximate.nearest(queries, bank, k)
     few = rows[:, -1] < 0
-    rows[few], similarity[few] = _exact(queries[few], bank, k, device)
+    if few.any():
+        rows[few], similarity[few] = _exact(queries[few], bank, k, device)
     return rows, similarity
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import warnings
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -227,7 +227,7 @@ def _run(
     with tqdm(total=sum(map(len, sections)), desc=f"encode ({tool.name})", unit="spot", disable=not show) as bar:
         for section, kinds in zip(sections, windows, strict=True):
             parts = tool.parts(section)
-            folder = _resume_folder(tool, section, kinds) if len(parts) > 1 else None
+            folder = _resume_folder(tool, section, parts, kinds) if len(parts) > 1 else None
             folders.append(folder)
             for rows, features in _parts(tool, section, parts, kinds, folder, bar.update):
                 if not all(np.isfinite(f).all() for f in features):
@@ -268,11 +268,16 @@ def _parts(
 
 
 def _save(path: Path, features: list[np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Keep a part for a call that resumes; without room for it, or where another process has resumed, nothing is kept."""
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    with unfinished.open("wb") as file:
-        np.save(file, np.stack(features))
-    unfinished.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            np.save(file, np.stack(features))
+        unfinished.replace(path)
+    except OSError:
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def _load(path: Path, n_rows: int, n_windows: int) -> np.ndarray | None:
@@ -283,8 +288,10 @@ def _load(path: Path, n_rows: int, n_windows: int) -> np.ndarray | None:
     return stored if stored.ndim == 3 and stored.shape[:2] == (n_windows, n_rows) else None
 
 
-def _resume_folder(tool: Any, section: Section, windows: list[Windows]) -> Path:
+def _resume_folder(tool: Any, section: Section, parts: list[np.ndarray], windows: list[Windows]) -> Path:
     identity = hashlib.sha256(section.centres.tobytes())
+    for rows in parts:
+        identity.update(rows.tobytes() + b"/")
     for kind in windows:
         identity.update(kind.centres.tobytes() + np.float64(kind.um).tobytes())
     identity.update(repr((section.image.fingerprint, tool.hash, section.mpp, tool.mpp)).encode())

@@ -32,6 +32,9 @@ CPU_BATCH, GPU_BATCH = 64, 256
 GLASS = 0.08
 """Optical densities of the three colours lie less apart than this on glass, as for the tissue mask."""
 
+BRIGHT = 180
+"""Glass is at least so bright: what is as grey but darker may be tissue on a slide without colour."""
+
 GRAIN = 8
 """Glass is judged by the mean of so many pixels across."""
 
@@ -141,7 +144,7 @@ class NetworkEncoder:
     ) -> Iterator[tuple[list[_Piece], np.ndarray]]:
         """Features of the tiles, in order, whole batches at a time."""
         batches = _batches(tiles, lambda: self._limit)
-        workers = 2 * len(self._runners)  # one copies while the other computes
+        workers = 2 * len(self._runners) if self.devices[0].type == "cuda" else len(self._runners)  # one copies ahead
         if self._on_cpu and len(self._runners) == 1:
             for pieces, batch in batches:
                 yield pieces, self._of(pieces, batch, 0)
@@ -185,12 +188,12 @@ class NetworkEncoder:
         ValueError
             If the network does not give one vector per tile, or has no room for a single one.
         """
+        at_once = min(self._limit, len(tiles))
         try:
-            return np.concatenate([self._run(batch, which) for batch in tiles.split(self._limit)])
+            return np.concatenate([self._run(batch, which) for batch in tiles.split(at_once)])
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
-            at_once = min(self._limit, len(tiles))
             if at_once == 1:
                 reason = str(error).splitlines()[0]
                 msg = (
@@ -296,7 +299,7 @@ def _batches(
 
 
 def is_glass(crop: np.ndarray) -> bool:
-    """Whether a tile (side, side, 3), uint8, shows nothing stained: no grain of it differs in colour from glass."""
+    """Whether a tile (side, side, 3), uint8, shows nothing: no grain of it is darker than glass, or of another colour."""
     high, wide = crop.shape[0] // GRAIN * GRAIN, crop.shape[1] // GRAIN * GRAIN
     middle = crop[crop.shape[0] // 2, ::GRAIN].astype(np.float32)
     if _stained(middle).mean() > 0.5 or not high or not wide:  # most tiles, at once
@@ -304,7 +307,7 @@ def is_glass(crop: np.ndarray) -> bool:
     grains = (
         crop[:high, :wide].reshape(high // GRAIN, GRAIN, wide // GRAIN, GRAIN, 3).mean(axis=(1, 3), dtype=np.float32)
     )
-    return not _stained(grains).any()
+    return not (_stained(grains).any() or grains.min() < BRIGHT)
 
 
 def _stained(rgb: np.ndarray) -> np.ndarray:

@@ -151,6 +151,7 @@ class Job:
         from stpredict._section import open_sections
         from stpredict._stored_sections import Store
         from stpredict.io import grid, read_wsi
+        from stpredict.io._wsi import states_scale
 
         if slide.is_store:
             adata = Store(slide.path).adata
@@ -161,7 +162,8 @@ class Job:
                 raise ValueError(msg)
             known["mpp"] = sections[0].mpp_of_coordinates
             return adata
-        adata = read_wsi(slide.path, slide.mpp or self.mpp, library_id=slide.name)
+        mpp = slide.mpp or (None if states_scale(slide.path) else self.mpp)
+        adata = read_wsi(slide.path, mpp, library_id=slide.name)
         known["picture"] = picture_of(adata)
         known["mpp"] = float(adata.uns[_keys.SPATIAL][slide.name]["scalefactors"]["microns_per_pixel"])
         self.recipe.check_scale(known["mpp"])

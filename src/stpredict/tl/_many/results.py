@@ -61,6 +61,10 @@ class Results:
             if self.path(name).exists():
                 self.path(name).replace(beside / "old")
             (beside / "new").replace(self.path(name))
+        except BaseException:
+            if (beside / "old").exists() and not self.path(name).exists():
+                (beside / "old").replace(self.path(name))
+            raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
@@ -84,7 +88,10 @@ class Results:
     def clear_unfinished(self) -> None:
         """Remove what a run or a worker that was killed left behind."""
         for path in self.folder.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
