@@ -53,8 +53,10 @@ def resolve_devices(device: str | None = None) -> list[torch.device]:
 
 def _own_gpu() -> int | None:
     """Number of the GPU that is this process's share; None where it has them all."""
+    import torch
+
     if "LOCAL_RANK" in os.environ:
-        return int(os.environ["LOCAL_RANK"])
+        return int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()  # (a process may be shown its own only)
     if "distributed.worker" in sys.modules:
         from distributed import get_worker
 

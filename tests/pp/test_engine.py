@@ -320,3 +320,22 @@ def test_one_of_several_processes_takes_one_gpu(monkeypatch):
     assert [d.index for d in _device.resolve_devices("cuda:2")] == [2]
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert [d.index for d in _device.resolve_devices("auto")] == [3]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # shown its own only
+    assert [d.index for d in _device.resolve_devices("auto")] == [0]
+
+
+def test_no_tile_is_lost_where_batches_shrink_while_one_is_filled():
+    sizes = iter([40, 40, 8, 8, 3])
+    pieces = [(_network._Piece(0, 0, np.arange(i, i + 30)), torch.arange(i, i + 30)) for i in (0, 30, 60)]
+    limits = []
+
+    def size():
+        limits.append(next(sizes, 3))
+        return limits[-1]
+
+    rows = []
+    for found, batch in _network._batches(iter(pieces), size):
+        assert len(batch)
+        np.testing.assert_array_equal(np.concatenate([piece.rows for piece in found]), batch)
+        rows += batch.tolist()
+    assert rows == list(range(90))

@@ -146,10 +146,7 @@ class ArrayModel(ExpressionModel):
             If the section's features are missing or were made differently from those in training.
         """
         asked = self.genes if genes is None else list(genes)
-        out = np.empty((2, len(section), len(asked)), dtype=np.float32)
-        for rows, part in self.predict_parts(section, asked):
-            out[0][rows], out[1][rows] = part.mean, part.std
-        return Prediction(out[0], out[1], list(asked))
+        return Prediction.of_parts(self.predict_parts(section, asked), len(section), asked)
 
     def predict_parts(
         self, section: Section, genes: Sequence[str] | None = None, *, size: int | None = None

@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-
-    import numpy as np
 
     from stpredict._section import Section
 
@@ -40,6 +40,14 @@ class Prediction:
     genes: list[str]
     units: str = UNITS
     unseen: Mapping[str, np.ndarray] | None = None
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[tuple[slice, Prediction]], n_spots: int, genes: Sequence[str]) -> Prediction:
+        """Put parts of a section, slices of rows and what is predicted for them, together."""
+        mean, std = np.empty((2, n_spots, len(genes)), dtype=np.float32)
+        for rows, part in parts:
+            mean[rows], std[rows] = part.mean, part.std
+        return cls(mean, std, list(genes))
 
 
 @dataclass

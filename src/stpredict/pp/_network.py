@@ -288,10 +288,11 @@ def _batches(
             yield [piece], None
             continue
         while len(own):
-            n = size() - sum(map(len, held))
+            full = size()  # (another thread may have found that fewer fit)
+            n = max(1, full - sum(map(len, held)))
             head, piece = piece.split(n)
             pieces, held, own = [*pieces, head], [*held, own[:n]], own[n:]
-            if sum(map(len, held)) >= size():
+            if sum(map(len, held)) >= full:
                 yield pieces, torch.cat(held)
                 pieces, held = [], []
     if held:
