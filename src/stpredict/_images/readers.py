@@ -89,7 +89,7 @@ class SlideImage:
     def read(self, x0: int, y0: int, x1: int, y1: int, *, level: int = 0) -> np.ndarray:
         """Window in pixels of `level`, as uint8 (y1 − y0, x1 − x0, 3).
 
-        Blocks are decoded once and kept while there is room, so windows that overlap cost no more than their union. Any
+        Blocks are decoded once and kept while there is room, so windows that overlap and follow each other share them. Any
         number of threads may read. What lies outside the image is white, and so are pixels that are exactly black: tools blacken what is no tissue,
         and black would read as the darkest of stains.
         """

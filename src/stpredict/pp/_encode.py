@@ -53,7 +53,7 @@ def encode(
     """Describe the H&E around every spot by the features of an image encoder.
 
     Tiles are streamed from the slide, never stored: threads read ahead of the encoder, from the pyramid level nearest to
-    what it sees, and what tiles share is decoded once. Work that is cut short resumes where it stopped when the same call
+    what it sees, and what neighbouring tiles share is decoded once. Work that is cut short resumes where it stopped when the same call
     is made again. Tiles that show bare glass never reach a network: they get the features of a white tile.
 
     Parameters
