@@ -1,7 +1,7 @@
 """Speed and memory of `pp.encode`.
 
     python benchmarks/encode.py                     # everything, half an hour on two cores
-    python benchmarks/encode.py --only ratio | precision | morphology | memory
+    python benchmarks/encode.py --only ratio | decodes | precision | morphology | memory
 
 ``ratio`` takes turns, within one process, of `pp.encode`, of the bare forward pass of the same network on the same
 tiles (decoded and normalised in memory, in channels-last layout, at the same precision and batch size), and, where it is installed, of LazySlide's
@@ -141,6 +141,37 @@ def _lazyslide(path: Path, mpp: float, n_tiles: int):
     return lambda: zs.tl.feature_extraction(slide, network, model_name="resnet18", **how)
 
 
+# ---------------------------------------------------------------------- how often a chunk is decoded
+
+
+def decodes(folder: Path) -> None:
+    """Chunks of the file that are decoded, beside those that there are to decode."""
+    import torch
+
+    import stpredict as st
+    from stpredict._images.tiff import TiffLevel
+
+    class Mean(torch.nn.Module):
+        def forward(self, tiles):
+            return tiles.mean(dim=(2, 3))
+
+    path, decoded, chunk = folder / "decodes.tif", [], TiffLevel._chunk
+    write_slide(path, 16_384, steps=(1, 2, 4, 8))
+    adata = st.io.grid(st.read_wsi(path), pitch_um=100, min_tissue=0)
+    st.pp.tiles(adata)
+    TiffLevel._chunk = lambda self, file, i: (decoded.append((self._level, i)), chunk(self, file, i))[1]
+    print(f"| {adata.n_obs} spots, spot + niche, 16,384² px | chunks decoded | of | times each |\n|---|---|---|---|")
+    for name, encoder, niche in (
+        ("a network", Mean(), True),
+        ("the same, spot only", Mean(), False),
+        ("default", None, True),
+    ):
+        decoded.clear()
+        st.pp.encode(adata, encoder, niche=niche, show_progress=False)
+        print(f"| {name} | {len(decoded)} | {len(set(decoded))} | {len(decoded) / len(set(decoded)):.2f} |", flush=True)
+    TiffLevel._chunk = chunk
+
+
 # ---------------------------------------------------------------------- what bfloat16 costs
 
 
@@ -229,7 +260,7 @@ def child(encoder: str, path: str, n_spots: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["ratio", "precision", "morphology", "memory"])
+    parser.add_argument("--only", choices=["ratio", "decodes", "precision", "morphology", "memory"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiles", type=int, default=512)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
@@ -242,6 +273,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, run in (
             ("ratio", lambda: ratio(Path(folder), arguments.rounds, arguments.tiles)),
+            ("decodes", lambda: decodes(Path(folder))),
             ("precision", precision),
             ("morphology", lambda: morphology(arguments.rounds)),
             ("memory", lambda: memory(Path(folder))),
