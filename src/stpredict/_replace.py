@@ -18,11 +18,16 @@ def replacing(path: Path) -> Iterator[Path]:
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as scratch:
         new, old = Path(scratch) / "new", Path(scratch) / "old"
         yield new
+        take_place(new, path, old)
+
+
+def take_place(new: Path, path: Path, old: Path) -> None:
+    """Move `new` to `path`; what is there goes to `old`, and comes back if that fails or is interrupted."""
+    try:
         if path.exists():
             path.replace(old)
-        try:
-            new.replace(path)
-        except BaseException:
-            if old.exists() and not path.exists():
-                old.replace(path)
-            raise
+        new.replace(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        raise

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from stpredict import _keys
+from stpredict._replace import take_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,13 +59,7 @@ class Results:
             if not (beside / ALIVE).exists():  # a later run took this one for dead, and cleared up after it
                 msg = f"{beside} was removed by another run while it was written."
                 raise OSError(msg)
-            if self.path(name).exists():
-                self.path(name).replace(beside / "old")
-            (beside / "new").replace(self.path(name))
-        except BaseException:
-            if (beside / "old").exists() and not self.path(name).exists():
-                (beside / "old").replace(self.path(name))
-            raise
+            take_place(beside / "new", self.path(name), beside / "old")
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
