@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from slides import write_slide
 
 MPP = 0.27
 BIN_UM = 8.0
@@ -30,39 +31,7 @@ GENES = 18_000
 COUNTS_PER_BIN = 100
 PREDICTED = 1000
 MARGIN_PX = 600
-TILE_PX = 512
 STAGES = ("read", "tiles", "encode", "predict")
-
-
-def write_slide(path: Path, side: int) -> None:
-    """Pyramid of repeated simulated tissue, written tile by tile."""
-    import tifffile
-
-    import stpredict as st
-
-    tissue = next(iter(st.datasets.simulate(seed=1).uns["spatial"].values()))["images"]["hires"][300:1324, 300:1324]
-    pattern = tissue.repeat(2, axis=0).repeat(2, axis=1).astype(np.float32)
-    levels = max(1, int(np.log2(side / 1024)))
-    with tifffile.TiffWriter(path, bigtiff=True) as writer:
-        for level in range(levels + 1):
-            repeated = np.tile(pattern, (max(1, TILE_PX // len(pattern)), max(1, TILE_PX // len(pattern)), 1))
-            writer.write(
-                _tiles(repeated.astype(np.uint8), n := side >> level),
-                shape=(n, n, 3),
-                dtype=np.uint8,
-                tile=(TILE_PX, TILE_PX),
-                photometric="rgb",
-                compression="jpeg",
-                **({"subfiletype": 1} if level else {"subifds": levels}),
-            )
-            pattern = pattern.reshape(len(pattern) // 2, 2, len(pattern) // 2, 2, 3).mean(axis=(1, 3))
-
-
-def _tiles(pattern: np.ndarray, side: int):
-    n, period = -(-side // TILE_PX), len(pattern) // TILE_PX
-    for i in range(n * n):
-        y, x = i // n % period * TILE_PX, i % n % period * TILE_PX
-        yield np.ascontiguousarray(pattern[y : y + TILE_PX, x : x + TILE_PX])
 
 
 def write_run(folder: Path, n_bins: int) -> None:
@@ -77,7 +46,7 @@ def write_run(folder: Path, n_bins: int) -> None:
     x, y = np.cos(TILT) * x - np.sin(TILT) * y, np.sin(TILT) * x + np.cos(TILT) * y
     x, y = x - x.min() + MARGIN_PX, y - y.min() + MARGIN_PX
     side = -(-int(max(x.max(), y.max()) + MARGIN_PX) // 1024) * 1024
-    write_slide(folder / "slide.tif", side)
+    write_slide(folder / "slide.tif", side, mpp=MPP)
 
     here = folder / "binned_outputs" / "square_008um"
     (here / "spatial").mkdir(parents=True)
