@@ -58,7 +58,7 @@ def train(args):
     """Train once in this process, and leave what it came to."""
     import torch
 
-    from stpredict.models._aligned import _training as training
+    from stpredict.models._aligned import training
 
     if not torch.cuda.is_available():
         torch.set_num_threads(1)

@@ -34,7 +34,7 @@ from sklearn.mixture import GaussianMixture
 
 import stpredict as st
 from stpredict._evaluation.agreement import agreement, labelled
-from stpredict._section import Section
+from stpredict._sections.anndata import section_from_anndata
 
 ENCODERS = ("morphology", "efficientnet_lite0")
 MIN_COUNTS, MIN_SPOTS, COMPONENTS, GENES = 50, 5, 30, 2000
@@ -55,7 +55,7 @@ def unit(values: np.ndarray) -> np.ndarray:
 
 def around(adata, values: np.ndarray, times: int = 1) -> np.ndarray:
     """Mean over a spot and its neighbours on the lattice."""
-    graph = Section.from_anndata(adata).neighbours() + sparse.eye(adata.n_obs)
+    graph = section_from_anndata(adata).neighbours() + sparse.eye(adata.n_obs)
     mean = sparse.diags(1 / np.asarray(graph.sum(axis=1)).ravel()) @ graph
     for _ in range(times):
         values = mean @ values

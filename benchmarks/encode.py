@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from slides import write_slide
 
-from stpredict._device import resolve_precision
+from stpredict._core.device import resolve_precision
 
 UM = 112.0
 SIZE = 224
@@ -78,8 +78,8 @@ def _rates(path: Path, mpp: float, rounds: int, n_tiles: int, precisions: tuple[
 
     import stpredict as st
     from stpredict._images import readers
-    from stpredict.pp._network import CPU_BATCH
-    from stpredict.pp._windows import read_crops
+    from stpredict.pp._encoders.network_encoder import CPU_BATCH
+    from stpredict.pp._encoders.windows import read_crops
 
     network = timm.create_model("resnet18", pretrained=False, num_classes=0).eval()
     network = network.to(memory_format=torch.channels_last)

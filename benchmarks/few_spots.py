@@ -35,7 +35,7 @@ from cmrcnet import FEATURES, her2st
 from scipy import stats
 
 import stpredict as st
-from stpredict._section import open_sections
+from stpredict._sections.open import open_sections
 
 C = ("C2", "C3", "C4", "C5")
 PERCENT = (1, 5, 10, 20)

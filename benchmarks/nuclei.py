@@ -17,9 +17,9 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 import stpredict as st
-from stpredict._section import open_sections
-from stpredict.pp import _nuclei_watershed as classical
-from stpredict.pp._nuclei_blocks import Slide, measure
+from stpredict._sections.open import open_sections
+from stpredict.pp._nuclei_detection import watershed as classical
+from stpredict.pp._nuclei_detection.blocks import Slide, measure
 
 MATCH_UM = 4.0
 SEEDS = range(3)

@@ -61,7 +61,7 @@ def work(args):
     import torch
 
     import stpredict as st
-    from stpredict.models._retrieval import nearest, retrieve
+    from stpredict.models._retrieval.search import nearest, retrieve
 
     torch.set_num_threads(args.threads)
     bank = rows_of_length_1(args.references, args.width, 0)

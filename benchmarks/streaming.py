@@ -57,7 +57,7 @@ def train(stores, how):
     """Train once, and print what it took as JSON."""
     import anndata
 
-    from stpredict.models._aligned import _training as training
+    from stpredict.models._aligned import training
 
     seen = {"spots": 0, "seconds": 0.0}
     run_once = training.train_network

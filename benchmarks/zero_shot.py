@@ -28,8 +28,8 @@ import pandas as pd
 from accuracy import encoded
 
 import stpredict as st
-from stpredict._section import Section
-from stpredict.models._design import design
+from stpredict._sections.anndata import section_from_anndata
+from stpredict.models._data.features import design
 
 ENCODERS = ("morphology", "efficientnet_lite0")
 NAMES = ("B4", "C2", "C3", "C4", "C5")
@@ -149,7 +149,7 @@ def maps(train, test, seen, unseen, held, seed) -> dict[str, pd.DataFrame]:
     text = st.pp.gene_embeddings(seen + unseen)
     together = st.pp.gene_embeddings(seen + unseen, source="coexpression", reference=reference)
     keys = [key for key in test.obsm if key.startswith("X_")]
-    x = [design(Section.from_anndata(section), keys) for section in (*train, test)]
+    x = [design(section_from_anndata(section), keys) for section in (*train, test)]
     y = [np.log1p(np.asarray(section.X.sum(axis=1)).ravel()) for section in train]
     total = RidgeCV(10.0 ** np.arange(1, 6)).fit(np.concatenate(x[:-1]), np.concatenate([standard(v) for v in y]))
     names = list(test.uns["X_morphology_560"]["feature_names"])
@@ -197,7 +197,7 @@ def scored(train, test, held, seed, arguments) -> pd.DataFrame:
     unseen = fair(ordered, seed) if arguments.design == "fair" else ordered[:N_HIGHEST]
     seen = [gene for gene in ordered if gene not in set(unseen)]
     made = (ablated if arguments.ablation else maps)(train, test, seen, unseen, held, seed)
-    measured = Section.from_anndata(test).log_expression(unseen)
+    measured = section_from_anndata(test).log_expression(unseen)
     totals = np.asarray(test.X.sum(axis=1)).ravel()
     deep = totals >= 50
     common, varies = made.pop(None).to_numpy()[deep, 0], measured[deep].std(axis=0) > 0

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from pathlib import Path
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -122,3 +126,10 @@ def attentive():
     how = {"epochs": 1, "members": 2, "width": 16, "axes": 6, "show_progress": False}
     genes = adata.var_names[:40]
     return adata, st.tl.train(adata, method="align_st", genes=genes, nuclei=True, gene_neighbours=8, **how)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a script of ``scripts`` by name."""
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[1] / "scripts"), *sys.path])
+    return importlib.import_module

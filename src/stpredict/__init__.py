@@ -5,13 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from stpredict._settings import settings
+from stpredict._core.settings import settings
+from stpredict._core.version import __version__
 
 if TYPE_CHECKING:
     from stpredict import datasets, io, models, pl, pp, tl
     from stpredict.io import read_st, read_visium, read_wsi
-
-__version__ = "0.1.0"
 
 _MODULES = ("datasets", "io", "models", "pl", "pp", "tl")
 _READERS = ("read_st", "read_visium", "read_wsi")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stpredict import __version__
+from stpredict._core.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,7 +63,7 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run_predict(chosen: argparse.Namespace) -> int:
     """Predict a folder or table of slides; 0 if all are done, 1 if some failed, 130 if the user stopped it."""
     import stpredict as st
-    from stpredict.tl._many.report import summary
+    from stpredict.tl._batch.report import summary
 
     if chosen.jobs < 1:
         msg = f"--jobs is 1 or more, not {chosen.jobs}."

@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 import stpredict as st
-from stpredict._section import Section
+from stpredict._sections.anndata import section_from_anndata
 
 
 def image_of(adata):
@@ -72,7 +72,7 @@ def test_structure_follows_the_data_contract(two_sections):
         library = adata.uns["spatial"][f"sim_{i}"]
         assert library["images"]["hires"].shape == (2304, 2304, 3)
         assert library["images"]["hires"].dtype == np.uint8
-        section = Section.from_anndata(adata)
+        section = section_from_anndata(adata)
         assert section.mpp == 1.0
         assert section.image.shape == (2304, 2304)
         assert section.lattice.kind == "hexagonal"
@@ -165,7 +165,7 @@ def test_h5ad_round_trip(section, tmp_path):
     np.testing.assert_array_equal(image_of(again), image_of(section))
     np.testing.assert_array_equal(again.layers["truth"], section.layers["truth"])
     np.testing.assert_array_equal(again.uns["truth"]["nuclei"], section.uns["truth"]["nuclei"])
-    assert Section.from_anndata(again).mpp == 1.0
+    assert section_from_anndata(again).mpp == 1.0
 
 
 def test_learnable_from_the_image_of_another_patient_and_not_trivially(two_sections):
@@ -210,7 +210,7 @@ def test_a_domain_is_the_region_of_spots_off_its_border(section):
     inside = domain.notna()
     assert (domain[inside] == region[inside]).all()
     assert 0.7 < inside.mean() < 0.8
-    around = Section.from_anndata(section).neighbours().tocoo()
+    around = section_from_anndata(section).neighbours().tocoo()
     foreign = region.to_numpy()[around.row] != region.to_numpy()[around.col]
     touches_another = np.bincount(around.row, foreign, minlength=section.n_obs) > 0
     assert touches_another[~inside].mean() > 0.95

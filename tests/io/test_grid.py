@@ -10,8 +10,8 @@ import tifffile
 from PIL import Image
 
 import stpredict as st
-from stpredict._scale import find_lattice
-from stpredict._section import open_sections
+from stpredict._sections.open import open_sections
+from stpredict._sections.scale import find_lattice
 
 MPP = 2.0
 SIDE = 1000

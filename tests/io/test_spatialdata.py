@@ -15,8 +15,8 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, Identity, Scale, Sequence, Translation, set_transformation
 
 import stpredict as st
-from stpredict._section import Section, open_sections
-from stpredict._spatialdata import region_centres, region_image, regions_of, table_of
+from stpredict._sections.open import open_sections
+from stpredict._sections.spatialdata import region_centres, region_image, regions_of, section_from_spatialdata, table_of
 
 HEIGHT, WIDTH = 160, 240
 XY = np.array([[20.0, 30.0], [200.0, 40.0], [60.0, 150.0], [120.0, 80.0]])
@@ -173,9 +173,9 @@ def test_one_section_for_each_region(two_regions):
     assert second.rows.tolist() == [4, 5, 6, 7]
     assert (first.image.source, second.image.source) == ("images['he']", "images['he2']")
     with pytest.raises(ValueError, match="2 regions \\(spots, more\\); pass region="):
-        Section.from_spatialdata(two_regions)
+        section_from_spatialdata(two_regions)
     with pytest.raises(KeyError, match="does not annotate 'x'"):
-        Section.from_spatialdata(two_regions, region="x")
+        section_from_spatialdata(two_regions, region="x")
 
 
 def test_tables_are_named_when_it_is_not_clear_which(two_regions):

@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from PIL import Image
 
 import stpredict as st
-from stpredict._section import Section
+from stpredict._sections.anndata import section_from_anndata
 
 PITCH = 40.0
 
@@ -65,7 +65,7 @@ def test_three_files_make_a_section(files, truth, tmp_path):
     }
     assert library["scalefactors"]["spot_diameter_fullres"] == pytest.approx(PITCH / 2)
     assert library["images"]["hires"].shape == (300, 400, 3)
-    section = Section.from_anndata(adata)
+    section = section_from_anndata(adata)
     assert section.mpp == pytest.approx(200 / PITCH)
     assert section.image.shape == (300, 400)
     adata.write_h5ad(tmp_path / "a.h5ad")
@@ -104,7 +104,7 @@ def test_layouts(files, truth, tmp_path, layout):
         np.testing.assert_allclose(adata.obsm["spatial"], spots[["pixel_x", "pixel_y"]])
     else:
         check(adata, (table, spots))
-    assert not Section.from_anndata(adata).has_image
+    assert not section_from_anndata(adata).has_image
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -131,10 +131,10 @@ def test_scale_and_name_of_the_user(files):
     library = adata.uns["spatial"]["mine"]
     assert "spot_pitch_um" not in library["metadata"]
     assert library["scalefactors"]["microns_per_pixel"] == 4.9
-    assert Section.from_anndata(adata).mpp == 4.9
+    assert section_from_anndata(adata).mpp == 4.9
     unknown = st.read_st(*files, spot_pitch_um=None)
     with pytest.raises(ValueError, match="scale of section 'C1' is unknown"):
-        _ = Section.from_anndata(unknown).mpp
+        _ = section_from_anndata(unknown).mpp
     with pytest.raises(ValueError, match=r"outside of 0\.05–20"):
         st.read_st(*files, mpp=300)
 
@@ -156,7 +156,7 @@ def test_real_section_through_its_tables(tmp_path):
     adata = st.read_st(tmp_path / "C2.tsv.gz", folder / "spots.csv", folder / "image.jpg")
     np.testing.assert_array_equal(adata.X.toarray(), truth.X.toarray())
     np.testing.assert_allclose(adata.obsm["spatial"], truth.obsm["spatial"])
-    assert Section.from_anndata(adata).mpp == pytest.approx(0.688, rel=0.02)
+    assert section_from_anndata(adata).mpp == pytest.approx(0.688, rel=0.02)
 
 
 # ---------------------------------------------------------------------- what is refused

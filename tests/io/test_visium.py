@@ -14,8 +14,8 @@ from hypothesis import strategies as some
 from PIL import Image
 
 import stpredict as st
-from stpredict._section import Section
-from stpredict.io._positions import COLUMNS, read_positions
+from stpredict._sections.anndata import section_from_anndata
+from stpredict.io._visium import POSITION_COLUMNS, read_positions
 
 REAL = st.settings.data_dir / "visium_reader_test" / "CoexpressDeconvolve"
 HIRES = sorted((st.settings.data_dir / "unlabelled_HE" / "visium_hires").glob("*"))
@@ -68,13 +68,13 @@ def test_full_resolution_image_is_kept_as_a_path(run, write_full, tmp_path, monk
     )
     adata = st.read_visium(run, image=full)
     assert adata.uns["spatial"]["sample"]["metadata"]["source_image_path"] == str(full)
-    section = Section.from_anndata(adata)
+    section = section_from_anndata(adata)
     assert section.image.shape == (900, 1000)
     assert section.mpp == pytest.approx(100 / 90)
 
 
 def test_hires_image_stands_in(run):
-    section = Section.from_anndata(st.read_visium(run))
+    section = section_from_anndata(st.read_visium(run))
     assert section.image.shape == (180, 200)
     assert section.mpp == pytest.approx(100 / 18)
     assert section.mpp_of_coordinates == pytest.approx(100 / 90)
@@ -132,7 +132,7 @@ def test_visium_hd(tmp_path, write_hd, bin_um):
     library = adata.uns["spatial"]["hd"]
     assert library["metadata"]["spot_pitch_um"] == um
     assert library["metadata"]["spot_diameter_um"] == um
-    section = Section.from_anndata(adata)
+    section = section_from_anndata(adata)
     assert section.mpp == 0.5
     assert section.lattice.kind == "square"
     assert section.lattice.pitch_px == pytest.approx(2 * um)
@@ -156,7 +156,7 @@ def test_a_real_run():
     assert adata.shape == (2898, 19465)
     assert adata.var_names.is_unique
     assert list(adata.uns["spatial"]["CoexpressDeconvolve"]["images"]) == ["lowres"]
-    section = Section.from_anndata(adata)
+    section = section_from_anndata(adata)
     assert section.lattice.kind == "hexagonal"
     assert section.counts().sum() > 1e6
     # Space Ranger's own figure for the spot agrees with the lattice to its usual 10–20 %.
@@ -199,7 +199,7 @@ positions = some.lists(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=positions, version=some.sampled_from(["v1", "v1 with header", "v2", "hd"]))
 def test_positions_round_trip(tmp_path, rows, version):
-    table = pd.DataFrame(rows, columns=COLUMNS[1:])
+    table = pd.DataFrame(rows, columns=POSITION_COLUMNS[1:])
     table.insert(0, "barcode", [f"A{i}-1" for i in range(len(rows))])
     for old in tmp_path.glob("tissue_positions*"):
         old.unlink()

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import sparse
 
 import stpredict as st
-from stpredict._section import open_sections
+from stpredict._sections.open import open_sections
 
 MPP = 0.5
 TILT = np.deg2rad(1.3)
@@ -165,22 +165,22 @@ def test_a_hundred_thousand_bins_are_read_and_laid_out_in_seconds(tmp_path):
 
 
 def test_dense_bins_are_encoded_in_smaller_blocks(run, monkeypatch):
-    from stpredict.pp import _encoders
+    from stpredict.pp._encoders import morphology_encoder
 
     whole = st.read_visium(run.folder, image=run.slide, bin_um=8)
     st.pp.tiles(whole)
     split = whole.copy()
     st.pp.encode(whole, show_progress=False)
-    monkeypatch.setattr(_encoders, "SPOTS_PER_BLOCK", 1000)
-    monkeypatch.setattr(_encoders, "LEAST_BLOCK_PX", 64)
+    monkeypatch.setattr(morphology_encoder, "SPOTS_PER_BLOCK", 1000)
+    monkeypatch.setattr(morphology_encoder, "LEAST_BLOCK_PX", 64)
     blocks = []
-    describe = _encoders.MorphologyEncoder._open
+    describe = morphology_encoder.MorphologyEncoder._open
 
     def counted(encoder, section, rows, windows):
         blocks.append(len(rows))
         return describe(encoder, section, rows, windows)
 
-    monkeypatch.setattr(_encoders.MorphologyEncoder, "_open", counted)
+    monkeypatch.setattr(morphology_encoder.MorphologyEncoder, "_open", counted)
     st.pp.encode(split, show_progress=False)
     assert len(blocks) > 2
     assert max(blocks) <= 1000

@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 import stpredict as st
-from stpredict._section import open_sections
+from stpredict._sections.open import open_sections
 
 HEIGHT, WIDTH = 600, 840
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import stpredict as st
-from stpredict._section import open_sections
-from stpredict.models import _store
-from stpredict.models._adapted import Adapted
-from stpredict.models._few_spots import gene_axes
-from stpredict.models._spot_process import LENGTHS, Points, Process, choose_rest, choose_weights, kernel
+from stpredict._sections.open import open_sections
+from stpredict.models._base import files
+from stpredict.models.adapted.gaussian_process import LENGTHS, Points, Process, choose_rest, choose_weights, kernel
+from stpredict.models.adapted.model import Adapted
+from stpredict.models.adapted.residuals import gene_axes
 
 GENES = [f"GENE{i}" for i in range(12)]
 
@@ -44,7 +44,7 @@ def test_a_loaded_model_predicts_bit_for_bit_the_same(sections, new, tmp_path, m
     assert isinstance(again, Adapted)
     assert type(again.base) is type(base)
     assert (again.genes, again.config, again.history) == (model.genes, model.config, model.history)
-    assert _store.identity(again) == _store.identity(model)
+    assert files.identity(again) == files.identity(model)
     for adata in (new, sections[3]):
         section = open_sections(adata)[0]
         before, after = model.predict(section), again.predict(section)
@@ -65,7 +65,7 @@ def test_damage_is_told(base, new, tmp_path):
     model = st.tl.adapt(base, new, measured="measured")
     for missing in ("beside", "base.weights"):
         arrays = {name: array for name, array in model.arrays.items() if name != missing}
-        _store.write(tmp_path / "model", _store.Stored("adapted", model.genes, model.config, arrays))
+        files.write(tmp_path / "model", files.Stored("adapted", model.genes, model.config, arrays))
         with pytest.raises(ValueError, match=f"damaged: {missing.removeprefix('base.')} missing"):
             st.models.load(tmp_path / "model")
 

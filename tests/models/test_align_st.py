@@ -7,9 +7,9 @@ from anndata import AnnData, concat, read_h5ad
 
 import stpredict as st
 from stpredict._evaluation.metrics import pearson
-from stpredict._section import open_sections
+from stpredict._sections.open import open_sections
 from stpredict.datasets._simulated_counts import GENES
-from stpredict.models import _store
+from stpredict.models._base import files
 from stpredict.models.align_st import Options
 from stpredict.models.align_st._options import PRESETS
 
@@ -246,9 +246,9 @@ def wrong_reliability(stored):
 )
 def test_a_damaged_model_is_refused(sections, trained, tmp_path, damage):
     trained(sections).save(tmp_path / "model")
-    stored = _store.read(tmp_path / "model")
+    stored = files.read(tmp_path / "model")
     damage(stored)
-    _store.write(tmp_path / "model", stored)
+    files.write(tmp_path / "model", stored)
     with pytest.raises(ValueError, match=r"is damaged: .*save it again"):
         st.models.load(tmp_path / "model")
 
@@ -266,7 +266,7 @@ def test_nothing_is_unpickled(sections, trained, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("cut_at", "left"), [(3, [2, 3, 4, 0, 1, 2, 3, 4]), (8, [2, 3, 4])])
 def test_an_interrupted_training_goes_on_to_the_same_numbers(sections, tmp_path, monkeypatch, cut_at, left):
-    from stpredict._training._loop import _Module
+    from stpredict.models._training.loop import _Module
 
     how = {"epochs": 5, "learning_rate": 1e-4}  # so low that the fifth epoch is the best
     expected = train(sections[:2], **how).predict(opened(sections[3]), ["ERBB2", "KRT18"])

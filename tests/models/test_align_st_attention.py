@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import stpredict as st
-from stpredict._section import Section
+from stpredict._sections.anndata import section_from_anndata
 from stpredict.models.align_st._attention import edges, gene_attention, nuclei_attention
 from stpredict.models.align_st._slides import NUCLEI_PX
 from stpredict.models.align_st._training import described
-from stpredict.pp._nuclei_maps import nuclei_maps
+from stpredict.pp._nuclei_detection.maps import nuclei_maps
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def plain(prepared):
 
 @pytest.fixture
 def whole(prepared):
-    return Section.from_anndata(prepared)
+    return section_from_anndata(prepared)
 
 
 def test_nuclei_attention_sums_to_one_and_is_the_networks_own(model, whole):
@@ -102,7 +102,7 @@ def test_gene_graph_is_that_of_predictions_for_the_section(model, whole):
     near = model.gene_graph(model.genes[:5], whole).set_index(["gene", "neighbour"])["weight"]
     other = whole.adata.copy()
     other.obsm["X_morphology"] = other.obsm["X_morphology"] + 100 * model.arrays["scale"].max()
-    far = model.gene_graph(model.genes[:5], Section.from_anndata(other)).set_index(["gene", "neighbour"])["weight"]
+    far = model.gene_graph(model.genes[:5], section_from_anndata(other)).set_index(["gene", "neighbour"])["weight"]
     assert near.sub(far, fill_value=0).abs().max() > 0.01
 
 
@@ -111,7 +111,7 @@ def test_missing_features_are_refused(model, whole):
     del other.obsm["X_morphology"]
     for act in (model.predict, lambda section: model.gene_graph(model.genes[0], section)):
         with pytest.raises(ValueError, match=r"has no features obsm\['X_morphology'\]"):
-            act(Section.from_anndata(other))
+            act(section_from_anndata(other))
 
 
 def test_aliases_are_resolved_and_a_gene_is_told_once(model, whole):
@@ -143,7 +143,7 @@ def test_unknown_genes_and_missing_nuclei_are_refused(model, prepared, whole):
     bare = prepared.copy()
     del bare.uns["nuclei"]
     with pytest.raises(ValueError, match=r"stpredict.pp.nuclei"):
-        model.nuclei_attention(Section.from_anndata(bare))
+        model.nuclei_attention(section_from_anndata(bare))
 
 
 def test_a_saved_model_attends_alike(model, whole, tmp_path):

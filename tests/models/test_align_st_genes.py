@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from stpredict._section import open_sections
-from stpredict.datasets import _gene_facts
-from stpredict.models._inner_cv import training_table
+from stpredict._genes import facts
+from stpredict._sections.open import open_sections
+from stpredict.models._data.table import training_table
 from stpredict.models.align_st import _genes
 from stpredict.models.align_st._genes import gene_space, nearest, own_coordinates, told_by_text
 from stpredict.models.align_st._reference import learn_reference
@@ -236,10 +236,10 @@ def test_the_space_says_who_is_told(table):
 
 
 def test_stored_texts_are_those_of_the_table():
-    texts = _gene_facts.texts()
+    texts = facts.texts()
     assert texts.index.is_unique
     assert np.isfinite(texts.to_numpy()).all()
-    np.testing.assert_array_equal(texts.loc[["ERBB2", "CD3D"]], _gene_facts.text_table(["HER2", "CD3D"]))
+    np.testing.assert_array_equal(texts.loc[["ERBB2", "CD3D"]], facts.text_table(["HER2", "CD3D"]))
 
 
 # ---------------------------------------------------------------------- how far

@@ -7,15 +7,17 @@ from sklearn.neighbors import NearestNeighbors
 
 import stpredict as st
 from stpredict._evaluation.metrics import pearson
-from stpredict._section import open_sections
-from stpredict.models import _knn, _retrieval
-from stpredict.models._density import Density
-from stpredict.models._design import standardise
-from stpredict.models._inner_cv import Table, choose, inner_folds
-from stpredict.models._knn import Knn
-from stpredict.models._linear import principal_axes
-from stpredict.models._mean import Mean
-from stpredict.models._ridge import Ridge
+from stpredict._sections.open import open_sections
+from stpredict.models._data.features import standardise
+from stpredict.models._data.folds import choose, inner_folds
+from stpredict.models._data.linalg import principal_axes
+from stpredict.models._data.table import Table
+from stpredict.models._retrieval import search
+from stpredict.models.baselines import knn
+from stpredict.models.baselines.density import Density
+from stpredict.models.baselines.knn import Knn
+from stpredict.models.baselines.mean import Mean
+from stpredict.models.baselines.ridge import Ridge
 
 LEARNERS = ["density", "knn", "mean", "ridge"]
 
@@ -111,12 +113,12 @@ def test_much_noise_chooses_a_large_alpha_and_none_a_small_one():
 
 def test_retrieval_equals_brute_force_whatever_the_pieces(monkeypatch):
     rng = np.random.default_rng(0)
-    bank, queries = (_retrieval.normalise(rng.standard_normal((n, 12))) for n in (500, 70))
+    bank, queries = (search.normalise(rng.standard_normal((n, 12))) for n in (500, 70))
     expected = NearestNeighbors(n_neighbors=9, metric="cosine", algorithm="brute").fit(bank).kneighbors(queries)[1]
-    np.testing.assert_array_equal(_retrieval.nearest(queries, bank, 9)[0], expected)
-    monkeypatch.setattr(_retrieval, "QUERIES", 16)
-    monkeypatch.setattr(_retrieval, "REFERENCES", 7)
-    np.testing.assert_array_equal(_retrieval.nearest(queries, bank, 9)[0], expected)
+    np.testing.assert_array_equal(search.nearest(queries, bank, 9)[0], expected)
+    monkeypatch.setattr(search, "QUERIES", 16)
+    monkeypatch.setattr(search, "REFERENCES", 7)
+    np.testing.assert_array_equal(search.nearest(queries, bank, 9)[0], expected)
 
 
 def test_knn_is_the_mean_and_spread_of_the_neighbours():
@@ -163,7 +165,7 @@ def test_only_training_spots_are_in_the_bank(paired):
 
 def test_bank_vectors_have_few_axes_and_length_one(paired):
     model = fitted(Knn(), paired(2))
-    assert model.arrays["bank"].shape[1] <= _knn.N_AXES
+    assert model.arrays["bank"].shape[1] <= knn.N_AXES
     np.testing.assert_allclose(np.linalg.norm(model.arrays["bank"], axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(model.embed(open_sections(paired())[0]), axis=1), 1, rtol=1e-5)
 

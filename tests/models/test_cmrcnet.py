@@ -5,9 +5,9 @@ import pytest
 
 import stpredict as st
 from stpredict._evaluation.metrics import pearson
-from stpredict._section import open_sections
-from stpredict.models import _retrieval
-from stpredict.models._aligned._training import _recalled
+from stpredict._sections.open import open_sections
+from stpredict.models._aligned.training import _recalled
+from stpredict.models._retrieval import search
 from stpredict.models.cmrcnet import PRESETS, Options
 
 FAST = {"method": "cmrcnet", "show_progress": False, "epochs": 12, "width": 64, "feature_dropout": 0.1}
@@ -84,13 +84,13 @@ def test_retrieval_weighs_by_similarity():
     expression = np.array([[1.0], [2.0], [3.0]], dtype=np.float32)
     query = np.array([[0.8, 0.6, 0.0]], dtype=np.float32)
     weights = np.exp(np.array([0.8, 0.6, 0.0]) / 0.5)
-    mean, spread = _retrieval.retrieve(query, bank, expression, k=9, temperature=0.5)
+    mean, spread = search.retrieve(query, bank, expression, k=9, temperature=0.5)
     expected = weights @ expression[:, 0] / weights.sum()
     assert mean[0, 0] == pytest.approx(expected, rel=1e-5)
     assert spread[0, 0] == pytest.approx(
         np.sqrt(weights @ (expression[:, 0] - expected) ** 2 / weights.sum()), rel=1e-4
     )
-    assert _retrieval.retrieve(query, bank, expression, k=2, temperature=None)[0][0, 0] == pytest.approx(1.5)
+    assert search.retrieve(query, bank, expression, k=2, temperature=None)[0][0, 0] == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
@@ -144,7 +144,7 @@ def test_a_saved_model_predicts_the_same(sections, tmp_path):
 
 @pytest.mark.parametrize(("cut_at", "left"), [(3, [2, 3, 4, 0, 1, 2, 3, 4]), (8, [2, 3, 4])])
 def test_an_interrupted_training_goes_on_to_the_same_numbers(sections, tmp_path, monkeypatch, cut_at, left):
-    from stpredict._training._loop import _Module
+    from stpredict.models._training.loop import _Module
 
     how = {"epochs": 5, "learning_rate": 1e-4}  # so low that the fifth epoch is the best
     expected = predicted(train(sections[:2], **how), sections[3]).mean

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stpredict._section import open_sections
-from stpredict.models._design import (
+from stpredict._sections.open import open_sections
+from stpredict.models._data.features import (
     check_features,
     column_names,
     describe_features,

@@ -6,8 +6,8 @@ from anndata import AnnData, concat
 from scipy import sparse
 
 from stpredict._evaluation.metrics import pearson
-from stpredict._section import open_sections
-from stpredict.models._gene_structure import GeneStructure
+from stpredict._sections.open import open_sections
+from stpredict.models._reference.gene_correlation import GeneStructure
 
 GENES = [f"GENE{i}" for i in range(30)]
 
@@ -133,16 +133,16 @@ def test_many_genes_are_kept_as_few_axes():
 
 
 def test_orders_of_rows_matrices_and_chunks_do_not_matter(monkeypatch):
-    from stpredict.models import _gene_structure
+    from stpredict.models._reference import gene_correlation
 
     whole = GeneStructure.learn([programmes()], GENES)
-    monkeypatch.setattr(_gene_structure, "_ROWS", 37)
+    monkeypatch.setattr(gene_correlation, "_ROWS", 37)
     dense = programmes()
     dense.X = dense.X.toarray()
     np.testing.assert_allclose(GeneStructure.learn([dense], GENES).variances, whole.variances, rtol=1e-5)
     predicted = np.random.default_rng(0).standard_normal((20, 30)).astype(np.float32)
     at_once = whole.apply(predicted, 3)
-    monkeypatch.setattr(_gene_structure, "rows_of", lambda _: 7)
+    monkeypatch.setattr(gene_correlation, "rows_of", lambda _: 7)
     np.testing.assert_allclose(whole.apply(predicted, 3), at_once, atol=1e-6)
 
 

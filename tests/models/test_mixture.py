@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import stpredict as st
-from stpredict._section import open_sections
-from stpredict.models._mixture import mix
+from stpredict._sections.open import open_sections
+from stpredict.models.baselines.mixture import mix
 
 GENES = [f"GENE{i}" for i in range(15)]
 

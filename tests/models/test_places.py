@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stpredict.models._places import distance_to, places_of
+from stpredict.models._reference.distance import distance_to, places_of
 from stpredict.models.align_st._genes import GeneSpace
 
 
@@ -37,7 +37,7 @@ def test_distance_needs_two_places_and_features_that_vary():
 
 
 def test_one_section_is_cut_into_strips(paired):
-    from stpredict._section import open_sections
+    from stpredict._sections.open import open_sections
 
     (section,) = open_sections(paired(2)[0])
     places, scale = places_of([section], ["X_fake"])

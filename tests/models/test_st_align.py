@@ -6,8 +6,9 @@ import torch
 
 import stpredict as st
 from stpredict._evaluation.metrics import pearson
-from stpredict._section import open_sections
-from stpredict.models._aligned._companions import Companions
+from stpredict._sections.niches import members_of
+from stpredict._sections.open import open_sections
+from stpredict.models._aligned.hard_negatives import Companions
 from stpredict.models.nn._losses import info_nce
 from stpredict.models.st_align import PRESETS, Options
 from stpredict.models.st_align._niches import expression_clusters, niche_mean, niche_mean_of
@@ -65,7 +66,7 @@ def test_recall_counts_what_is_known_by_construction(sections, monkeypatch):
 def test_fused_distances_are_those_of_what_is_rebuilt(sections):
     from scipy.spatial.distance import pdist
 
-    from stpredict.models._aligned._training import network_state
+    from stpredict.models._aligned.training import network_state
 
     model = train(sections[:3])
     network = model.build_network(model.options, model.config, 15).eval()
@@ -180,7 +181,7 @@ def test_niche_expression_is_the_mean_over_usable_members(paired):
     section = opened(paired())
     values, usable = np.arange(81.0)[:, None] * [1, 2], np.ones(81, dtype=bool)
     usable[0] = False
-    members = section.niche_members().toarray() > 0
+    members = members_of(section).toarray() > 0
     expected = [values[members[i] & usable].mean(axis=0) for i in range(81)]
     np.testing.assert_allclose(niche_mean(section, values, usable), expected, rtol=1e-5)
 
@@ -294,7 +295,7 @@ def test_ablations_run(sections, change):
 
 def test_frozen_encoders_stay_as_they_were_drawn(sections):
     model = train(sections[:2], epochs=3, train_encoders=False)
-    from stpredict.models._aligned._training import _seeded, network_state
+    from stpredict.models._aligned.training import _seeded, network_state
 
     start = _seeded(lambda: model.build_network(model.options, model.config, 15), model.seed).state_dict()
     trained = network_state(model.arrays, 0)

@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import stpredict as st
-from stpredict._section import open_sections
-from stpredict.models import _store
+from stpredict._sections.open import open_sections
+from stpredict.models._base import files
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_a_loaded_model_predicts_bit_for_bit_the_same(paired, tmp_path, method):
     assert type(again) is type(model)
     assert again.config == model.config
     assert again.history == model.history
-    assert _store.identity(again) == _store.identity(model)
+    assert files.identity(again) == files.identity(model)
     before, after = model.predict(new), again.predict(new)
     np.testing.assert_array_equal(before.mean, after.mean)
     np.testing.assert_array_equal(before.std, after.std)
@@ -39,7 +39,7 @@ def test_large_models_are_mapped_and_are_the_same(paired, tmp_path, monkeypatch)
     path = tmp_path / "model"
     model = st.tl.train(train, method="knn")
     model.save(path)
-    monkeypatch.setattr(_store, "MAPPED_BYTES", 0)
+    monkeypatch.setattr(files, "MAPPED_BYTES", 0)
     again = st.models.load(path)
     assert not any(array.flags.owndata for array in again.arrays.values() if array.size)
     np.testing.assert_array_equal(again.predict(new).mean, model.predict(new).mean)
@@ -57,8 +57,8 @@ def test_large_models_are_mapped_and_are_the_same(paired, tmp_path, monkeypatch)
 def test_identity_tells_models_apart(paired):
     sections = paired(3)
     first, same, other = (st.tl.train(sections, genes=g) for g in (["GENE1"], ["GENE1"], ["GENE2"]))
-    assert _store.identity(first) == _store.identity(same)
-    assert _store.identity(first) != _store.identity(other)
+    assert files.identity(first) == files.identity(same)
+    assert files.identity(first) != files.identity(other)
 
 
 def test_saving_replaces_a_model_and_leaves_nothing_else(paired, saved):
@@ -171,8 +171,8 @@ def test_newer_formats_and_unknown_methods_are_told(saved):
     edit_json(saved, format=2)
     with pytest.raises(ValueError, match=r"has format 2.*update stpredict"):
         st.models.load(saved)
-    stored = _store.Stored("oracle", ["A"], {}, {"x": np.zeros(1)})
-    _store.write(saved, stored)
+    stored = files.Stored("oracle", ["A"], {}, {"x": np.zeros(1)})
+    files.write(saved, stored)
     with pytest.raises(ValueError, match="is a 'oracle'; this version of stpredict knows mean, density, ridge, knn"):
         st.models.load(saved)
 
@@ -185,14 +185,14 @@ def test_missing_files_are_told(saved, name):
 
 
 def test_arrays_that_do_not_fit_are_refused_even_when_signed(saved):
-    stored = _store.read(saved)
+    stored = files.read(saved)
     for arrays in (
         {**stored.arrays, "weights": stored.arrays["weights"][:-1]},
         {**stored.arrays, "weights": stored.arrays["weights"][:, :1]},
         {k: v for k, v in stored.arrays.items() if k != "intercept"},
         {**stored.arrays, "more": np.zeros(2)},
     ):
-        _store.write(saved, _store.Stored(stored.method, stored.genes, stored.config, arrays))
+        files.write(saved, files.Stored(stored.method, stored.genes, stored.config, arrays))
         with pytest.raises(ValueError, match="missing or of wrong shape"):
             st.models.load(saved)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import stpredict as st
-from stpredict._section import Section
+from stpredict._sections.anndata import section_from_anndata
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_tiles_above_and_attention_below(prepared, model):
     assert len(axes) == 6
     names = [ax.get_title() for ax in axes[:3]]
     assert names == [ax.get_title() for ax in tiles]
-    looks = model.nuclei_attention(Section.from_anndata(prepared), prepared.obs_names.get_indexer(names))
+    looks = model.nuclei_attention(section_from_anndata(prepared), prepared.obs_names.get_indexer(names))
     for above, below, tile, look in zip(axes[:3], axes[3:], tiles, looks, strict=True):
         np.testing.assert_allclose(above.get_xlim(), tile.get_xlim())
         np.testing.assert_allclose(below.get_ylim(), tile.get_ylim())

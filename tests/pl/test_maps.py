@@ -384,7 +384,7 @@ def test_real_section_over_its_own_image(her2st_c2):
 def test_bins_leave_no_gaps_between_them(layout, spot_um, across, section):
     from matplotlib import pyplot as plt
 
-    from stpredict._section import open_sections
+    from stpredict._sections.open import open_sections
     from stpredict.pl._canvas import draw_spots
 
     bins = st.io.grid(section, pitch_um=40, spot_um=spot_um, layout=layout)

@@ -12,8 +12,8 @@ import torch
 
 import stpredict as st
 from stpredict._images import open_image
-from stpredict.pp import _network, _pipeline
-from stpredict.pp._windows import block_groups
+from stpredict.pp._encoders import network_encoder, windows
+from stpredict.pp._encoders.windows import block_groups
 
 SIDE = 4096
 
@@ -59,7 +59,7 @@ def section(path, pitch=200.0):
 def encoder(network, **options):
     cpu = torch.device("cpu")
     given = {"size": 224, "mean": (0.5,) * 3, "std": (0.25,) * 3, "devices": [cpu], "precision": "float32"}
-    return _network.NetworkEncoder(network, "test", **(given | options))
+    return network_encoder.NetworkEncoder(network, "test", **(given | options))
 
 
 def test_overlapping_tiles_decode_every_chunk_once(slide, monkeypatch):
@@ -80,8 +80,8 @@ def test_threads_that_want_one_block_decode_it_once(slide, monkeypatch):
 
     monkeypatch.setattr(readers, "blocks", readers.BlockCache())
     image = open_image(slide)
-    windows = list(_pipeline.ahead(lambda _: image.read(10, 20, 300, 310), range(32), threads=8, depth=32))
-    assert all(np.array_equal(window, windows[0]) for window in windows)
+    cut = list(windows.ahead(lambda _: image.read(10, 20, 300, 310), range(32), threads=8, depth=32))
+    assert all(np.array_equal(window, cut[0]) for window in cut)
     assert readers.blocks.made == 1
 
 
@@ -121,12 +121,12 @@ def test_glass_is_told_from_little_or_pale_tissue(stain):
         tile[100:116, 60:76] = (120, 90, 170)
     elif stain == "pale":
         tile = np.clip(tile - [5, 30, 10], 0, 255).astype(np.uint8)
-    assert _network.is_glass(tile) == (stain is None)
+    assert network_encoder.is_glass(tile) == (stain is None)
 
 
 @pytest.mark.parametrize(("grey", "glass"), [(255, True), (215, True), (150, False), (30, False)])
 def test_grey_is_glass_only_where_it_is_bright(grey, glass):
-    assert _network.is_glass(np.full((224, 224, 3), grey, np.uint8)) == glass
+    assert network_encoder.is_glass(np.full((224, 224, 3), grey, np.uint8)) == glass
 
 
 def test_batches_shrink_until_they_fit(slide):
@@ -212,7 +212,7 @@ def test_ahead_keeps_order_bounds_what_waits_and_hands_on_errors():
             raise ValueError(msg)
         return i
 
-    results = _pipeline.ahead(work, range(100), threads=4, depth=6)
+    results = windows.ahead(work, range(100), threads=4, depth=6)
     first = [next(results) for _ in range(5)]
     time.sleep(0.05)
     assert first == list(range(5))
@@ -249,13 +249,13 @@ def test_features_in_bfloat16_are_those_in_float32_rounded(slide):
 
 
 def test_only_cpus_that_compute_in_bfloat16_encode_in_it(monkeypatch):
-    from stpredict import _device
+    from stpredict._core import device
 
     cpu = torch.device("cpu")
     for has, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(_device, "_cpu_has_bfloat16", lambda has=has: has)
-        assert _device.resolve_precision(None, cpu, inference=True) == expected
-        assert _device.resolve_precision(None, cpu) == "float32"  # training
+        monkeypatch.setattr(device, "_cpu_has_bfloat16", lambda has=has: has)
+        assert device.resolve_precision(None, cpu, inference=True) == expected
+        assert device.resolve_precision(None, cpu) == "float32"  # training
 
 
 @pytest.mark.slow
@@ -269,13 +269,14 @@ def test_a_compiled_network_is_the_same_encoder(slide):
 
 def test_names_of_features_survive_an_encoding_that_found_all_parts_on_disk(slide, tmp_path, monkeypatch):
     adata = section(slide)
-    monkeypatch.setattr("stpredict.pp._encoders.BLOCK_PX", 256)
+    monkeypatch.setattr("stpredict.pp._encoders.morphology_encoder.BLOCK_PX", 256)
     with st.settings.override(cache_dir=tmp_path):
         monkeypatch.setattr("stpredict.pp._encode.shutil.rmtree", lambda *args, **kwargs: None)
         st.pp.encode(adata, show_progress=False)
         first = adata.obsm["X_morphology"].copy()
         monkeypatch.setattr(
-            "stpredict.pp._encoders.MorphologyEncoder._open", lambda *args: pytest.fail("encoded once more")
+            "stpredict.pp._encoders.morphology_encoder.MorphologyEncoder._open",
+            lambda *args: pytest.fail("encoded once more"),
         )
         st.pp.encode(adata, show_progress=False)
     np.testing.assert_array_equal(adata.obsm["X_morphology"], first)
@@ -283,23 +284,25 @@ def test_names_of_features_survive_an_encoding_that_found_all_parts_on_disk(slid
 
 
 def test_parts_of_another_order_are_not_taken_for_these(slide, tmp_path, monkeypatch):
-    from stpredict.pp import _windows
+    from stpredict.pp._encoders import windows
 
     adata = section(slide)
-    monkeypatch.setattr(_network, "SPOTS_PER_PART", 32)
+    monkeypatch.setattr(network_encoder, "SPOTS_PER_PART", 32)
     monkeypatch.setattr("stpredict.pp._encode.shutil.rmtree", lambda *args, **kwargs: None)
     with st.settings.override(cache_dir=tmp_path):
         st.pp.encode(adata, Colour(), niche=False, show_progress=False)
         first = adata.obsm["X_Colour"].copy()
-        monkeypatch.setattr(_windows, "_interleaved", lambda blocks: blocks[:, 1] * 100 + blocks[:, 0])
-        monkeypatch.setattr(_network, "block_groups", lambda centres, side: _windows.block_groups(centres, side / 4))
+        monkeypatch.setattr(windows, "_interleaved", lambda blocks: blocks[:, 1] * 100 + blocks[:, 0])
+        monkeypatch.setattr(
+            network_encoder, "block_groups", lambda centres, side: windows.block_groups(centres, side / 4)
+        )
         st.pp.encode(adata, Colour(), niche=False, show_progress=False)
     np.testing.assert_allclose(adata.obsm["X_Colour"], first, rtol=1e-6)
 
 
 def test_a_full_cache_disk_does_not_stop_encoding(slide, tmp_path, monkeypatch):
     adata = section(slide)
-    monkeypatch.setattr(_network, "SPOTS_PER_PART", 32)
+    monkeypatch.setattr(network_encoder, "SPOTS_PER_PART", 32)
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -312,21 +315,21 @@ def test_a_full_cache_disk_does_not_stop_encoding(slide, tmp_path, monkeypatch):
 
 
 def test_one_of_several_processes_takes_one_gpu(monkeypatch):
-    from stpredict import _device
+    from stpredict._core import device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert [d.index for d in _device.resolve_devices("cuda")] == [0, 1, 2, 3]
-    assert [d.index for d in _device.resolve_devices("cuda:2")] == [2]
+    assert [d.index for d in device.resolve_devices("cuda")] == [0, 1, 2, 3]
+    assert [d.index for d in device.resolve_devices("cuda:2")] == [2]
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert [d.index for d in _device.resolve_devices("auto")] == [3]
+    assert [d.index for d in device.resolve_devices("auto")] == [3]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # shown its own only
-    assert [d.index for d in _device.resolve_devices("auto")] == [0]
+    assert [d.index for d in device.resolve_devices("auto")] == [0]
 
 
 def test_no_tile_is_lost_where_batches_shrink_while_one_is_filled():
     sizes = iter([40, 40, 8, 8, 3])
-    pieces = [(_network._Piece(0, 0, np.arange(i, i + 30)), torch.arange(i, i + 30)) for i in (0, 30, 60)]
+    pieces = [(network_encoder._Piece(0, 0, np.arange(i, i + 30)), torch.arange(i, i + 30)) for i in (0, 30, 60)]
     limits = []
 
     def size():
@@ -334,7 +337,7 @@ def test_no_tile_is_lost_where_batches_shrink_while_one_is_filled():
         return limits[-1]
 
     rows = []
-    for found, batch in _network._batches(iter(pieces), size):
+    for found, batch in network_encoder._batches(iter(pieces), size):
         assert len(batch)
         np.testing.assert_array_equal(np.concatenate([piece.rows for piece in found]), batch)
         rows += batch.tolist()

@@ -12,7 +12,7 @@ from anndata import AnnData, concat
 from scipy import sparse
 
 import stpredict as st
-from stpredict import _references
+from stpredict._sections import references
 from stpredict.pp import _coexpression
 from stpredict.pp._gene_embeddings import check_embeddings
 
@@ -188,7 +188,7 @@ def test_stores_and_blocks_give_what_memory_gives(sections, from_expression, tmp
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             (one.write_zarr if number == 1 else one.write_h5ad)(paths[-1])
-    monkeypatch.setattr(_references, "ROWS", 37)
+    monkeypatch.setattr(references, "ROWS", 37)
     for reference in (paths, tmp_path):
         stored = st.pp.gene_embeddings(source="coexpression", reference=reference, n_dims=16)
         np.testing.assert_allclose(stored @ stored.T, from_expression @ from_expression.T, atol=1e-4)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import stpredict as st
-from stpredict.pp import _morphology as morphology
+from stpredict.pp._encoders import morphology
 
 SIZE = 512
 
@@ -123,7 +123,7 @@ def test_many_windows_are_described_a_few_at_a_time(monkeypatch):
 @pytest.mark.parametrize("mpp", [0.5, 0.688])
 def test_a_spot_is_described_the_same_whichever_spots_are_with_it(mpp, monkeypatch):
     """Blocks sample the slide on one lattice, so neither the block grid nor the other spots matter."""
-    from stpredict.pp import _encoders
+    from stpredict.pp._encoders import morphology_encoder
 
     whole = st.datasets.simulate(seed=4)
     library = next(iter(whole.uns["spatial"]))
@@ -134,7 +134,7 @@ def test_a_spot_is_described_the_same_whichever_spots_are_with_it(mpp, monkeypat
     for adata in (whole, part):
         st.pp.tiles(adata)
         st.pp.encode(adata, show_progress=False)
-        monkeypatch.setattr(_encoders, "BLOCK_PX", 300)
+        monkeypatch.setattr(morphology_encoder, "BLOCK_PX", 300)
     a, b = whole.obsm["X_morphology_niche"][3::7], part.obsm["X_morphology_niche"]
     np.testing.assert_allclose(a, b, atol=2e-3)
 

@@ -8,9 +8,10 @@ import pytest
 from scipy import sparse
 
 import stpredict as st
-from stpredict._section import open_sections
-from stpredict.models._design import check_features, describe_features
-from stpredict.pp._windows import plan_cuts
+from stpredict._sections.niches import members_of
+from stpredict._sections.open import open_sections
+from stpredict.models._data.features import check_features, describe_features
+from stpredict.pp._encoders.windows import plan_cuts
 
 PITCH = 100.0
 
@@ -36,7 +37,7 @@ def grid(side=5, *, gap=None, library="s", mpp=1.0, start=400.0, seed=0, kind="s
     return adata
 
 
-def members_of(adata, row):
+def named_members(adata, row):
     return set(adata.obsp["niches"][[row]].indices)
 
 
@@ -64,7 +65,7 @@ def opened(adata):
 def test_members_of_the_middle_spot(kind, options, expected):
     adata = grid(kind=kind)
     assert st.pp.niches(adata, **options) is None
-    assert members_of(adata, 12) == expected
+    assert named_members(adata, 12) == expected
     niches = adata.obsp["niches"]
     assert niches.format == "csr"
     assert niches.dtype == np.float32
@@ -76,15 +77,15 @@ def test_members_of_the_middle_spot(kind, options, expected):
 
 def test_without_niches_the_niche_window_decides():
     adata = grid(7)
-    assert np.diff(opened(adata).niche_members().indptr).max() == 25  # 560 µm, 100 µm pitch
+    assert np.diff(members_of(opened(adata)).indptr).max() == 25  # 560 µm, 100 µm pitch
     st.pp.tiles(adata, niche_um=300)
-    default = opened(adata).niche_members()
+    default = members_of(opened(adata))
     assert np.diff(default.indptr).max() == 9
     st.pp.niches(adata)
     assert adata.uns["niches"]["um"] == 300
     assert (adata.obsp["niches"] != default).nnz == 0
     st.pp.niches(adata, members="nearest")
-    assert (opened(adata).niche_members() != adata.obsp["niches"]).nnz == 0
+    assert (members_of(opened(adata)) != adata.obsp["niches"]).nnz == 0
 
 
 def test_niche_window_is_in_microns_and_holds_what_its_image_shows():
@@ -92,7 +93,7 @@ def test_niche_window_is_in_microns_and_holds_what_its_image_shows():
     st.pp.tiles(adata)
     section = opened(adata)
     inside = (np.abs(section.centres - section.centres[24]) < 140).all(axis=1)
-    np.testing.assert_array_equal(section.niche_members()[[24]].indices, np.flatnonzero(inside))
+    np.testing.assert_array_equal(members_of(section)[[24]].indices, np.flatnonzero(inside))
 
 
 def test_boxes_hold_the_tiles_of_all_members():
@@ -112,11 +113,11 @@ def test_counts_and_order_do_not_matter_and_subsets_stay_means():
     adata = grid()
     st.pp.niches(adata, members="ring")
     half = adata[adata.obs_names[::-1]][:15].copy()
-    members = opened(half).niche_members()
+    members = members_of(opened(half))
     np.testing.assert_allclose(members.sum(axis=1), 1, rtol=1e-6)
     row = list(half.obs_names).index("s12")
     assert {half.obs_names[i] for i in members[[row]].indices} == {"s11", "s12", "s13", "s16", "s17", "s18"}
-    assert (opened(adata).without_counts().niche_members() != adata.obsp["niches"]).nnz == 0
+    assert (members_of(opened(adata).without_counts()) != adata.obsp["niches"]).nnz == 0
 
 
 def test_niches_never_reach_into_another_section():
@@ -134,7 +135,7 @@ def test_niches_never_reach_into_another_section():
     alone = grid(library="a")
     st.pp.niches(alone, members="ring")
     order = [list(alone.obs_names).index(name) for name in first.obs_names]
-    assert (first.niche_members() != alone.obsp["niches"][order][:, order]).nnz == 0
+    assert (members_of(first) != alone.obsp["niches"][order][:, order]).nnz == 0
 
 
 def test_concatenation_loses_the_pairs_but_not_the_definition():
@@ -144,11 +145,11 @@ def test_concatenation_loses_the_pairs_but_not_the_definition():
     both = ad.concat(parts, label="library_id", keys=["a", "b"], uns_merge="unique")
     assert "niches" not in both.obsp
     for section, part in zip(open_sections(both), parts, strict=True):
-        assert (section.niche_members() != part.obsp["niches"]).nnz == 0
+        assert (members_of(section) != part.obsp["niches"]).nnz == 0
     st.pp.niches(parts[1], members="nearest")
     mixed = ad.concat(parts, label="library_id", keys=["a", "b"], uns_merge="unique")
     with pytest.raises(ValueError, match=r"sections with different ones. Run stpredict.pp.niches again"):
-        opened(mixed).niche_members()
+        members_of(opened(mixed))
 
 
 def test_spatialdata(section):
@@ -168,7 +169,7 @@ def test_copy_and_files_round_trip(tmp_path, assert_same):
     changed.write_h5ad(tmp_path / "niches.h5ad")
     back = ad.read_h5ad(tmp_path / "niches.h5ad")
     assert (back.obsp["niches"] != changed.obsp["niches"]).nnz == 0
-    assert (opened(back).niche_members() != changed.obsp["niches"]).nnz == 0
+    assert (members_of(opened(back)) != changed.obsp["niches"]).nnz == 0
     st.pp.tiles(back)
     st.pp.encode(back, show_progress=False)
     assert back.uns["X_morphology_niche"]["niche"] == "nearest 3"
@@ -181,7 +182,7 @@ def test_an_isolated_spot_is_its_own_niche():
     adata = grid(gap=[6, 7, 8, 11, 13, 16, 17, 18])  # a hole of 8 around spot 12, which is now row 8
     with pytest.warns(UserWarning, match=r"^1 of 17 spots are alone in their niche"):
         st.pp.niches(adata, members="window", um=250)
-    assert members_of(adata, 8) == {8}
+    assert named_members(adata, 8) == {8}
     np.testing.assert_allclose(adata.obsp["niches"][8].toarray()[0] @ adata.X, adata.X[8])
 
 
@@ -292,9 +293,10 @@ def test_crops_of_different_sides_come_from_the_right_place_and_level():
 
 
 def test_interrupted_encoding_of_other_niches_is_not_resumed(tmp_path, monkeypatch):
-    from stpredict.pp import _encode, _network
+    from stpredict.pp import _encode
+    from stpredict.pp._encoders import network_encoder
 
-    monkeypatch.setattr(_network, "SPOTS_PER_PART", 10)
+    monkeypatch.setattr(network_encoder, "SPOTS_PER_PART", 10)
     monkeypatch.setattr(_encode.shutil, "rmtree", lambda *args, **kwargs: None)
     adata = grid()
     st.pp.tiles(adata)
@@ -374,7 +376,7 @@ def test_rings_need_a_lattice():
 
 
 def test_niches_too_large_to_list_are_refused(monkeypatch):
-    monkeypatch.setattr("stpredict._niches.MOST_LINKS", 200)
+    monkeypatch.setattr("stpredict._sections.niches.MOST_LINKS", 200)
     with pytest.raises(ValueError, match=r"Windows of 560 µm hold 14 of the 25 spots.*smaller um=.*'nearest'"):
         st.pp.niches(grid())
 

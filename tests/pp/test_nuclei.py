@@ -12,9 +12,9 @@ import pytest
 from scipy.spatial import cKDTree
 
 import stpredict as st
-from stpredict._section import open_sections
-from stpredict.pp import _nuclei_blocks, _nuclei_watershed
+from stpredict._sections.open import open_sections
 from stpredict.pp._nuclei import CHANNELS, check_nuclei, nuclei_maps
+from stpredict.pp._nuclei_detection import blocks, watershed
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +158,7 @@ def test_dirt_and_red_blood_are_no_nuclei():
 def test_nuclei_on_block_borders_are_counted_once(part, monkeypatch):
     st.pp.nuclei(part)
     whole = table_of(part)
-    monkeypatch.setattr(_nuclei_blocks, "BLOCK_PX", 200)
+    monkeypatch.setattr(blocks, "BLOCK_PX", 200)
     st.pp.nuclei(part)
     cut = table_of(part)
     assert abs(len(cut) - len(whole)) < 0.003 * len(whole)
@@ -169,7 +169,7 @@ def test_nuclei_on_block_borders_are_counted_once(part, monkeypatch):
 
 
 def test_only_blocks_with_spots_are_read(section, monkeypatch):
-    monkeypatch.setattr(_nuclei_blocks, "BLOCK_PX", 256)
+    monkeypatch.setattr(blocks, "BLOCK_PX", 256)
     few = section[:3].copy()
     st.pp.nuclei(few)
     spots = cKDTree(few.obsm["spatial"])
@@ -217,7 +217,7 @@ def test_results_survive_files_and_copies(part, tmp_path, assert_same):
     changed.write_h5ad(tmp_path / "x.h5ad")
     back = ad.read_h5ad(tmp_path / "x.h5ad")
     np.testing.assert_array_equal(back.uns["cells"]["sim_1"]["table"], changed.uns["cells"]["sim_1"]["table"])
-    assert list(back.uns["cells"]["sim_1"]["columns"]) == list(_nuclei_blocks.COLUMNS)
+    assert list(back.uns["cells"]["sim_1"]["columns"]) == list(blocks.COLUMNS)
     assert back.obs["cells_count"].dtype == np.int64
     one, other = open_sections(changed)[0], open_sections(back)[0]
     np.testing.assert_array_equal(nuclei_maps(one, key="cells"), nuclei_maps(other, key="cells"))
@@ -266,7 +266,7 @@ def test_glass_has_no_nuclei_and_means_of_none_are_nan():
 
 def test_pink_tissue_without_nuclei_stays_without():
     rng = np.random.default_rng(0)
-    field = _nuclei_watershed._blur(rng.standard_normal((600, 600)), 4.0)
+    field = watershed._blur(rng.standard_normal((600, 600)), 4.0)
     eosin = 0.5 + 0.2 * field[..., None] / field.std()
     pixels = 243 * np.exp(-eosin * [0.10, 0.94, 0.36]) + 2.5 * rng.standard_normal((600, 600, 3))
     adata = slide(np.uint8(np.clip(pixels, 1, 255)), [(300, 300)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import stpredict as st
-from stpredict.pp import _hub, _network
+from stpredict.pp._encoders import catalogue, network_encoder
 
 
 def slide(width=1200, height=1000, seed=0):
@@ -107,7 +107,7 @@ def test_network_sees_exactly_the_tile_around_each_spot():
     adata, network = section(), tiny_network()
     st.pp.tiles(adata, spot_um=112)
     st.pp.encode(adata, network, niche=False, key_added="X_r", precision="float32", show_progress=False)
-    size, mean, std = _hub._data_config(network)
+    size, mean, std = catalogue._data_config(network)
     image = slide()
     adata_size = round(112 / 0.5)
     crops = [
@@ -148,13 +148,13 @@ def test_batch_normalisation_is_folded_only_where_nothing_changes():
             return out.mean(dim=(2, 3)) if tiles.mean() > 0 else -out.mean(dim=(2, 3))
 
     network = tiny_network().eval()
-    folded = _network._folded(network, 64)
+    folded = network_encoder._folded(network, 64)
     tiles = torch.randn(4, 3, 64, 64)
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
     with torch.inference_mode():
         np.testing.assert_allclose(folded(tiles).numpy(), network(tiles).numpy(), atol=1e-4)
     wayward = Wayward().eval()
-    assert _network._folded(wayward, 64) is wayward
+    assert network_encoder._folded(wayward, 64) is wayward
 
 
 def test_record_tells_weights_apart():
@@ -168,14 +168,14 @@ def test_record_tells_weights_apart():
 
 
 def test_interrupted_encoding_resumes_to_the_same_features(tmp_path, monkeypatch):
-    monkeypatch.setattr(_network, "SPOTS_PER_PART", 6)
+    monkeypatch.setattr(network_encoder, "SPOTS_PER_PART", 6)
     adata, network = section(), tiny_network()
     st.pp.tiles(adata)
     with st.settings.override(cache_dir=tmp_path, batch_size=12):
         st.pp.encode(adata, network, key_added="X_whole", show_progress=False)
         assert not list((tmp_path / "encode").iterdir())
 
-        forward, calls = _network.NetworkEncoder._forward, []
+        forward, calls = network_encoder.NetworkEncoder._forward, []
 
         def counted(self, tiles, which):
             calls.append(len(tiles))
@@ -183,7 +183,7 @@ def test_interrupted_encoding_resumes_to_the_same_features(tmp_path, monkeypatch
                 raise KeyboardInterrupt
             return forward(self, tiles, which)
 
-        monkeypatch.setattr(_network.NetworkEncoder, "_forward", counted)
+        monkeypatch.setattr(network_encoder.NetworkEncoder, "_forward", counted)
         fail = True
         with pytest.raises(KeyboardInterrupt):
             st.pp.encode(adata, network, key_added="X_again", show_progress=False)
@@ -200,7 +200,7 @@ def test_interrupted_encoding_resumes_to_the_same_features(tmp_path, monkeypatch
 
 
 def test_a_damaged_resume_file_is_done_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(_network, "SPOTS_PER_PART", 10)
+    monkeypatch.setattr(network_encoder, "SPOTS_PER_PART", 10)
     adata, network = section(), tiny_network()
     st.pp.tiles(adata)
     with st.settings.override(cache_dir=tmp_path):
@@ -241,22 +241,22 @@ def test_hub_model_comes_with_its_own_preprocessing(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
 
-    built = _hub.network_encoder(
+    built = catalogue.network_encoder(
         "hf-hub:lab/tiny", devices=[torch.device("cpu")], precision="float32", batch_size=4, mpp=None
     )
     assert (built.name, built.size, built.mean, built.std) == ("tiny", 64, (0.7, 0.6, 0.5), (0.2, 0.2, 0.3))
 
-    spec = _hub.KnownEncoder("lab/tiny", "test", True, _hub.BIOPTIMUS, mpp=0.25)
-    monkeypatch.setitem(_hub.KNOWN, "tiny-pathology", spec)
+    spec = catalogue.KnownEncoder("lab/tiny", "test", True, catalogue.BIOPTIMUS, mpp=0.25)
+    monkeypatch.setitem(catalogue.KNOWN, "tiny-pathology", spec)
     adata = section()
     st.pp.tiles(adata, spot_um=56)
     st.pp.encode(adata, "tiny-pathology", niche=False, show_progress=False)
     record = adata.uns["X_tiny-pathology"]
     assert record["encoder"] == "tiny-pathology"
-    known = _hub.network_encoder(
+    known = catalogue.network_encoder(
         "hf-hub:lab/tiny", devices=[torch.device("cpu")], precision="float32", batch_size=4, mpp=None
     )
-    assert (known.size, known.mean, known.trained_mpp) == (224, _hub.BIOPTIMUS[0], 0.25)
+    assert (known.size, known.mean, known.trained_mpp) == (224, catalogue.BIOPTIMUS[0], 0.25)
 
     with pytest.raises(ValueError, match=r"Ask for access at huggingface.co/MahmoodLab/UNI2-h"):
         st.pp.encode(adata, "uni2-h", show_progress=False)
@@ -284,8 +284,8 @@ def test_virchow_pools_class_token_and_mean_of_patches():
             return torch.arange(7.0).view(1, 7, 1).expand(len(tiles), 7, 2)
 
     tiles = torch.zeros(3, 3, 8, 8)
-    assert _hub._class_token_and_mean(Tokens(), tiles)[0].tolist() == [0, 0, 5.5, 5.5]
-    assert _hub._class_token(Tokens(), tiles).shape == (3, 2)
+    assert catalogue._class_token_and_mean(Tokens(), tiles)[0].tolist() == [0, 0, 5.5, 5.5]
+    assert catalogue._class_token(Tokens(), tiles).shape == (3, 2)
 
 
 def test_local_folder_is_an_encoder(tmp_path):

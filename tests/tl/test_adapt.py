@@ -6,8 +6,8 @@ import pytest
 
 import stpredict as st
 from stpredict._evaluation.metrics import pearson
-from stpredict._section import open_sections
-from stpredict.models._spot_process import Points, Process, choose_weights, kernel
+from stpredict._sections.open import open_sections
+from stpredict.models.adapted.gaussian_process import Points, Process, choose_weights, kernel
 
 GENES = [f"GENE{i}" for i in range(12)]
 
@@ -162,7 +162,7 @@ def test_the_model_stays_as_it_was(base, new):
 
 
 def test_the_same_seed_gives_the_same_model(base, new, monkeypatch):
-    monkeypatch.setattr("stpredict.models._adapted.MAX_SPOTS", 10)
+    monkeypatch.setattr("stpredict.models.adapted.model.MAX_SPOTS", 10)
     first, same, other = (st.tl.adapt(base, new, measured="measured", seed=seed) for seed in (1, 1, 2))
     assert first.config["n_spots"] == 10
     np.testing.assert_array_equal(first.arrays["places"], same.arrays["places"])

@@ -10,8 +10,9 @@ import pytest
 from anndata import AnnData
 
 import stpredict as st
-from stpredict.models import METHODS, Ridge
-from stpredict.tl import _study_jobs
+from stpredict._benchmark import jobs
+from stpredict.models import METHODS
+from stpredict.models.baselines.ridge import Ridge
 
 METHODS_USED = ["mean", "ridge", "knn"]
 SHARED = {"metrics": ["pcc"], "show_progress": False}
@@ -70,9 +71,9 @@ def test_strong_features_near_the_ceiling_and_the_mean_at_zero(sections):
 
 def test_seeds_go_to_methods_that_have_chance(sections, monkeypatch):
     monkeypatch.setitem(METHODS, "dice", Dice)
-    monkeypatch.setattr(_study_jobs, "_alone", lambda _: warnings.catch_warnings())
-    monkeypatch.setattr("stpredict.tl.train", train_dice)
-    monkeypatch.setattr("stpredict.tl._methods._check_arguments", lambda *_: None)
+    monkeypatch.setattr(jobs, "_alone", lambda _: warnings.catch_warnings())
+    monkeypatch.setattr("stpredict._benchmark.jobs.fit", train_dice)
+    monkeypatch.setattr("stpredict._benchmark.methods._check_arguments", lambda *_: None)
     table = run(sections, ["ridge", "dice"], seeds=(3, 4), test=["B"])
     assert table.groupby("method")["seed"].unique().map(list).to_dict() == {"dice": [3, 4], "ridge": [3]}
     scores = table.query("metric == 'pcc'").groupby(["method", "seed"])["value"].mean()
@@ -185,7 +186,7 @@ def test_the_held_out_counts_change_neither_panels_nor_predictions(sections, alt
         seen["mean"], seen["genes"], seen["panels"] = mean, list(genes), panels
         return pd.DataFrame({"panel": ["all"], "gene": [""], "metric": ["pcc"], "value": [0.0]})
 
-    monkeypatch.setattr(_study_jobs, "score", remember)
+    monkeypatch.setattr(jobs, "score", remember)
     for method in ("mean", "ridge", "knn"):
         options = {"methods": [method], "test": ["B"], "n_genes": 8}
         run(sections, **options)
@@ -242,7 +243,7 @@ def test_references_of_the_held_out_patient_are_left_out_of_its_fold(sections, r
         given.append(None if reference is None else sorted(set(reference[0].obs["patient"])))
         return TRAIN(sections, **options)
 
-    monkeypatch.setattr("stpredict.tl.train", train)
+    monkeypatch.setattr("stpredict._benchmark.jobs.fit", train)
     methods = {"with": {"method": "mean"}, "without": {"method": "mean", "reference": None}}
     run(sections, methods, reference=reference)
     assert given == [["B", "C"], None, ["A", "C"], None, ["A", "B"], None]
@@ -276,7 +277,7 @@ def dies_after(monkeypatch):
         state["done"] += 1
         return TRAIN(*args, **kwargs)
 
-    monkeypatch.setattr("stpredict.tl.train", train)
+    monkeypatch.setattr("stpredict._benchmark.jobs.fit", train)
     return state
 
 

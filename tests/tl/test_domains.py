@@ -9,6 +9,7 @@ import pytest
 from scipy import sparse
 
 import stpredict as st
+from stpredict._sections.anndata import section_from_anndata
 
 
 @pytest.fixture
@@ -229,10 +230,9 @@ def test_spatialdata_is_divided_alike(section):
 
 def test_true_expression_around_a_spot_gives_the_simulated_domains(section):
     """The bar of a perfect measurement: what is clustered has no noise, and borders are left out."""
-    from stpredict._section import Section
 
     wide = st.datasets.simulate(region_scale=2, hidden=0.0)
-    around = Section.from_anndata(wide).neighbours() + sparse.eye(wide.n_obs)
+    around = section_from_anndata(wide).neighbours() + sparse.eye(wide.n_obs)
     truth = wide.layers["truth"] - wide.layers["truth"].mean(axis=0)
     wide.obsm["niche"] = sparse.diags(1 / np.asarray(around.sum(axis=1)).ravel()) @ around @ truth
     st.tl.domains(wide, use_rep="niche", n_domains=4, label_key="domain")

@@ -27,7 +27,7 @@ def test_every_size_trains_on_so_many_sections_and_scores_the_same_genes(section
         trained.append([next(iter(adata.uns["spatial"])) for adata in chosen])
         return train(chosen, **options)
 
-    monkeypatch.setattr("stpredict.tl.train", remember)
+    monkeypatch.setattr("stpredict._benchmark.jobs.fit", remember)
     table = curve(sections, sizes=[3, 1, 2], repeats=2, test=["B"])
     assert [len(names) for names in trained] == [1, 1, 2, 2, 3]
     assert trained[0] != trained[1]

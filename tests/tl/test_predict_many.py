@@ -17,9 +17,9 @@ import tifffile
 
 import stpredict as st
 from stpredict.tl import _predict_many
-from stpredict.tl._many import job as slide_job
-from stpredict.tl._many.features import recipe_of
-from stpredict.tl._many.job import Job
+from stpredict.tl._batch import job as slide_job
+from stpredict.tl._batch.job import Job
+from stpredict.tl._batch.recipe import recipe_of
 
 GENES = ["ERBB2", "COL1A1", "CD74", "KRT8"]
 SIDE = 700
@@ -119,7 +119,7 @@ def test_a_scale_for_all_is_for_slides_that_do_not_say_theirs(slides, model, out
 def test_the_earlier_result_stays_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
     from pathlib import Path
 
-    from stpredict.tl._many.results import Results
+    from stpredict.tl._batch.results import Results
 
     results, replace = Results(tmp_path), Path.replace
     (tmp_path / "a.zarr").mkdir()
@@ -307,7 +307,7 @@ def test_full_disk_is_a_line_and_spares_what_was_there(slides, model, out, monke
 
 
 def test_report_that_cannot_be_written_is_returned(slides, model, out, monkeypatch):
-    from stpredict.tl._many import report
+    from stpredict.tl._batch import report
 
     def full(path, text):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -368,7 +368,7 @@ def test_an_interrupted_run_reports_what_it_did(slides, model, out, monkeypatch)
 KILLED = """
 import sys, time
 import stpredict as st
-from stpredict.tl._many import job as slide_job
+from stpredict.tl._batch import job as slide_job
 
 write = slide_job.write_store
 def stuck(path, adata):

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 import stpredict as st
-from stpredict.models._contract import Prediction
-from stpredict.models._ridge import Ridge
-from stpredict.tl import _predicted_store, _predicted_tables
+from stpredict.models._base.contract import Prediction
+from stpredict.models.baselines.ridge import Ridge
+from stpredict.tl._prediction import tables, zarr_store
 
 GENES = ["GENE0", "GENE5", "GENE9"]
 
@@ -31,7 +31,7 @@ def new(paired):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Parts of 10 spots."""
-    monkeypatch.setattr(_predicted_tables, "rows_of", lambda _: 10)
+    monkeypatch.setattr(tables, "rows_of", lambda _: 10)
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -148,7 +148,7 @@ def test_full_disk_is_one_clear_error(model, new, tmp_path, monkeypatch):
         def __setitem__(self, rows, values):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_predicted_store, "_array", lambda *_: Full())
+    monkeypatch.setattr(zarr_store, "_array", lambda *_: Full())
     with pytest.raises(OSError, match=r"no room left for .*a.zarr, and nothing of it was kept"):
         st.tl.predict_expression(new, model, out=tmp_path / "a.zarr")
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import stpredict as st
-from stpredict._section import open_sections
+from stpredict._sections.open import open_sections
 
 GENES = [f"GENE{i}" for i in range(15)]
 METHODS = ["mean", "density", "ridge", "knn", "mixture"]
@@ -68,13 +68,13 @@ def test_without_reference_nothing_of_it_is_in_a_model(paired):
 
 
 def test_a_damaged_structure_is_refused(paired, tmp_path):
-    from stpredict.models import _store
+    from stpredict.models._base import files
 
     *train, other = paired(3)
     model = st.tl.train(train, genes=GENES, reference=without_image(other))
     for name in ("reference_axes", "reference_scale"):
         arrays = {key: values for key, values in model.arrays.items() if key != name}
-        _store.write(tmp_path / name, _store.Stored(model.method, model.genes, model.config, arrays))
+        files.write(tmp_path / name, files.Stored(model.method, model.genes, model.config, arrays))
         with pytest.raises(ValueError, match=r"is damaged: .*reference_.* missing or of wrong shape"):
             st.models.load(tmp_path / name)
 

@@ -6,7 +6,7 @@ import pytest
 from anndata import AnnData
 
 import stpredict as st
-from stpredict._section import open_sections
+from stpredict._sections.open import open_sections
 
 
 @pytest.fixture

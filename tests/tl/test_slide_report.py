@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stpredict.tl._many.job import Outcome
-from stpredict.tl._many.picture import HEIGHT, WIDEST, picture_of
-from stpredict.tl._many.report import Run, summary, write_report
-from stpredict.tl._many.slides import Slide
+from stpredict.tl._batch.job import Outcome
+from stpredict.tl._batch.manifest import Slide
+from stpredict.tl._batch.report import Run, summary, write_report
+from stpredict.tl._batch.thumbnails import HEIGHT, WIDEST, picture_of
 
 NASTY = '<script>alert("x")</script> & co'
 

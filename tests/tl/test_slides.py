@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from stpredict.tl._many.slides import slides_of
+from stpredict.tl._batch.manifest import slides_of
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import stpredict as st
-from stpredict import _stored_sections
-from stpredict._section import open_sections
-from stpredict._training._rows import DiskRows
-from stpredict.models._aligned._inputs import drawn
+from stpredict._sections import stored
+from stpredict._sections.open import open_sections
+from stpredict.models._aligned import training
+from stpredict.models._aligned.inputs import drawn
+from stpredict.models._data.rows import DiskRows
 
 FAST = {"epochs": 2, "width": 16, "members": 1, "show_progress": False}
 METHODS = ("cmrcnet", "st_align")
@@ -116,7 +117,6 @@ def test_a_panel_is_chosen_store_by_store(sections, folder):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_large_lies_on_disk(folder, monkeypatch, method):
-    from stpredict.models._aligned import _training
 
     class Enough(Exception):
         """The inputs are seen."""
@@ -129,21 +129,21 @@ def test_what_is_large_lies_on_disk(folder, monkeypatch, method):
         assert all(isinstance(values, DiskRows) for values in wide)
         raise Enough
 
-    monkeypatch.setattr(_training, "choose_epochs", look)
+    monkeypatch.setattr(training, "choose_epochs", look)
     with pytest.raises(Enough):
         st.tl.train(folder, method=method, **FAST)
 
 
 def test_stores_are_open_one_at_a_time(folder, monkeypatch):
     alive, most = weakref.WeakSet(), []
-    make = _stored_sections.Store.__init__
+    make = stored.Store.__init__
 
     def counted(store, path):
         alive.add(store)
         most.append(len(alive))
         make(store, path)
 
-    monkeypatch.setattr(_stored_sections.Store, "__init__", counted)
+    monkeypatch.setattr(stored.Store, "__init__", counted)
     st.tl.train(folder, method="st_align", **FAST)
     assert len(most) > 12
     assert max(most) <= 2
@@ -164,9 +164,8 @@ def test_the_bank_has_a_limit_and_every_section_a_share(sections, folder):
 
 
 def test_few_held_out_spots_are_looked_at_where_there_are_many(sections, monkeypatch):
-    from stpredict.models._aligned import _training
 
-    monkeypatch.setattr(_training, "MOST_HELD", 50)
+    monkeypatch.setattr(training, "MOST_HELD", 50)
     notes = st.tl.train(sections, method="cmrcnet", **FAST).history.notes
     assert "the smallest one, 50 of its 81 spots" in notes[0]
 
@@ -233,7 +232,6 @@ def test_sections_that_do_not_fit_are_refused_before_training(sections, tmp_path
 
 @pytest.mark.skipif(not OPEN.is_dir(), reason="needs /proc to see open files")
 def test_a_failed_training_leaves_nothing_behind(folder, cache, monkeypatch):
-    from stpredict.models._aligned import _training
 
     held = []
 
@@ -242,7 +240,7 @@ def test_a_failed_training_leaves_nothing_behind(folder, cache, monkeypatch):
         msg = "the loss became NaN"
         raise ValueError(msg)
 
-    monkeypatch.setattr(_training, "train_network", fails)
+    monkeypatch.setattr(training, "train_network", fails)
     with pytest.raises(ValueError, match="became NaN"):
         st.tl.train(folder, method="st_align", **FAST)
     assert held

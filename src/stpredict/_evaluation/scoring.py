@@ -14,7 +14,7 @@ from stpredict._evaluation.ceiling import noise_ceiling
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from stpredict._section import Section
+    from stpredict._sections.section import Section
 
 METRICS = (
     "pcc",

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict._core.settings import settings
 from stpredict._images import tiff, vendor
 from stpredict._images.blocks import BlockCache, block_shape, covering
-from stpredict._settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

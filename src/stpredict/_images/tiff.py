@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from stpredict._settings import settings
+from stpredict._core.settings import settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from stpredict.datasets._gene_facts import gene_facts
-from stpredict.datasets._genes import genes
-from stpredict.datasets._markers import marker_sets
+from stpredict._genes.facts import gene_facts
+from stpredict._genes.markers import marker_sets
+from stpredict._genes.symbols import genes
 from stpredict.datasets._real import (
     available,
     her2st,

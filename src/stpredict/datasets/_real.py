@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _keys
-from stpredict._settings import settings
+from stpredict._core import keys
+from stpredict._core.settings import settings
 from stpredict.io._library import library_entry
 
 if TYPE_CHECKING:
@@ -255,8 +255,8 @@ def _read_section(dataset: str, section: str) -> AnnData:
         sparse.csr_matrix(counts, dtype=np.float32),
         obs=_obs(spots, meta, section, library),
         var=pd.DataFrame(index=make_index_unique(pd.Index(genes, dtype=object))),
-        obsm={_keys.SPATIAL: spots[["pixel_x", "pixel_y"]].to_numpy(np.float64)},
-        uns={_keys.SPATIAL: {library: _library(folder, meta)}},
+        obsm={keys.SPATIAL: spots[["pixel_x", "pixel_y"]].to_numpy(np.float64)},
+        uns={keys.SPATIAL: {library: _library(folder, meta)}},
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _keys
+from stpredict._core import keys
 from stpredict.datasets import _simulated_counts as counts
 from stpredict.datasets._simulated_tissue import (
     ADIPOSE,
@@ -144,8 +144,8 @@ def _section(index: int, patient: int, *, seed: int, signal: float, hidden: floa
     adata.var["truth_programme"] = counts.PROGRAMME_OF
     adata.strings_to_categoricals()
     adata.layers["truth"] = np.log1p(1e4 * fraction).astype(np.float32)
-    adata.obsm[_keys.SPATIAL] = spots[["x", "y"]].to_numpy()
-    adata.uns[_keys.SPATIAL] = {library: _library(image)}
+    adata.obsm[keys.SPATIAL] = spots[["x", "y"]].to_numpy()
+    adata.uns[keys.SPATIAL] = {library: _library(image)}
     table = np.column_stack([nuclei.xy, nuclei.area, nuclei.kind]).astype(np.float32)
     adata.uns["truth"] = {"nuclei": table, "types": list(REGIONS)}
     return adata

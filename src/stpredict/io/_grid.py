@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stpredict import _keys
-from stpredict._checks import one_of, slot_name
+from stpredict._core import keys
+from stpredict._core.checks import one_of, slot_name
+from stpredict._core.device import release
 from stpredict._images import open_image
 from stpredict._images.mask import find_tissue, tissue_fraction
-from stpredict._memory import release
-from stpredict._scale import PITCH_PER_DIAMETER
-from stpredict._section import Section
-from stpredict._wsidata import TILE_SPEC, slide_of, tile_spec, tiles_at
+from stpredict._sections.anndata import section_from_anndata
+from stpredict._sections.scale import PITCH_PER_DIAMETER
+from stpredict._sections.spatialdata import section_from_spatialdata
+from stpredict._sections.wsidata import TILE_SPEC, slide_of, tile_spec, tiles_at
 from stpredict.io._library import check_mpp
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from stpredict._core.typing import Data
     from stpredict._images import SlideImage
-    from stpredict._typing import Data
 
 SPOT_PER_PITCH = 0.55
 """As on Visium."""
@@ -109,13 +110,13 @@ def grid(
     if hasattr(data, "images") and hasattr(data, "shapes"):
         which = {"image_key": image_key, "table_key": table_key, "library_id": library_id, "mpp": mpp}
         return _on_spatialdata(data, key_added, lay, (pitch_um, spot_um), **which)
-    section = Section.from_anndata(data, library_id=library_id, library_key=library_key, mpp=mpp)
+    section = section_from_anndata(data, library_id=library_id, library_key=library_key, mpp=mpp)
     centres, obs = lay(section.slide, section.mpp, section.name)
     adata = _pseudo_spots(centres / section.image_scale, obs, section.name)
-    entry = deepcopy(data.uns[_keys.SPATIAL][section.name])
+    entry = deepcopy(data.uns[keys.SPATIAL][section.name])
     entry["scalefactors"] = {**entry.get("scalefactors", {}), **_factors(section.mpp_of_coordinates, spot_um)}
     entry["metadata"] = {**entry.get("metadata", {}), **_metadata(pitch_um, spot_um)}
-    adata.uns[_keys.SPATIAL] = {section.name: entry}
+    adata.uns[keys.SPATIAL] = {section.name: entry}
     return adata
 
 
@@ -181,7 +182,7 @@ def _pseudo_spots(centres: np.ndarray, obs: pd.DataFrame, name: str) -> AnnData:
     from anndata import AnnData
 
     obs["library_id"] = pd.Categorical([name] * len(obs))
-    return AnnData(obs=obs, obsm={_keys.SPATIAL: centres})
+    return AnnData(obs=obs, obsm={keys.SPATIAL: centres})
 
 
 def _factors(mpp: float, spot_um: float) -> dict[str, float]:
@@ -203,7 +204,7 @@ def _on_spatialdata(
     from spatialdata.models import ShapesModel, TableModel
     from spatialdata.transformations import get_transformation
 
-    from stpredict._copy import copy_of
+    from stpredict._sections.open import copy_of
 
     slot_name(key)
     table = f"{key}_table"
@@ -213,7 +214,7 @@ def _on_spatialdata(
     image_key, image, mpp = _slide_of(sdata, **which)
     centres, obs = lay(image, mpp, key)
     adata = _pseudo_spots(centres, obs, key)
-    adata.uns[_keys.SPATIAL] = {key: {"scalefactors": _factors(mpp, sizes[1]), "metadata": _metadata(*sizes)}}
+    adata.uns[keys.SPATIAL] = {key: {"scalefactors": _factors(mpp, sizes[1]), "metadata": _metadata(*sizes)}}
     out = copy_of(sdata)
     if image_key is None:  # LazySlide's WSIData
         adata.X = np.empty(adata.shape, dtype=np.float32)  # wsidata takes rows of X
@@ -236,7 +237,7 @@ def _slide_of(
     sdata: SpatialData, *, image_key: str | None, table_key: str | None, library_id: str | None, mpp: float | None
 ) -> tuple[str | None, SlideImage, float]:
     """Image of a SpatialData (None for the slide of a WSIData), and its scale as passed or known to file or table."""
-    from stpredict._spatialdata import only_image, region_centres, slide_image, table_of
+    from stpredict._sections.spatialdata import only_image, region_centres, slide_image, table_of
 
     check_mpp(mpp)
     slide = slide_of(sdata) if image_key is None else None
@@ -244,7 +245,7 @@ def _slide_of(
         check_mpp(slide.mpp)
         return None, open_image(slide.path), float(mpp or slide.mpp)
     if slide is None and sdata.tables and (mpp is None or table_key or library_id):
-        section = Section.from_spatialdata(sdata, table_key=table_key, region=library_id, image_key=image_key, mpp=mpp)
+        section = section_from_spatialdata(sdata, table_key=table_key, region=library_id, image_key=image_key, mpp=mpp)
         if section.has_image:
             place = region_centres(sdata, table_of(sdata, table_key), region=section.name, image_key=image_key)
             return place.image_key, section.slide, section.mpp

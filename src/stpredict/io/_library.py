@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stpredict._images import open_image
-from stpredict._scale import PLAUSIBLE_MPP
+from stpredict._sections.scale import PLAUSIBLE_MPP
 
 OVERVIEW = 1000
 """Longer side of the ``hires`` image that is made for plots, px."""

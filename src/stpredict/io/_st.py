@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from stpredict import _keys
-from stpredict._scale import find_lattice
+from stpredict._core import keys
+from stpredict._sections.scale import find_lattice
 from stpredict.io._library import check_mpp, check_name, library_entry
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def read_st(
         sparse.csr_matrix(table.to_numpy(np.float32)[keep]),
         obs=pd.DataFrame({"array_row": grid[keep, 1], "array_col": grid[keep, 0]}, index=table.index[keep]),
         var=pd.DataFrame(index=make_index_unique(pd.Index(table.columns.astype(str), dtype=object))),
-        obsm={_keys.SPATIAL: centres},
+        obsm={keys.SPATIAL: centres},
     )
     metadata = {
         "technology": "Spatial Transcriptomics",
@@ -112,7 +112,7 @@ def read_st(
         "spot_diameter_um": spot_diameter_um,
     }
     scalefactors = _scalefactors(centres, spot_pitch_um, spot_diameter_um, mpp)
-    adata.uns[_keys.SPATIAL] = {
+    adata.uns[keys.SPATIAL] = {
         name: library_entry(image, images={}, scalefactors=scalefactors, metadata=metadata),
     }
     return adata

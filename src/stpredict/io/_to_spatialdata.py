@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _keys
-from stpredict._section import open_sections
+from stpredict._core import keys
+from stpredict._sections.open import open_sections
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
     from stpredict._images import SlideImage
-    from stpredict._section import Section
+    from stpredict._sections.section import Section
 
 CHUNK = 1024
 SMALLEST_LEVEL = 512
@@ -129,7 +129,7 @@ def _circles(section: Section) -> Any:
 
 def _radius(section: Section) -> float:
     """Spot radius in full-resolution pixels; a quarter of the pitch where the diameter is not recorded."""
-    library = section.adata.uns.get(_keys.SPATIAL, {}).get(section.name, {})
+    library = section.adata.uns.get(keys.SPATIAL, {}).get(section.name, {})
     if diameter := library.get("scalefactors", {}).get("spot_diameter_fullres"):
         return float(diameter) / 2
     return section.lattice.pitch_px / section.image_scale / 4 if section.lattice else 1.0
@@ -145,11 +145,11 @@ def _table(adata: AnnData, sections: list[Section]) -> AnnData:
         library[section.rows] = section.name
     table.obs["library_id"] = pd.Categorical(library)
     table.obs["spot_id"] = table.obs_names.to_numpy(dtype=object)
-    if _keys.SPATIAL in table.uns:
+    if keys.SPATIAL in table.uns:
         # Images are elements now; the scale stays with the table.
-        table.uns[_keys.SPATIAL] = {
+        table.uns[keys.SPATIAL] = {
             name: {key: value for key, value in entry.items() if key != "images"}
-            for name, entry in table.uns[_keys.SPATIAL].items()
+            for name, entry in table.uns[keys.SPATIAL].items()
         }
     return TableModel.parse(
         table, region=[section.name for section in sections], region_key="library_id", instance_key="spot_id"

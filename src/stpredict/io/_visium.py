@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from stpredict import _keys
+from stpredict._core import keys
 from stpredict._images import open_image
-from stpredict._scale import VISIUM_PITCH_UM, check_full_resolution
+from stpredict._sections.scale import VISIUM_PITCH_UM, check_full_resolution
 from stpredict.io._library import check_mpp, check_name, library_entry
-from stpredict.io._positions import read_positions
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,6 +23,9 @@ VISIUM_SPOT_UM = 55.0
 COUNTS = "filtered_feature_bc_matrix"
 GENES = "Gene Expression"
 """Type of the features that are kept."""
+
+POSITION_COLUMNS = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
+POSITION_FILES = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
 
 
 def read_visium(
@@ -96,7 +99,7 @@ def read_visium(
         "spot_pitch_um": float(bin_um or VISIUM_PITCH_UM),
         "spot_diameter_um": float(bin_um or VISIUM_SPOT_UM),
     }
-    adata.uns[_keys.SPATIAL] = {name: library_entry(image, images=images, scalefactors=scalefactors, metadata=metadata)}
+    adata.uns[keys.SPATIAL] = {name: library_entry(image, images=images, scalefactors=scalefactors, metadata=metadata)}
     return adata
 
 
@@ -224,5 +227,52 @@ def _in_tissue(adata: AnnData, positions: Any) -> AnnData:
         adata, own = adata[inside].copy(), own[inside]
     adata.obs = own[["in_tissue", "array_row", "array_col"]].copy()
     # x is the column and y the row of the image.
-    adata.obsm[_keys.SPATIAL] = own[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(np.float64)
+    adata.obsm[keys.SPATIAL] = own[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(np.float64)
     return adata
+
+
+def read_positions(folder: Path) -> pd.DataFrame:
+    """Positions of all spots by barcode, from the ``spatial`` folder of Space Ranger.
+
+    Versions differ in the file's name and in whether it has a header, so the header is looked for in the file itself.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged, has other columns, or names a spot twice.
+    """
+    path = next((folder / name for name in POSITION_FILES if (folder / name).is_file()), None)
+    if path is None:
+        msg = f"{folder} holds no spot positions; one of {', '.join(POSITION_FILES)} is needed."
+        raise FileNotFoundError(msg)
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_positions_csv(path)
+        missing = [name for name in POSITION_COLUMNS if name not in table]
+        if missing:
+            msg = f"it has no column {', '.join(missing)}"
+            raise ValueError(msg)
+        table = table.set_index("barcode")[POSITION_COLUMNS[1:]]
+        table.index = table.index.astype(str)
+        table = table.astype({"in_tissue": int, "array_row": int, "array_col": int})
+        table = table.astype(dict.fromkeys(POSITION_COLUMNS[4:], float))
+    except (ValueError, TypeError, OSError) as error:
+        msg = f"{path} is damaged or no table of spot positions ({error}). Get it again from Space Ranger's output."
+        raise ValueError(msg) from error
+    if not table.index.is_unique:
+        twice = table.index[table.index.duplicated()].unique()
+        msg = f"{path} names {len(twice)} spots more than once: {', '.join(twice[:3])}. Keep one row for each."
+        raise ValueError(msg)
+    return table
+
+
+def _read_positions_csv(path: Path) -> pd.DataFrame:
+    with path.open(encoding="utf-8-sig") as file:
+        first = file.readline().strip().replace('"', "").split(",")
+    if first[0] == "barcode" or "in_tissue" in first:
+        return pd.read_csv(path, dtype={"barcode": str}, encoding="utf-8-sig")
+    if len(first) != len(POSITION_COLUMNS):
+        msg = f"it has {len(first)} columns instead of {len(POSITION_COLUMNS)}"
+        raise ValueError(msg)
+    return pd.read_csv(path, header=None, names=POSITION_COLUMNS, dtype={"barcode": str}, encoding="utf-8-sig")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict import _keys
+from stpredict._core import keys
 from stpredict._images import open_image
-from stpredict._scale import PLAUSIBLE_MPP
+from stpredict._sections.scale import PLAUSIBLE_MPP
 from stpredict.io._library import check_mpp, check_name, library_entry
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def read_wsi(path: str | Path, mpp: float | None = None, *, library_id: str | No
     entry = library_entry(
         path, images={}, scalefactors={"microns_per_pixel": scale}, metadata={"technology": "whole-slide image"}
     )
-    return AnnData(obsm={_keys.SPATIAL: np.empty((0, 2))}, uns={_keys.SPATIAL: {name: entry}})
+    return AnnData(obsm={keys.SPATIAL: np.empty((0, 2))}, uns={keys.SPATIAL: {name: entry}})
 
 
 def states_scale(path: Path) -> bool:

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stpredict.models import _store
-from stpredict.models._adapted import rebuilt
-from stpredict.models._contract import ExpressionModel, History, Prediction
-from stpredict.models._density import Density
-from stpredict.models._knn import Knn
-from stpredict.models._mean import Mean
-from stpredict.models._mixture import Mixture
-from stpredict.models._ridge import Ridge
-from stpredict.models.align_st import AlignSt
-from stpredict.models.cmrcnet import CmrcNet
-from stpredict.models.st_align import StAlign
+from stpredict.models._base import files
+from stpredict.models._base.contract import ExpressionModel, History, Prediction
+from stpredict.models._base.load import rebuilt
+from stpredict.models.adapted.model import Adapted
+from stpredict.models.methods import METHODS
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from stpredict.models._arrays import ArrayModel
-
-METHODS: dict[str, type[ArrayModel]] = {
-    model.method: model for model in (Mean, Density, Ridge, Knn, Mixture, CmrcNet, StAlign, AlignSt)
-}
-"""Name → class of every method that `stpredict.tl.train` knows."""
 
 __all__ = ["METHODS", "ExpressionModel", "History", "Prediction", "load"]
 
@@ -61,4 +48,4 @@ def load(path: str | Path) -> ExpressionModel:
     >>> st.models.load(folder).method
     'mean'
     """
-    return rebuilt(_store.read(path), path)
+    return rebuilt(files.read(path), path, METHODS | {Adapted.method: Adapted})

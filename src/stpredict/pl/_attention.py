@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict._settings import settings
+from stpredict._core.settings import settings
 from stpredict.pl import _canvas
 from stpredict.pl._nuclei import chosen_spots, draw_ellipses
 from stpredict.pl._tiles import OUTLINE, Tile, read_area
-from stpredict.pp._nuclei_maps import check_nuclei
+from stpredict.pp._nuclei_detection.maps import check_nuclei
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
     from stpredict.models import ExpressionModel
 
 TILE_UM = 112.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from stpredict import _keys
+from stpredict._core import keys
 from stpredict._evaluation import metrics
 from stpredict.pl import _canvas
 from stpredict.pl._scores import LABELS
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
 
 NOMINAL = np.array([0.5, 0.8, 0.9, 0.95])
 """Central intervals that are held against what they cover."""
@@ -32,7 +32,7 @@ LEGEND = {"fontsize": 8, "framealpha": 0.8, "edgecolor": "none"}
 def calibration(
     data: Data | pd.DataFrame,
     *,
-    predicted: str = _keys.PREDICTED,
+    predicted: str = keys.PREDICTED,
     genes: Iterable[str] | None = None,
     min_counts: int = 50,
     library_id: str | None = None,
@@ -111,8 +111,8 @@ def calibration(
         section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key)
         before, after = both_of(section, genes, predicted, min_counts)
         scale = _scale(before, after)
-        if _keys.std(predicted) in section.adata.layers:
-            spread = expression_of(section, after.columns, _keys.std(predicted)).loc[after.index]
+        if keys.std(predicted) in section.adata.layers:
+            spread = expression_of(section, after.columns, keys.std(predicted)).loc[after.index]
             values = (frame.to_numpy() for frame in (before, after, spread))
             observed = _coverage(*values)
     if scale.empty:

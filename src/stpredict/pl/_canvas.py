@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._section import open_sections
+from stpredict._sections.open import open_sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.collections import EllipseCollection
     from matplotlib.figure import Figure
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 PIXELS = 1200
 """Longer side of the part of a slide that is drawn."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from stpredict import _keys
+from stpredict._core import keys
 from stpredict.pl import _canvas
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-    from stpredict._section import Section
+    from stpredict._sections.section import Section
 
 NO_LABEL = "no label"
 
@@ -37,7 +37,7 @@ def colours_of(adata: AnnData, key: str) -> dict[str, str]:
 
 def stored_colours(adata: AnnData, key: str) -> list[str]:
     """Colours in ``uns["<key>_colors"]``; none unless they suffice."""
-    stored = adata.uns.get(_keys.colours(key))
+    stored = adata.uns.get(keys.colours(key))
     if stored is None or len(stored) < len(categories_of(adata, key).cat.categories):
         return []
     return [str(colour) for colour in stored]

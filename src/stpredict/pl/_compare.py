@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict import _keys
+from stpredict._core import keys
 from stpredict._evaluation import metrics
-from stpredict.models._contract import UNITS
+from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
 from stpredict.pl._values import expression_of
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 DIFFERENCE = "RdBu_r"
 
@@ -30,7 +30,7 @@ def compare(
     data: Data,
     genes: str | Iterable[str],
     *,
-    predicted: str = _keys.PREDICTED,
+    predicted: str = keys.PREDICTED,
     measured: str | None = None,
     cmap: str | Colormap = "viridis",
     size: float = 1.0,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from stpredict import _keys
+from stpredict._core import keys
 from stpredict._evaluation.agreement import agreement, labelled
 from stpredict.pl import _canvas
 from stpredict.pl._categories import categories_of, colours_of, draw_categories, palette, stored_colours
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
 
 
 def domains(
     data: Data,
-    key: str = _keys.DOMAINS,
+    key: str = keys.DOMAINS,
     *,
     label_key: str | None = None,
     size: float = 1.0,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from stpredict import _keys
-from stpredict._checks import one_of
-from stpredict._section import open_sections, table_of
-from stpredict._settings import settings
-from stpredict.models._contract import UNITS
+from stpredict._core import keys
+from stpredict._core.checks import one_of
+from stpredict._core.settings import settings
+from stpredict._sections.open import open_sections, table_of
+from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
 from stpredict.pl._categories import NO_LABEL, categories_of, colours_of, draw_legend
 from stpredict.pl._values import expression_of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
 
 Layout = Literal["umap", "pca"]
 LEAST_FOR_UMAP = 15
@@ -34,7 +34,7 @@ LEAST_FOR_UMAP = 15
 
 def embedding(
     data: Data,
-    basis: str = _keys.ST_ALIGN,
+    basis: str = keys.ST_ALIGN,
     *,
     color: str | Iterable[str] | None = None,
     layout: Layout = "umap",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stpredict import _keys
-from stpredict.models._contract import UNITS
+from stpredict._core import keys
+from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
 from stpredict.pl._values import expression_of
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
 
 
 def expression(
     data: Data,
     genes: str | Iterable[str],
     *,
-    layer: str | None = _keys.PREDICTED,
+    layer: str | None = keys.PREDICTED,
     cmap: str | Colormap = "viridis",
     vmin: float | None = None,
     vmax: float | None = None,
@@ -109,6 +109,6 @@ def expression(
         spots.set_clim(low if vmin is None else vmin, high if vmax is None else vmax)
         known = values[gene].notna().any()
         panel.set_title(gene if known else f"{gene} (no values)", size=11)
-        _canvas.draw_colour_bar(panel, spots, UNITS if layer in (None, _keys.PREDICTED) else layer)
+        _canvas.draw_colour_bar(panel, spots, UNITS if layer in (None, keys.PREDICTED) else layer)
     _canvas.draw_scale_bar(panels.axes[0], section)
     return panels.finish(show=show, save=save, return_fig=return_fig)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict import _keys
+from stpredict._core import keys
 from stpredict._evaluation import metrics
 from stpredict.pl import _canvas
 from stpredict.pl._values import both_of
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
 
 MAX_NAMES = 50
 """Up to as many genes are named along the axes."""
@@ -28,7 +28,7 @@ MAX_NAMES = 50
 def gene_correlation(
     data: Data,
     *,
-    predicted: str = _keys.PREDICTED,
+    predicted: str = keys.PREDICTED,
     genes: Iterable[str] | None = None,
     min_counts: int = 50,
     cmap: str | Colormap = "RdBu_r",

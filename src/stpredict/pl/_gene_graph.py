@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
     from stpredict.models import ExpressionModel
 
 PALE, FAINT = "#ececec", "#555555"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict.datasets import _genes
+from stpredict._genes import symbols
 from stpredict.pl import _canvas
 
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ def gene_neighbors(
     if not n >= 1:
         msg = f"n must be at least 1, got {n!r}."
         raise ValueError(msg)
-    rows = _rows(embeddings.index, _genes.asked(genes), "genes")
+    rows = _rows(embeddings.index, symbols.asked(genes), "genes")
     chosen = np.arange(len(embeddings))
     if among is not None:
-        chosen = np.unique(_rows(embeddings.index, _genes.asked(among), "among", every=False))
+        chosen = np.unique(_rows(embeddings.index, symbols.asked(among), "among", every=False))
     vectors = embeddings.to_numpy()
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
@@ -104,10 +104,10 @@ def gene_neighbors(
 
 def _rows(index: pd.Index, genes: list[str], what: str, *, every: bool = True) -> list[int]:
     """Rows of `genes`, or, unless it must be `every` one, of those that have one."""
-    found = _genes.match(genes, index)
+    found = symbols.match(genes, index)
     missing = [gene for gene in genes if gene not in found]
     if (missing and every) or not found:
-        msg = f"Not in embeddings ({what}): {_genes.describe_missing(missing)}."
+        msg = f"Not in embeddings ({what}): {symbols.describe_missing(missing)}."
         raise (KeyError if every else ValueError)(msg)
     return [int(index.get_loc(name)) for name in dict.fromkeys(found.values())]
 
@@ -132,9 +132,9 @@ def _draw(ax: Axes, gene: str, names: list[str], likeness: np.ndarray) -> None:
 
 def _names_of(genes: list[str]) -> dict[str, str]:
     """Approved names; empty for genes that are not known."""
-    symbols = _genes.resolve(genes)
-    table = _genes.table()["name"]
-    return {gene: table.iloc[_genes.rows_of([symbols[gene]])[0]] if gene in symbols else "" for gene in genes}
+    approved = symbols.resolve(genes)
+    table = symbols.table()["name"]
+    return {gene: table.iloc[symbols.rows_of([approved[gene]])[0]] if gene in approved else "" for gene in genes}
 
 
 def _cut(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict.models._contract import History
+from stpredict.models._base.contract import History
 from stpredict.pl import _canvas
 from stpredict.pl._tumor import COLOURS
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict._niches import boxes_of, niche_windows
-from stpredict.models._contract import UNITS
+from stpredict._sections.niches import boxes_of, members_of, niche_windows
+from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
 from stpredict.pl._tiles import OUTLINE, read_area
 from stpredict.pl._values import expression_of
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 MARGIN = 0.25
 """What is shown around the niche, as a share of its longer side."""
@@ -99,7 +99,7 @@ def niches(
     """
     section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
     row = _row_of(section, spot)
-    members = section.niche_members()
+    members = members_of(section)
     boxes = boxes_of(section)
     values = None if gene is None else expression_of(section, gene, layer).to_numpy()[:, 0]
     slide = None if gene is None else _canvas.slide_of(section)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict import _keys
-from stpredict._settings import settings
+from stpredict._core import keys
+from stpredict._core.settings import settings
 from stpredict.pl import _canvas
 from stpredict.pl._tiles import OUTLINE, read_tile
 from stpredict.pp._nuclei import check_nuclei
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 
 def nuclei(
@@ -29,7 +29,7 @@ def nuclei(
     *,
     n: int = 4,
     seed: int | None = None,
-    key: str = _keys.NUCLEI,
+    key: str = keys.NUCLEI,
     ncols: int = 4,
     color: str = OUTLINE,
     library_id: str | None = None,

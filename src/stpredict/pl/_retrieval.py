@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from stpredict import _keys
-from stpredict._checks import one_of
-from stpredict._section import open_sections
+from stpredict._core import keys
+from stpredict._core.checks import one_of
+from stpredict._sections.open import open_sections
 from stpredict.pl import _canvas
 from stpredict.pl._tiles import read_tile
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 ROWS = 4
 """Spots drawn by default."""
@@ -33,7 +33,7 @@ def retrieval(
     *,
     spots: str | int | Sequence[str | int] | None = None,
     n_neighbors: int = 5,
-    key: str = _keys.RETRIEVED,
+    key: str = keys.RETRIEVED,
     window: Literal["spot", "niche"] = "niche",
     library_id: str | None = None,
     library_key: str | None = None,
@@ -174,7 +174,7 @@ def _retrieved(section: Section, key: str, n: int) -> tuple[np.ndarray, np.ndarr
     if key not in adata.obsm or "bank_spot" not in adata.uns.get(key, {}):
         msg = f"There are no retrieved spots under obsm[{key!r}]; call stpredict.tl.retrieve first, or pass key=."
         raise KeyError(msg)
-    rows, similarity = (np.asarray(adata.obsm[name])[section.rows] for name in (key, _keys.similarity(key)))
+    rows, similarity = (np.asarray(adata.obsm[name])[section.rows] for name in (key, keys.similarity(key)))
     if not 1 <= n <= rows.shape[1]:
         msg = (
             f"n_neighbors must lie between 1 and the {rows.shape[1]} that were retrieved (k of tl.retrieve), got {n!r}."

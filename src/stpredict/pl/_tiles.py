@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from stpredict import _keys
-from stpredict._checks import one_of
-from stpredict._niches import SPOT_UM, niche_windows
-from stpredict._settings import settings
+from stpredict._core import keys
+from stpredict._core.checks import one_of
+from stpredict._core.settings import settings
+from stpredict._sections.niches import niche_windows
+from stpredict._sections.scale import SPOT_UM
 from stpredict.pl import _canvas
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 PIXELS = 300
 """A tile is drawn from at least this many pixels across, where the image has them."""
@@ -152,7 +153,7 @@ def read_tile(section: Section, spot: int, window: Literal["spot", "niche"]) -> 
     ValueError, FileNotFoundError
         If there is no image, or its scale is unknown.
     """
-    geometry = section.adata.uns.get(_keys.TILES, {}).get(section.name, {})
+    geometry = section.adata.uns.get(keys.TILES, {}).get(section.name, {})
     spot_px = float(geometry.get("spot_um", SPOT_UM)) / section.mpp
     side, centre, inner = spot_px, section.centres[spot], None
     if window == "niche":

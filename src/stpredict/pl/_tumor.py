@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _keys
+from stpredict._core import keys
 from stpredict.pl import _canvas
 from stpredict.pl._categories import draw_categories
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 """Colours of Okabe and Ito, which all kinds of colour vision tell apart."""
@@ -29,7 +29,7 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F
 def tumor(
     data: Data,
     *,
-    key: str = _keys.TUMOR,
+    key: str = keys.TUMOR,
     label_key: str | None = None,
     cmap: str | Colormap = "viridis",
     size: float = 1.0,

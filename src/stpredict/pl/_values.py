@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from stpredict import _keys
-from stpredict.datasets import _genes
+from stpredict._core import keys
+from stpredict._genes import symbols
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stpredict._section import Section
+    from stpredict._sections.section import Section
 
 MIN_SPOTS = 3
 
@@ -35,18 +35,18 @@ def expression_of(section: Section, genes: str | Iterable[str], layer: str | Non
         msg = "No genes to draw: pass a gene name or a list of them."
         raise ValueError(msg)
     adata = section.adata
-    extra = None if layer is None else adata.obsm.get(_keys.extra_genes(layer))
+    extra = None if layer is None else adata.obsm.get(keys.extra_genes(layer))
     in_var = layer is None or layer in adata.layers
     if not in_var and extra is None:
         hint = "Call tl.predict_expression first, or pass layer=None for the measured counts."
         msg = f"There is no layers[{layer!r}]; there is {', '.join(adata.layers) or 'none'}. {hint}"
         raise KeyError(msg)
-    inside = _genes.match(wanted, section.genes) if in_var else {}
-    beside = {} if extra is None else _genes.match(wanted, extra.columns)
+    inside = symbols.match(wanted, section.genes) if in_var else {}
+    beside = {} if extra is None else symbols.match(wanted, extra.columns)
     unknown = [gene for gene in wanted if gene not in inside and gene not in beside]
     if unknown:
-        where = "var_names" + ("" if extra is None else f" or obsm[{_keys.extra_genes(layer)!r}]")
-        msg = f"Not in {where}: {_genes.describe_missing(unknown)}."
+        where = "var_names" + ("" if extra is None else f" or obsm[{keys.extra_genes(layer)!r}]")
+        msg = f"Not in {where}: {symbols.describe_missing(unknown)}."
         raise KeyError(msg)
     table = pd.DataFrame(index=section.obs_names, columns=wanted, dtype=float)
     if inside:

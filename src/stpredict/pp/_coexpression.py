@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from stpredict.datasets import _genes
+from stpredict._genes import symbols
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stpredict._references import Reference
+    from stpredict._sections.references import Reference
 
 OVERSAMPLED, PASSES = 10, 5
 """Of the randomised decomposition: directions beside those wanted, and passes over the references."""
@@ -156,11 +156,11 @@ def _union(indexes: Sequence[pd.Index]) -> tuple[np.ndarray, list[np.ndarray]]:
     columns = []
     for index in indexes:
         mine = [str(name) for name in index]
-        symbols = _genes.resolve(mine)
-        taken = {name for name in mine if symbols.get(name) == name}
+        approved = symbols.resolve(mine)
+        taken = {name for name in mine if approved.get(name) == name}
         keys = []
         for name in mine:
-            symbol = symbols.get(name, name)
+            symbol = approved.get(name, name)
             key = name if name == symbol or symbol in taken else symbol
             taken.add(key)
             keys.append(key)

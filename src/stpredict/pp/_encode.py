@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _keys
-from stpredict._copy import copy_of
-from stpredict._device import resolve_device, resolve_devices, resolve_precision
-from stpredict._niches import Niche, niche_windows
-from stpredict._section import open_sections, table_of
-from stpredict._settings import settings
-from stpredict.pp._encoders import MorphologyEncoder
-from stpredict.pp._network import NetworkEncoder
-from stpredict.pp._windows import Windows
+from stpredict._core import keys
+from stpredict._core.settings import settings
+from stpredict._sections.niches import Niche, niche_windows
+from stpredict._sections.open import copy_of, open_sections, table_of
+from stpredict.pp._encoders.catalogue import build_encoder
+from stpredict.pp._encoders.network_encoder import NetworkEncoder
+from stpredict.pp._encoders.windows import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +25,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 MAX_ENLARGEMENT = 2.0
 SAME_SCALE = 0.05
@@ -118,7 +116,7 @@ def encode(
     if copy:
         data = copy_of(data)
     adata = table_of(data, table_key)
-    geometry = adata.uns.get(_keys.TILES)
+    geometry = adata.uns.get(keys.TILES)
     if not geometry:
         msg = "Tiles are not laid out yet: run stpredict.pp.tiles first."
         raise ValueError(msg)
@@ -132,12 +130,12 @@ def encode(
     spot_um, niche_um = (_common(geometry, sections, key) for key in ("spot_um", "niche_um"))
     kind = Niche.of(sections[0]) if niche else Niche(um=niche_um)
     windows = [_windows(section, spot_um, niche) for section in sections]
-    tool = _build(encoder, device=device, precision=precision, batch_size=batch_size, mpp=mpp)
+    tool = build_encoder(encoder, device=device, precision=precision, batch_size=batch_size, mpp=mpp)
     scale = _common_scale(tool, sections, spot_um)
     _warn_about_scale(tool, sections, spot_um)
 
-    key = key_added or _keys.features(tool.name)
-    keys = [key, _keys.niche(key)] if niche else [key]
+    key = key_added or keys.features(tool.name)
+    written = [key, keys.niche(key)] if niche else [key]
     outputs = _run(tool, sections, windows, adata.n_obs, show_progress)
     record: dict[str, Any] = {
         "encoder": tool.name,
@@ -150,27 +148,13 @@ def encode(
         record["precision"] = tool.precision
     if len(tool.feature_names):
         record["feature_names"] = np.array(tool.feature_names)
-    for name, features in zip(keys, outputs, strict=True):
+    for name, features in zip(written, outputs, strict=True):
         adata.obsm[name] = features
         adata.uns[name] = dict(record)
     if kind.members != "window":
-        del adata.uns[keys[1]]["niche_um"]
-        adata.uns[keys[1]]["niche"] = str(kind)
+        del adata.uns[written[1]]["niche_um"]
+        adata.uns[written[1]]["niche"] = str(kind)
     return data if copy else None
-
-
-def _build(encoder: Any, *, device: Any, precision: Any, batch_size: Any, mpp: float | None) -> Any:
-    if encoder is None or (isinstance(encoder, str) and encoder == "morphology"):
-        return MorphologyEncoder(resolve_device(device), mpp=mpp)
-    from stpredict.pp._hub import network_encoder
-
-    return network_encoder(
-        encoder,
-        devices=(where := resolve_devices(device)),
-        precision=resolve_precision(precision, where[0], inference=True),
-        batch_size=batch_size or settings.batch_size,
-        mpp=mpp,
-    )
 
 
 def _common(geometry: dict[str, Any], sections: list[Section], key: str) -> float:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from stpredict._checks import one_of
-from stpredict.datasets import _gene_facts, _genes
-from stpredict.datasets._gene_text import encoder_name, text_encoder
+from stpredict._core.checks import one_of
+from stpredict._genes import facts, symbols
+from stpredict._genes.text_vectors import encoder_name, text_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from stpredict._references import Reference
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.references import Reference
 
 SHIPPED = "minilm and topics, shipped"
 """What ``attrs["encoder"]`` says of vectors that the package carries."""
@@ -110,7 +110,7 @@ def gene_embeddings(
     """
     one_of(source, ("text", "coexpression", "both"), "source")
     _check_arguments(source, reference, encoder, n_dims)
-    names = None if genes is None else _genes.asked(genes)
+    names = None if genes is None else symbols.asked(genes)
     parts, record = {}, {"source": source, **_version()}
     if source != "text":
         parts["coexpression"], made = _coexpression(names, reference, n_dims, min_counts, library_key, table_key)
@@ -185,17 +185,17 @@ def _check_arguments(source: str, reference: object, encoder: object, n_dims: in
 
 
 def _version() -> dict[str, str]:
-    from stpredict import __version__
+    from stpredict._core.version import __version__
 
     return {"stpredict": __version__}
 
 
 def _text(names: list[str] | None, encoder: Any) -> pd.DataFrame:
     """Vectors of the text of those genes that have one."""
-    names = _gene_facts.told(names)
+    names = facts.told(names)
     if encoder is None or not names:
-        return _frame(_gene_facts.text_table(names), names, "text")
-    return _frame(text_encoder(encoder)(_gene_facts.gene_facts(names)["description"].tolist()), names, "text")
+        return _frame(facts.text_table(names), names, "text")
+    return _frame(text_encoder(encoder)(facts.gene_facts(names)["description"].tolist()), names, "text")
 
 
 def _coexpression(
@@ -212,7 +212,7 @@ def _coexpression(
     opened = _open(reference, library_key, table_key)
     vectors, made = coexpression(opened, n_dims=n_dims, min_counts=min_counts)
     if names is not None:
-        found = _genes.match(names, vectors.index)
+        found = symbols.match(names, vectors.index)
         vectors = vectors.loc[list(found.values())].set_axis(pd.Index(list(found), dtype=object), axis=0)
     return _frame(vectors.to_numpy(), vectors.index, "coexpression"), made
 
@@ -220,8 +220,8 @@ def _coexpression(
 def _open(reference: Any, library_key: str | None, table_key: str | None) -> list[Reference]:
     from pathlib import Path
 
-    from stpredict._references import open_reference
-    from stpredict._stored_sections import are_stored, stores_in
+    from stpredict._sections.references import open_reference
+    from stpredict._sections.stored import are_stored, stores_in
 
     several = list(reference) if isinstance(reference, (list, tuple)) else [reference]
     if are_stored(several):
@@ -257,7 +257,7 @@ def _report_missing(names: list[str], parts: dict[str, pd.DataFrame]) -> None:
     missing = [name for name in names if not any(name in part.index for part in parts.values())]
     if not missing:
         return
-    known = _genes.resolve(missing)
+    known = symbols.resolve(missing)
     reasons = []
     if "coexpression" in parts:
         reasons = [("vary in no reference", missing)]
@@ -267,7 +267,7 @@ def _report_missing(names: list[str], parts: dict[str, pd.DataFrame]) -> None:
             (f"{also}are not known as human genes", [name for name in missing if name not in known]),
             (f"{also}have no annotation", [name for name in missing if name in known]),
         ]
-    told = "; ".join(f"{len(some)} {why}: {_genes.describe_missing(some)}" for why, some in reasons if some)
+    told = "; ".join(f"{len(some)} {why}: {symbols.describe_missing(some)}" for why, some in reasons if some)
     if len(missing) == len(names):
         msg = f"None of the {len(names)} genes has an embedding: {told}."
         raise ValueError(msg)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import sparse
 
-from stpredict import _keys
-from stpredict._checks import one_of
-from stpredict._copy import copy_of
-from stpredict._niches import MEMBERS, NICHE_UM, Niche, find_boxes, find_members
-from stpredict._section import open_sections, table_of
+from stpredict._core import keys
+from stpredict._core.checks import one_of
+from stpredict._sections.niches import MEMBERS, Niche, find_boxes, find_members
+from stpredict._sections.open import copy_of, open_sections, table_of
+from stpredict._sections.scale import NICHE_UM
 
 if TYPE_CHECKING:
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 
 def niches(
@@ -100,7 +100,7 @@ def niches(
     if not sum(map(len, sections)):
         msg = "There are no spots, so there are no niches."
         raise ValueError(msg)
-    um = float(um or _common_window(adata.uns.get(_keys.TILES, {})))
+    um = float(um or _common_window(adata.uns.get(keys.TILES, {})))
     niche = Niche(members, um=um, k=int(k), rings=int(rings))
 
     rows, columns, shares = [], [], []
@@ -118,9 +118,9 @@ def niches(
     whole = sparse.csr_matrix((np.concatenate(shares), ends), shape=(adata.n_obs, adata.n_obs))
     _warn(niche, sections, whole)
 
-    adata.obsp[_keys.NICHES] = whole
-    adata.obsm[_keys.NICHES] = boxes
-    adata.uns[_keys.NICHES] = {**niche.record(), "libraries": libraries}
+    adata.obsp[keys.NICHES] = whole
+    adata.obsm[keys.NICHES] = boxes
+    adata.uns[keys.NICHES] = {**niche.record(), "libraries": libraries}
     return data if copy else None
 
 

@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stpredict import _keys
-from stpredict._checks import slot_name
-from stpredict._copy import copy_of
-from stpredict._niches import SPOT_UM
-from stpredict._section import open_sections, table_of
-from stpredict._settings import settings
-from stpredict.pp._nuclei_backends import segmenter
-from stpredict.pp._nuclei_blocks import COLUMNS, MPP, Slide, find_nuclei
-from stpredict.pp._nuclei_maps import CHANNELS, check_nuclei, nuclei_maps, pairs
+from stpredict._core import keys
+from stpredict._core.checks import slot_name
+from stpredict._core.settings import settings
+from stpredict._sections.open import copy_of, open_sections, table_of
+from stpredict._sections.scale import SPOT_UM
+from stpredict.pp._nuclei_detection.backends import segmenter
+from stpredict.pp._nuclei_detection.blocks import COLUMNS, MPP, Slide, find_nuclei
+from stpredict.pp._nuclei_detection.maps import CHANNELS, check_nuclei, nuclei_maps, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anndata import AnnData
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 __all__ = ["CHANNELS", "COLUMNS", "check_nuclei", "nuclei", "nuclei_maps"]
 
@@ -39,7 +38,7 @@ def nuclei(
     *,
     method: Literal["watershed", "instanseg", "stardist", "cellpose"]
     | Callable[[np.ndarray, float], np.ndarray] = "watershed",
-    key_added: str = _keys.NUCLEI,
+    key_added: str = keys.NUCLEI,
     mpp: float | None = None,
     polygons: bool = False,
     library_key: str | None = None,
@@ -164,7 +163,7 @@ def _slide(section: Section, mpp: float | None) -> Slide:
             f"cannot be told apart beyond {COARSEST:g}. Give the full-resolution image."
         )
         raise ValueError(msg)
-    tiles = section.adata.uns.get(_keys.TILES, {}).get(section.name, {})
+    tiles = section.adata.uns.get(keys.TILES, {}).get(section.name, {})
     slide = Slide(section, float(tiles.get("spot_um", SPOT_UM)), mpp or MPP)
     if slide.mpp > COARSE:
         msg = (
@@ -214,7 +213,7 @@ def _write(adata: AnnData, slides: list[Slide], tables: list[np.ndarray], name: 
 
 def _spot_diameter_um(section: Section) -> float:
     """As the reader recorded it, else as it is drawn."""
-    library = section.adata.uns.get(_keys.SPATIAL, {}).get(section.name, {})
+    library = section.adata.uns.get(keys.SPATIAL, {}).get(section.name, {})
     stated = library.get("metadata", {}).get("spot_diameter_um")
     return float(stated) if stated else section.spot_diameter * section.mpp
 
@@ -244,7 +243,7 @@ def _shapes(
     from spatialdata.models import ShapesModel
     from spatialdata.transformations import get_transformation
 
-    from stpredict._spatialdata import region_centres
+    from stpredict._sections.spatialdata import region_centres
 
     image = region_centres(sdata, adata, region=region, image_key=image_key).image_key
     frame = GeoDataFrame(dict(zip(COLUMNS[2:], table[:, 2:].T, strict=True)), geometry=[Polygon(o) for o in outlines])

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import sparse
 
-from stpredict._checks import one_of
-from stpredict._section import open_sections
-from stpredict._stored_sections import are_stored, open_stored
-from stpredict.datasets import _genes
-from stpredict.datasets._markers import marker_genes
+from stpredict._core.checks import one_of
+from stpredict._genes import symbols
+from stpredict._genes.markers import marker_genes
+from stpredict._sections.open import open_sections
+from stpredict._sections.stored import are_stored, open_stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 
 def gene_panel(
@@ -137,8 +137,8 @@ def _shared_genes(sections: Sequence[Section]) -> list[str]:
 
 
 def _measured_markers(wanted: list[str], measured: list[str]) -> list[str]:
-    found = _genes.match(wanted, measured)
-    missing = _genes.describe_missing(name for name in wanted if name not in found)
+    found = symbols.match(wanted, measured)
+    missing = symbols.describe_missing(name for name in wanted if name not in found)
     if not found:
         msg = f"None of the markers is measured in all sections: {missing}."
         raise ValueError(msg)
@@ -148,9 +148,9 @@ def _measured_markers(wanted: list[str], measured: list[str]) -> list[str]:
 
 
 def _without(names: list[str], prefixes: tuple[str, ...]) -> list[str]:
-    symbols = _genes.resolve(names)
+    approved = symbols.resolve(names)
     prefixes = tuple(prefix.upper() for prefix in prefixes)
-    kept = [n for n in names if not n.upper().startswith(prefixes) and not symbols.get(n, "").startswith(prefixes)]
+    kept = [n for n in names if not n.upper().startswith(prefixes) and not approved.get(n, "").startswith(prefixes)]
     if not kept:
         msg = f"exclude={prefixes} leaves no gene. Shorten it, or pass exclude=()."
         raise ValueError(msg)

@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _keys
-from stpredict._checks import raw_counts
-from stpredict._copy import copy_of
+from stpredict._core import keys
+from stpredict._core.checks import raw_counts
 from stpredict._images.mask import find_tissue, tissue_fraction
-from stpredict._section import open_sections, table_of
+from stpredict._sections.open import copy_of, open_sections, table_of
 from stpredict.pp._tiles import SPOT_UM
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 
 def tissue_mask(
@@ -143,7 +142,7 @@ def qc(
         data = copy_of(data)
     adata = table_of(data, table_key)
     sections = open_sections(data, library_key=library_key, table_key=table_key, image_key=image_key)
-    has_counts = adata.n_vars > 0 and (adata.X is not None or _keys.COUNTS in adata.layers)
+    has_counts = adata.n_vars > 0 and (adata.X is not None or keys.COUNTS in adata.layers)
     has_image = any(section.has_image for section in sections)
     if not has_counts and not has_image:
         msg = "There is nothing to check: the section has neither counts nor an H&E image."
@@ -180,12 +179,12 @@ def _count_metrics(adata: AnnData) -> dict[str, np.ndarray]:
     import scanpy as sc
 
     raw_counts(adata)
-    layer = _keys.COUNTS if _keys.COUNTS in adata.layers else None
+    layer = keys.COUNTS if keys.COUNTS in adata.layers else None
     metrics, _ = sc.pp.calculate_qc_metrics(adata, layer=layer, percent_top=None, log1p=False, inplace=False)
     return {name: metrics[name].to_numpy() for name in ("total_counts", "n_genes_by_counts")}
 
 
 def _section_fraction(section: Section) -> np.ndarray:
-    tiles = section.adata.uns.get(_keys.TILES, {}).get(section.name, {})
+    tiles = section.adata.uns.get(keys.TILES, {}).get(section.name, {})
     mask, mpp = find_tissue(section.image, image_mpp=section.mpp, mpp=8.0)
     return tissue_fraction(mask, section.centres * section.mpp / mpp, float(tiles.get("spot_um", SPOT_UM)) / mpp)

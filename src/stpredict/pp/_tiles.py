@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stpredict import _keys
-from stpredict._copy import copy_of
-from stpredict._niches import NICHE_UM, SPOT_UM
-from stpredict._section import open_sections, table_of
+from stpredict._core import keys
+from stpredict._sections.open import copy_of, open_sections, table_of
+from stpredict._sections.scale import NICHE_UM, SPOT_UM
 
 if TYPE_CHECKING:
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
 
 
 def tiles(
@@ -90,5 +89,5 @@ def tiles(
         }
         if library_key:
             geometry[section.name]["library_key"] = library_key
-    table_of(data, table_key).uns[_keys.TILES] = geometry
+    table_of(data, table_key).uns[keys.TILES] = geometry
     return data if copy else None

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict._settings import settings
-from stpredict.models._adapted import Adapted
-from stpredict.models._contract import ExpressionModel
-from stpredict.tl._sections import open_all
+from stpredict._core.settings import settings
+from stpredict._sections.open import open_all
+from stpredict.models._base.contract import ExpressionModel
+from stpredict.models.adapted.model import Adapted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 FEW = 5
 """With fewer measured spots than this the correction is mostly a guess."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stpredict._evaluation.splits import leave_one_group_out
-from stpredict.tl._study import open_study
-from stpredict.tl._study_jobs import Split, run
+from stpredict._benchmark.jobs import Split, run
+from stpredict._benchmark.splits import leave_one_group_out
+from stpredict._benchmark.study import open_study
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
 
 METRICS = (
     "pcc",

@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _keys
-from stpredict._checks import slot_name
-from stpredict._copy import copy_of
+from stpredict._core import keys
+from stpredict._core.checks import slot_name
+from stpredict._core.settings import settings
 from stpredict._evaluation.agreement import agreement, labelled
-from stpredict._section import open_sections, table_of
-from stpredict._settings import settings
+from stpredict._sections.open import copy_of, open_sections, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from scipy import sparse
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 NEAREST = 6
 """Spatial neighbours of a spot where the spots form no lattice."""
@@ -35,12 +34,12 @@ LEAST_SPOTS = 3
 def domains(
     data: Data,
     *,
-    use_rep: str = _keys.ST_ALIGN,
+    use_rep: str = keys.ST_ALIGN,
     n_domains: int | None = None,
     resolution: float = 1.0,
     refine: bool = False,
     label_key: str | None = None,
-    key_added: str = _keys.DOMAINS,
+    key_added: str = keys.DOMAINS,
     seed: int | None = None,
     library_key: str | None = None,
     table_key: str | None = None,

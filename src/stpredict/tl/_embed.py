@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict import _keys
-from stpredict._checks import slot_name
-from stpredict._copy import copy_of
-from stpredict._section import table_of
-from stpredict.tl._predict import run_record
-from stpredict.tl._sections import open_all
+from stpredict._core import keys
+from stpredict._core.checks import slot_name
+from stpredict._sections.open import copy_of, open_all, table_of
+from stpredict.tl._prediction.record import run_record
 
 if TYPE_CHECKING:
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
     from stpredict.models import ExpressionModel
 
 
@@ -91,7 +89,7 @@ def embed(
     ----------
     See `stpredict.tl.train`.
     """
-    key = key_added or _keys.features(model.method)
+    key = key_added or keys.features(model.method)
     slot_name(key)
     sections = open_all(data, library_key=library_key, table_key=table_key)
     parts = [model.embed(section, use=use) for section in sections]

@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from stpredict import _keys
-from stpredict._checks import one_of
+from stpredict._core import keys
+from stpredict._core.checks import one_of
+from stpredict._core.settings import settings
 from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, score
-from stpredict._settings import settings
-from stpredict.tl._sections import open_all, unique_names
+from stpredict._sections.open import open_all, unique_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 
 def evaluate(
     data: Data | Sequence[Data],
     *,
-    predicted: str = _keys.PREDICTED,
+    predicted: str = keys.PREDICTED,
     panels: Mapping[str, Iterable[str]] | None = None,
     metrics: Iterable[str] = METRICS,
     min_counts: int = 50,
@@ -98,7 +98,7 @@ def evaluate(
     tables = []
     for section, name in zip(sections, unique_names(sections), strict=True):
         values = _layer(section, predicted)
-        std = _layer(section, _keys.std(predicted)) if set(OF_INTERVALS) & set(chosen) else None
+        std = _layer(section, keys.std(predicted)) if set(OF_INTERVALS) & set(chosen) else None
         options = {"std": std, "panels": panels, "metrics": chosen, "min_counts": min_counts, "seed": seed}
         tables.append(score(section, values, section.genes, **options))
         tables[-1].insert(0, "section", name)

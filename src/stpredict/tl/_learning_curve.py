@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._evaluation.splits import leave_one_group_out
-from stpredict._settings import settings
-from stpredict.tl._study import open_study
-from stpredict.tl._study_jobs import Split, run
+from stpredict._benchmark.jobs import Split, run
+from stpredict._benchmark.splits import leave_one_group_out
+from stpredict._benchmark.study import open_study
+from stpredict._core.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from stpredict._evaluation.splits import Fold
-    from stpredict._typing import Data
+    from stpredict._benchmark.splits import Fold
+    from stpredict._core.typing import Data
 
 
 def learning_curve(

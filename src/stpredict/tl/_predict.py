@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from stpredict import _keys
-from stpredict._checks import check_named_once, check_unique_genes, slot_name
-from stpredict._copy import copy_of
-from stpredict._section import table_of
-from stpredict.models._contract import UNITS
-from stpredict.tl._predicted_store import checked_path
-from stpredict.tl._predicted_tables import Table, fill, fill_store
-from stpredict.tl._sections import open_all
+from stpredict._core import keys
+from stpredict._core.checks import check_named_once, check_unique_genes, slot_name
+from stpredict._sections.open import copy_of, open_all, table_of
+from stpredict.models._base.contract import UNITS
+from stpredict.tl._prediction.record import run_record
+from stpredict.tl._prediction.tables import Table, fill, fill_store
+from stpredict.tl._prediction.zarr_store import checked_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
     from stpredict.models import ExpressionModel
 
 
@@ -33,7 +30,7 @@ def predict_expression(
     model: ExpressionModel,
     *,
     genes: Iterable[str] | None = None,
-    key_added: str = _keys.PREDICTED,
+    key_added: str = keys.PREDICTED,
     std: bool = False,
     as_anndata: bool = False,
     out: str | Path | None = None,
@@ -149,7 +146,7 @@ def predict_expression(
     inside, outside = _places(wanted, model, adata.var_names)
     sections = open_all(data, library_key=library_key, table_key=table_key)
     record = run_record(model, adata, {"genes": wanted or "all", "std": std}) | {"units": UNITS}
-    kinds = {key_added: "mean"} | ({_keys.std(key_added): "std"} if std else {})
+    kinds = {key_added: "mean"} | ({keys.std(key_added): "std"} if std else {})
 
     if as_anndata or path is not None:
         new = _bare_anndata(adata, inside | outside, key_added, record)
@@ -163,7 +160,7 @@ def predict_expression(
             new.layers[name] = table.values
         return new
     layers = {name: Table.empty(kind, adata.n_obs, inside, adata.var_names) for name, kind in kinds.items()}
-    extra = {_keys.extra_genes(name): Table.empty(kind, adata.n_obs, outside) for name, kind in kinds.items()}
+    extra = {keys.extra_genes(name): Table.empty(kind, adata.n_obs, outside) for name, kind in kinds.items()}
     fill([*layers.values(), *extra.values()], sections, model, inside | outside, record)
     if copy:
         data = copy_of(data)
@@ -181,7 +178,7 @@ def predict_expression(
 
 
 def _asked_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
-    from stpredict.datasets._genes import describe_missing, match
+    from stpredict._genes.symbols import describe_missing, match
 
     wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     check_named_once(wanted)
@@ -208,7 +205,7 @@ def _places(
     wanted: Sequence[str] | None, model: ExpressionModel, var_names: pd.Index
 ) -> tuple[dict[str, str | None], dict[str, str | None]]:
     """Names in ``var`` → the model's gene, and names that ``var`` lacks → the model's gene or None."""
-    from stpredict.datasets._genes import match
+    from stpredict._genes.symbols import match
 
     asked = list(model.genes) if wanted is None else list(wanted)
     in_model = match(asked, model.vocabulary)
@@ -220,31 +217,10 @@ def _places(
 
 def _forget(adata: AnnData, key_added: str) -> None:
     """Drop what an earlier prediction under this name left."""
-    for name in (key_added, _keys.std(key_added)):
-        for slot, key in ((adata.layers, name), (adata.obsm, _keys.extra_genes(name))):
+    for name in (key_added, keys.std(key_added)):
+        for slot, key in ((adata.layers, name), (adata.obsm, keys.extra_genes(name))):
             if key in slot:
                 del slot[key]
-
-
-def run_record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any]) -> dict[str, Any]:
-    """What ``uns`` keeps of how a model was applied."""
-    from importlib.metadata import version
-
-    from stpredict import __version__
-    from stpredict.models._store import identity
-
-    features = model.config.get("features", {})
-    record: dict[str, Any] = {
-        "model_id": identity(model),
-        "method": model.method,
-        "encoder": model.config.get("encoder")
-        or ", ".join(dict.fromkeys(str(made.get("encoder", key)) for key, made in features.items())),
-        "versions": {"stpredict": __version__, "anndata": version("anndata"), "numpy": np.__version__},
-        "parameters": {"features": list(features), **parameters},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    scales = [float(adata.uns[key]["mpp"]) for key, made in features.items() if "mpp" in made]
-    return record | ({"mpp": scales[0]} if scales else {})
 
 
 def _bare_anndata(adata: AnnData, genes: dict[str, str | None], key_added: str, record: dict[str, Any]) -> AnnData:
@@ -256,9 +232,9 @@ def _bare_anndata(adata: AnnData, genes: dict[str, str | None], key_added: str, 
     names = pd.Index(list(genes), dtype=object)
     var = pd.DataFrame({key_added: [gene is not None for gene in genes.values()]}, index=names)
     new = anndata.AnnData(obs=adata.obs.copy(), var=var)
-    if _keys.SPATIAL in adata.obsm:
-        new.obsm[_keys.SPATIAL] = adata.obsm[_keys.SPATIAL].copy()
-    for key in (_keys.SPATIAL, _keys.TILES, _keys.ANNOTATES):
+    if keys.SPATIAL in adata.obsm:
+        new.obsm[keys.SPATIAL] = adata.obsm[keys.SPATIAL].copy()
+    for key in (keys.SPATIAL, keys.TILES, keys.ANNOTATES):
         if key in adata.uns:
             new.uns[key] = deepcopy(adata.uns[key])
     new.uns[key_added] = record

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stpredict._settings import settings
-from stpredict.tl._many.job import Job, Outcome
-from stpredict.tl._many.report import Run, write_report
-from stpredict.tl._many.results import Results, now
-from stpredict.tl._many.slides import slides_of
-from stpredict.tl._many.workers import check_portable, dask_client, outcomes_of
+from stpredict._core.settings import settings
+from stpredict.tl._batch.dask import check_portable, dask_client, outcomes_of
+from stpredict.tl._batch.job import Job, Outcome
+from stpredict.tl._batch.manifest import slides_of
+from stpredict.tl._batch.report import Run, write_report
+from stpredict.tl._batch.results import Results, now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from stpredict.models import ExpressionModel
-    from stpredict.tl._many.slides import Slide
+    from stpredict.tl._batch.manifest import Slide
 
 
 def predict_many(
@@ -152,8 +152,8 @@ def _job(
     from stpredict.io._grid import SPOT_PER_PITCH
     from stpredict.io._grid import _check as check_grid
     from stpredict.io._library import check_mpp
-    from stpredict.models._store import identity
-    from stpredict.tl._many.features import recipe_of
+    from stpredict.models._base.files import identity
+    from stpredict.tl._batch.recipe import recipe_of
 
     check_mpp(mpp)
     check_grid(grid["pitch_um"], SPOT_PER_PITCH * grid["pitch_um"], grid["layout"], grid["min_tissue"])
@@ -178,8 +178,8 @@ def _job(
 
 
 def _known_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
-    from stpredict._checks import check_named_once
-    from stpredict.datasets._genes import describe_missing, match
+    from stpredict._core.checks import check_named_once
+    from stpredict._genes.symbols import describe_missing, match
 
     wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     check_named_once(wanted)
@@ -193,8 +193,8 @@ def _known_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
 
 def _known_markers(markers: Any, genes: Sequence[str]) -> Any:
     """Markers as JSON keeps them; at least one of them is predicted."""
-    from stpredict.datasets._genes import describe_missing, match
-    from stpredict.datasets._markers import marker_genes
+    from stpredict._genes.markers import marker_genes
+    from stpredict._genes.symbols import describe_missing, match
 
     if markers is None:
         return None
@@ -223,7 +223,7 @@ def _facts(job: Job, client: Any) -> dict[str, Any]:
     """What the report says of the run as a whole."""
     from importlib.metadata import version
 
-    from stpredict import __version__
+    from stpredict._core.version import __version__
 
     asked = {**job.grid, "mpp": job.mpp, **job.predict, "markers": job.markers}
     encoders = ", ".join(

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from stpredict.tl._sections import open_all, unique_names
+from stpredict._sections.open import open_all, unique_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
     from stpredict.models import ExpressionModel
 
 ROWS = 2048
@@ -71,8 +71,8 @@ def recall(
     >>> table[["query", "among"]].values.tolist()
     [['image', 'section'], ['expression', 'section'], ['image', 'all'], ['expression', 'all']]
     """
-    from stpredict.models._aligned._expression import usable_spots
-    from stpredict.models._aligned._model import Aligned
+    from stpredict.models._aligned.expression import usable_spots
+    from stpredict.models._aligned.model import Aligned
 
     if not isinstance(model, Aligned):
         msg = f"A model of method {getattr(model, 'method', type(model).__name__)!r} has no space that image and expression share; train 'cmrcnet' or 'st_align'."

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict import _keys
-from stpredict._checks import slot_name
-from stpredict._copy import copy_of
-from stpredict._section import table_of
-from stpredict.tl._predict import run_record
-from stpredict.tl._sections import open_all
+from stpredict._core import keys
+from stpredict._core.checks import slot_name
+from stpredict._sections.open import copy_of, open_all, table_of
+from stpredict.tl._prediction.record import run_record
 
 if TYPE_CHECKING:
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
     from stpredict.models import ExpressionModel
 
 
@@ -23,7 +21,7 @@ def retrieve(
     model: ExpressionModel,
     *,
     k: int = 10,
-    key_added: str = _keys.RETRIEVED,
+    key_added: str = keys.RETRIEVED,
     copy: bool = False,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -83,7 +81,7 @@ def retrieve(
     >>> new.obsm["retrieved"].shape == (new.n_obs, 5), found["bank_spot"].shape == (train.n_obs,)
     (True, True)
     """
-    from stpredict.models._bank import Banked
+    from stpredict.models._retrieval.bank import Banked
 
     slot_name(key_added)
     if not isinstance(model, Banked):
@@ -106,14 +104,14 @@ def retrieve(
         data = copy_of(data)
         adata = table_of(data, table_key)
     adata.obsm[key_added] = rows
-    adata.obsm[_keys.similarity(key_added)] = similarity
+    adata.obsm[keys.similarity(key_added)] = similarity
     adata.uns[key_added] = record | origin
     return data if copy else None
 
 
 def _no_bank(model: ExpressionModel) -> str:
     from stpredict.models import METHODS
-    from stpredict.models._bank import Banked
+    from stpredict.models._retrieval.bank import Banked
 
     with_bank = ", ".join(repr(name) for name, kind in METHODS.items() if issubclass(kind, Banked))
     method = getattr(model, "method", type(model).__name__)

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stpredict._checks import check_named_once, one_of
-from stpredict._evaluation.splits import section_groups
-from stpredict._section import table_of
-from stpredict._stored_sections import StoredSections, are_stored, open_stored
-from stpredict.tl._sections import check_sizes, open_all
+from stpredict.models.fit import fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
     from stpredict.models import ExpressionModel
-
-N_GENES = 1000
-"""Genes learned by default."""
-
-NONE_MEANS = ("image_encoder", "depth", "rebuilt", "expression_key", "final_weight_decay", "genes_per_step")
-"""Options of networks for which None is a value."""
 
 
 def train(
@@ -183,98 +172,19 @@ def train(
     .. [3] Zhou et al., Deep Association Multimodal Learning for Zero-Shot Spatial Transcriptomics Prediction. MICCAI
        2025.
     """
-    from stpredict.models import METHODS
-
-    one_of(method, METHODS, "method")
-    own = _own_arguments(METHODS[method], options | {"preset": preset, "checkpoint": checkpoint})
-    if METHODS[method].seeded:
-        own |= {"seed": seed, "show_progress": show_progress}
-    model = METHODS[method](features=features, min_counts=min_counts, **own)
-    opened = _opened(sections, model, library_key=library_key, table_key=table_key)
-    _check_counts(opened)
-    if genes is None:
-        from stpredict.pp import gene_panel
-
-        genes = gene_panel(
-            opened if isinstance(opened, StoredSections) else sections,
-            n_top=N_GENES,
-            min_counts=min_counts,
-            library_key=library_key,
-            table_key=table_key,
-        )
-    genes = _checked_genes(genes, opened)
-    if group_key is not None and not any(group_key in section.adata.obs for section in opened):
-        group_key = None
-    if reference is not None:
-        several = reference if isinstance(reference, (list, tuple)) else [reference]
-        tables = [table_of(one, table_key) for one in several]
-        study_key = library_key or "library_id"
-        model.learn_reference(tables, genes, min_counts=min_counts, study_key=study_key)
-    model.fit(opened, genes=genes, groups=section_groups(opened, group_key))
-    return model
-
-
-def _opened(
-    sections: Any, model: ExpressionModel, *, library_key: str | None, table_key: str | None
-) -> Sequence[Section]:
-    """All sections, those in stores to be read when they are asked for."""
-    if not are_stored(sections):
-        return open_all(sections, library_key=library_key, table_key=table_key)
-    if not model.streams:
-        msg = (
-            f"method={model.method!r} learns from all spots at once, so it cannot stream sections from disk: pass the "
-            "sections themselves, [anndata.read_h5ad(path) for path in paths], or take method='st_align' or 'cmrcnet'."
-        )
-        raise TypeError(msg)
-    on_disk = open_stored(sections, library_key=library_key)
-    check_sizes(on_disk)
-    return on_disk
-
-
-def _check_counts(sections: Sequence[Section]) -> None:
-    """Refuse sections of which one has no raw counts."""
-    for section in sections:
-        section.counts()
-
-
-def _own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments that only trained networks take, those that were given."""
-    given = {name: value for name, value in given.items() if value is not None or name in NONE_MEANS}
-    if given and not model.seeded:
-        msg = (
-            f"method={model.method!r} takes no {', '.join(given)}: leave it out, or train a network (method='cmrcnet', "
-            "'st_align' or 'align_st')."
-        )
-        raise TypeError(msg)
-    return given
-
-
-def _checked_genes(genes: Iterable[str], sections: Sequence[Section]) -> list[str]:
-    """`genes` as a list, each once and measured in every section."""
-    wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
-    if not wanted:
-        msg = "genes is empty; name the genes to learn, or leave it out for the 1,000 with the highest mean."
-        raise ValueError(msg)
-    check_named_once(wanted)
-    for section in sections:
-        there = set(section.genes)
-        if missing := [gene for gene in wanted if gene not in there]:
-            msg = f"Section {section.name!r} does not measure {_listed(missing)}.{_other_names(missing, section)}"
-            raise ValueError(msg)
-    return wanted
-
-
-def _other_names(missing: list[str], section: Section) -> str:
-    """What the section calls the missing genes, as a hint."""
-    from stpredict.datasets._genes import match
-
-    found = match(missing, section.genes)
-    hint = " Drop them, or take genes that all sections share, as stpredict.pp.gene_panel does."
-    if found:
-        told = ", ".join(f"{theirs} for {asked}" for asked, theirs in list(found.items())[:5])
-        hint = f" It names some of them differently ({told}): use the names in var_names, the same in all sections."
-    return hint
-
-
-def _listed(names: list[str], most: int = 10) -> str:
-    return f"{', '.join(names[:most])}{f' and {len(names) - most} more' if len(names) > most else ''}"
+    return fit(
+        sections,
+        reference=reference,
+        method=method,
+        genes=genes,
+        features=features,
+        group_key=group_key,
+        min_counts=min_counts,
+        preset=preset,
+        seed=seed,
+        checkpoint=checkpoint,
+        show_progress=show_progress,
+        library_key=library_key,
+        table_key=table_key,
+        **options,
+    )

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _keys
-from stpredict._checks import slot_name
-from stpredict._copy import copy_of
+from stpredict._core import keys
+from stpredict._core.checks import slot_name
 from stpredict._evaluation.agreement import UNDECIDED
-from stpredict._section import open_sections, table_of
-from stpredict.datasets import _genes
-from stpredict.datasets._markers import marker_genes
+from stpredict._genes import symbols
+from stpredict._genes.markers import marker_genes
+from stpredict._sections.open import copy_of, open_sections, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from stpredict._section import Section
-    from stpredict._typing import Data
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
 
 TUMOR_WORDS = ("invasive", "in situ", "cancer", "carcinoma", "tumor", "tumour")
 MEASURED = "measured counts"
@@ -32,8 +31,8 @@ def localize_tumor(
     data: Data,
     *,
     markers: str | Iterable[str] | Mapping[str, float] = "carcinoma",
-    layer: str | None = _keys.PREDICTED,
-    key_added: str = _keys.TUMOR,
+    layer: str | None = keys.PREDICTED,
+    key_added: str = keys.TUMOR,
     threshold: float | None = None,
     label_key: str | None = None,
     tumor_labels: Iterable[str] | None = None,
@@ -172,14 +171,14 @@ def _layer_table(adata: AnnData, wanted: list[str], layer: str) -> pd.DataFrame:
     import pandas as pd
     from scipy import sparse
 
-    extra = adata.obsm.get(_keys.extra_genes(layer))
+    extra = adata.obsm.get(keys.extra_genes(layer))
     if layer not in adata.layers and extra is None:
         hint = "Call tl.predict_expression first, or pass layer=None for the measured counts."
         msg = f"There is no layers[{layer!r}]; there is {', '.join(adata.layers) or 'none'}. {hint}"
         raise KeyError(msg)
     if layer not in adata.layers:  # a slide on which no gene was measured
         return extra.dropna(axis=1, how="all")
-    names = list(dict.fromkeys(_genes.match(wanted, adata.var_names).values()))
+    names = list(dict.fromkeys(symbols.match(wanted, adata.var_names).values()))
     values = adata.layers[layer][:, adata.var_names.get_indexer(names)]
     values = values.toarray() if sparse.issparse(values) else np.asarray(values)
     table = pd.DataFrame(values, index=adata.obs_names, columns=names).dropna(axis=1, how="all")
@@ -190,9 +189,9 @@ def _layer_table(adata: AnnData, wanted: list[str], layer: str) -> pd.DataFrame:
 
 
 def _found(wanted: list[str], names: list[str], where: str) -> dict[str, str]:
-    found = _genes.match(wanted, names)
+    found = symbols.match(wanted, names)
     if not found:
-        msg = f"None of the markers is in {where}: {_genes.describe_missing(wanted)}."
+        msg = f"None of the markers is in {where}: {symbols.describe_missing(wanted)}."
         raise ValueError(msg)
     once = {name: marker for marker, name in reversed(found.items())}
     return {marker: name for marker, name in found.items() if once[name] == marker}

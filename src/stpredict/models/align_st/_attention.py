@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from stpredict.datasets import _genes
+from stpredict._genes import symbols
 from stpredict.models.align_st._slides import NUCLEI_PX
 from stpredict.models.align_st._training import GENES_AT_ONCE
-from stpredict.pp._nuclei_maps import nuclei_maps
+from stpredict.pp._nuclei_detection.maps import nuclei_maps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stpredict._section import Section
+    from stpredict._sections.section import Section
     from stpredict.models.align_st._network import AlignStNetwork, Described, Slide
 
 
@@ -69,10 +69,10 @@ def names_in(vocabulary: Sequence[str], genes: str | Sequence[str]) -> list[str]
     TypeError, ValueError
         If they are no names, or none.
     """
-    asked = _genes.asked(genes)
-    found = _genes.match(asked, vocabulary)
+    asked = symbols.asked(genes)
+    found = symbols.match(asked, vocabulary)
     if missing := [gene for gene in asked if gene not in found]:
-        msg = f"The model does not know {_genes.describe_missing(missing)}; see model.vocabulary."
+        msg = f"The model does not know {symbols.describe_missing(missing)}; see model.vocabulary."
         raise KeyError(msg)
     return list(dict.fromkeys(found.values()))
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from stpredict.models._linear import cross
+from stpredict._genes import facts, symbols
+from stpredict.models._data.linalg import cross
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
-    from stpredict.models._inner_cv import Table
+    from stpredict.models._data.table import Table
 
 PENALTIES = tuple(float(10**e) for e in np.arange(-2, 3.1, 0.5))
 """Of the regression on text, as multiples of a gene's mean squared length there."""
@@ -23,6 +24,12 @@ MOMENTS = ["level", "log_sd"]
 
 MIN_TOLD = 20
 """Genes with both, at least, to learn what text says of co-expression."""
+
+MIN_HIDDEN = 10
+"""Fewer hidden genes tell nothing."""
+
+MEASURED, TOLD = 0, 1
+"""Rows of what is learned: genes that a reference places, and genes that only text does."""
 
 MIN_SD = 1e-3
 TINY = 1e-12
@@ -241,3 +248,26 @@ def nearest(genes: np.ndarray, seen: np.ndarray, *, own: bool = True) -> np.ndar
             alike[itself - first, itself] = -1
         out[first : first + len(alike)] = alike.max(axis=1)
     return out
+
+
+def text_of(names: Sequence[str], table: pd.DataFrame | None) -> pd.DataFrame:
+    """All of `table`, by default the shipped one; genes among `names` under these, and each gene once."""
+    table = facts.texts() if table is None else table
+    theirs = symbols.match(list(dict.fromkeys(names)), table.index)
+    taken = {*theirs.values(), *symbols.resolve(theirs.values()).values()}
+    official = symbols.resolve(table.index)
+    others = [name for name in table.index if name not in taken and official.get(name) not in taken]
+    return table.loc[[*theirs.values(), *others]].set_axis([*theirs, *others])
+
+
+def learn_reliability(pcc: np.ndarray, nearest: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """(3,) intercept and slopes of the PCC that hidden genes reach, on `nearest` and `level`; NaN where they are few."""
+    if len(pcc) <= MIN_HIDDEN:
+        return np.full(3, np.nan)
+    return np.linalg.lstsq(np.column_stack([np.ones(len(pcc)), nearest, level]), pcc, rcond=None)[0]
+
+
+def expected_pcc(learned: np.ndarray, told: np.ndarray, nearest: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """float32 (genes,) in 0 to 1: PCC to expect of unseen genes, by the row of `learned` (2, 3) that `told` chooses."""
+    start, by_nearest, by_level = learned[told.astype(int)].T
+    return np.clip(start + by_nearest * nearest + by_level * level, 0, 1).astype(np.float32)

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stpredict._device import resolve_device
-from stpredict._settings import settings
-from stpredict.models._aligned._options import checked
-from stpredict.models._arrays import ArrayModel
-from stpredict.models._contract import ExpressionModel, Prediction
-from stpredict.models._design import mean_features
-from stpredict.models._places import distance_to, places_of
+from stpredict._core.device import resolve_device
+from stpredict._core.settings import settings
+from stpredict.models._aligned.options import checked
+from stpredict.models._base.contract import ExpressionModel, Prediction
+from stpredict.models._base.spotwise import ArrayModel
+from stpredict.models._data.features import mean_features
+from stpredict.models._reference.distance import distance_to, places_of
+from stpredict.models.align_st._genes import expected_pcc
 from stpredict.models.align_st._options import PRESETS, Options
-from stpredict.models.align_st._reliability import expected_pcc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from stpredict._section import Section
-    from stpredict.models._contract import History
-    from stpredict.models._inner_cv import Table
-    from stpredict.models._store import Stored
+    from stpredict._sections.section import Section
+    from stpredict.models._base.contract import History
+    from stpredict.models._base.files import Stored
+    from stpredict.models._data.table import Table
     from stpredict.models.align_st._genes import GeneSpace
     from stpredict.models.align_st._network import AlignStNetwork, Slide
     from stpredict.models.align_st._reference import ReferenceGenes
@@ -47,9 +47,9 @@ class AlignSt(ArrayModel):
     Parameters
     ----------
     features, min_counts
-        See `stpredict.models._arrays.ArrayModel`.
+        See `stpredict.models._base.spotwise.ArrayModel`.
     preset, seed, checkpoint, show_progress
-        As for `stpredict.models._aligned._model.Aligned`.
+        As for `stpredict.models._aligned.model.Aligned`.
     gene_embeddings
         Embeddings of genes by name, from `stpredict.pp.gene_embeddings` or any other; by default the shipped embeddings of
         gene names and Gene Ontology terms. With fewer than 20 genes that also have a measured place, they place no
@@ -118,7 +118,7 @@ class AlignSt(ArrayModel):
             If too few genes have an embedding to place others by it.
         """
         from stpredict.models.align_st import _training as training
-        from stpredict.models.align_st._texts import text_of
+        from stpredict.models.align_st._genes import text_of
 
         table = self._table(sections, genes, groups)
         text = text_of([*genes, *([] if self._reference is None else self._reference.names)], self._text)
@@ -195,7 +195,7 @@ class AlignSt(ArrayModel):
         if self._own_facts is not None:
             vectors = self._own_facts.reindex(genes).to_numpy(np.float32)[:, None]
             return np.nan_to_num(vectors), np.isfinite(vectors).all(axis=2)
-        from stpredict.datasets._gene_facts import fact_states
+        from stpredict._genes.facts import fact_states
 
         return fact_states(genes, max_facts=MAX_FACTS)
 
@@ -287,7 +287,7 @@ class AlignSt(ArrayModel):
         return replace(space, coordinates=space.trusted(away))
 
     def _networks(self) -> list[AlignStNetwork]:
-        from stpredict.models._aligned._training import network_state
+        from stpredict.models._aligned.training import network_state
 
         networks, device = [], resolve_device()
         for member in range(self.options.members):

@@ -72,8 +72,8 @@ def learn_reference(
         If there is no reference, one has no raw counts or none of the seen genes, fewer than two of these vary in the
         references, or these have too few spots or cells.
     """
-    from stpredict._references import open_reference
-    from stpredict.datasets._genes import match
+    from stpredict._genes.symbols import match
+    from stpredict._sections.references import open_reference
     from stpredict.pp._coexpression import CorrelationWithinStudies
 
     if not tables:

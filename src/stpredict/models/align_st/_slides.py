@@ -12,7 +12,7 @@ from stpredict.models.align_st._network import Slide
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from stpredict._section import Section
+    from stpredict._sections.section import Section
 
 NUCLEI_PX = 16
 """Side of a tile's nuclei map; a cell of it is about as wide as a nucleus."""
@@ -39,7 +39,7 @@ def nuclei_method(section: Section) -> str:
     ValueError
         If they were not found yet.
     """
-    from stpredict.pp._nuclei_maps import check_nuclei
+    from stpredict.pp._nuclei_detection.maps import check_nuclei
 
     return str(check_nuclei(section)["method"])
 
@@ -52,7 +52,7 @@ def maps_of(section: Section, method: str) -> np.ndarray:
     ValueError
         If nuclei were not found yet, or by another method.
     """
-    from stpredict.pp._nuclei_maps import nuclei_maps
+    from stpredict.pp._nuclei_detection.maps import nuclei_maps
 
     if (has := nuclei_method(section)) != method:
         msg = (

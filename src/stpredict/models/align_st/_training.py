@@ -10,19 +10,19 @@ import numpy as np
 import torch
 
 from stpredict._evaluation.metrics import pearson
-from stpredict._training._loop import Plan, train_network
-from stpredict.models._aligned._training import remember, remembered
-from stpredict.models._contract import History
-from stpredict.models._inner_cv import inner_folds
+from stpredict.models._aligned.training import remember, remembered
+from stpredict.models._base.contract import History
+from stpredict.models._data.folds import inner_folds
+from stpredict.models._training.loop import Plan, train_network
+from stpredict.models.align_st._genes import MEASURED, MIN_HIDDEN, TOLD, learn_reliability
 from stpredict.models.align_st._genes import nearest as nearest_of
 from stpredict.models.align_st._network import Described
-from stpredict.models.align_st._reliability import MEASURED, MIN_HIDDEN, TOLD, learn_reliability
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from stpredict.models._inner_cv import Table
+    from stpredict.models._data.table import Table
     from stpredict.models.align_st._genes import GeneSpace
     from stpredict.models.align_st._network import AlignStNetwork, Slide
     from stpredict.models.align_st._options import Options

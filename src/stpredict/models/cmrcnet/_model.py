@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from stpredict._training._rows import chunks
-from stpredict.models._aligned._model import TILE_PX, Aligned
-from stpredict.models._pixels import pixels_of, read_tiles
+from stpredict.models._aligned.model import TILE_PX, Aligned
+from stpredict.models._data.pixels import pixels_of, read_tiles
+from stpredict.models._data.rows import chunks
 from stpredict.models.cmrcnet._options import PRESETS, Options
 
 if TYPE_CHECKING:
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from stpredict._section import Section
-    from stpredict._training._rows import Shelf
-    from stpredict.models._aligned._expression import GeneScale
-    from stpredict.models._aligned._inputs import Tensors
-    from stpredict.models._inner_cv import Table
+    from stpredict._sections.section import Section
+    from stpredict.models._aligned.expression import GeneScale
+    from stpredict.models._aligned.inputs import Tensors
+    from stpredict.models._data.rows import Shelf
+    from stpredict.models._data.table import Table
     from stpredict.models.cmrcnet._network import CmrcnetNetwork
 
 
 class CmrcNet(Aligned):
     """Contrastive alignment of image and expression, with cross-modal mask reconstruction.
 
-    Parameters are those of `stpredict.models._aligned._model.Aligned`; the options are
+    Parameters are those of `stpredict.models._aligned.model.Aligned`; the options are
     `stpredict.models.cmrcnet._options.Options`.
 
     References
@@ -44,7 +44,7 @@ class CmrcNet(Aligned):
 
     def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale, shelf: Shelf) -> Tensors:
         """Features or pixels, and scaled expression."""
-        from stpredict.models._aligned._inputs import Tensors
+        from stpredict.models._aligned.inputs import Tensors
 
         images = table.design if self.uses_features else pixels_of(table, sections, TILE_PX, shelf)
         expression = shelf.collect()

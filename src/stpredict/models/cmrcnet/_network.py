@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stpredict._training._processes import ALONE
+from stpredict.models._training.processes import ALONE
 from stpredict.models.nn._fusion import FusionBlock
 from stpredict.models.nn._heads import ProjectionHead
 from stpredict.models.nn._losses import expression_loss, soft_contrastive
@@ -19,7 +19,7 @@ from stpredict.models.nn._tokens import GeneTokens
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stpredict._training._processes import Share
+    from stpredict.models._training.processes import Share
     from stpredict.models.cmrcnet._options import Options
 
 LAYERS = 2

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stpredict._niches import Niche
-from stpredict._training._rows import chunks, columns
-from stpredict.models._aligned._expression import GeneScale, mean_and_sd
-from stpredict.models._aligned._model import TILE_PX, Aligned
-from stpredict.models._design import find_features, standardise
-from stpredict.models._pixels import pixels_of, read_tiles
+from stpredict._sections.niches import Niche
+from stpredict.models._aligned.expression import GeneScale, mean_and_sd
+from stpredict.models._aligned.model import TILE_PX, Aligned
+from stpredict.models._data.features import find_features, standardise
+from stpredict.models._data.pixels import pixels_of, read_tiles
+from stpredict.models._data.rows import chunks, columns
 from stpredict.models.st_align._niches import check_niches, expression_clusters, niche_mean, niche_mean_of
 from stpredict.models.st_align._options import PRESETS, Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from stpredict._section import Section
-    from stpredict._training._rows import Rows, Shelf
-    from stpredict.models._aligned._inputs import Tensors
-    from stpredict.models._inner_cv import Table
+    from stpredict._sections.section import Section
+    from stpredict.models._aligned.inputs import Tensors
+    from stpredict.models._data.rows import Rows, Shelf
+    from stpredict.models._data.table import Table
     from stpredict.models.st_align._network import StAlignNetwork
 
 NICHE = "_niche"
@@ -36,7 +36,7 @@ class StAlign(Aligned):
     and its niche look like. The expression of a niche is the mean over its spots, as `stpredict.pp.niches` defined
     them, by default all in the niche window of `stpredict.pp.tiles`.
 
-    Parameters are those of `stpredict.models._aligned._model.Aligned`; the options are
+    Parameters are those of `stpredict.models._aligned.model.Aligned`; the options are
     `stpredict.models.st_align._options.Options`.
 
     References
@@ -68,7 +68,7 @@ class StAlign(Aligned):
 
     def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale, shelf: Shelf) -> Tensors:
         """Spot images, niche images, spot expression, niche expression, and what each spot's negatives depend on."""
-        from stpredict.models._aligned._inputs import Tensors
+        from stpredict.models._aligned.inputs import Tensors
 
         spot, niche = self._split(table.design)
         if self.options.image_encoder:
@@ -167,7 +167,7 @@ class StAlign(Aligned):
         """
         if use != "fused":
             return super().embed(section, use=use)
-        from stpredict.models._aligned._training import in_pieces
+        from stpredict.models._aligned.training import in_pieces
 
         genes, known = self._known_expression(section)
         rows = (*self.design(section), *genes, known)
@@ -175,7 +175,7 @@ class StAlign(Aligned):
 
     def _known_expression(self, section: Section) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Expression of spots and niches, and which spots have any."""
-        from stpredict.models._aligned._expression import has_expression, usable_spots
+        from stpredict.models._aligned.expression import has_expression, usable_spots
 
         if has_expression(section, self.genes, self.options.expression_key):
             known = usable_spots(section, self.config["min_counts"])

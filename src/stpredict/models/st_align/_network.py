@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stpredict._training._processes import ALONE
+from stpredict.models._training.processes import ALONE
 from stpredict.models.nn._heads import ProjectionHead
 from stpredict.models.nn._losses import expression_loss, info_nce
 from stpredict.models.nn._tokens import GeneTokens
@@ -17,7 +17,7 @@ from stpredict.models.nn._tokens import GeneTokens
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stpredict._training._processes import Share
+    from stpredict.models._training.processes import Share
     from stpredict.models.st_align._options import Options
 
 HEADS = 8

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict._niches import Niche, call
+from stpredict._sections.niches import Niche, call, members_of
 
 if TYPE_CHECKING:
-    from stpredict._section import Section
+    from stpredict._sections.section import Section
 
 COMPONENTS = 20
 """Principal components that clusters are made of."""
@@ -23,7 +23,7 @@ UM_TOLERANCE = 0.05
 
 
 def check_niches(section: Section, expected: str) -> None:
-    """Refuse a section whose niches are not those that the model was trained on, as `stpredict._niches.Niche` tells them.
+    """Refuse a section whose niches are not those that the model was trained on, as `stpredict._sections.niches.Niche` tells them.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def check_niches(section: Section, expected: str) -> None:
 
 def niche_mean(section: Section, values: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """float32 (n spots, d): mean of `values` over each niche's usable spots; 0 where it has none."""
-    members = section.niche_members()[:, usable]
+    members = members_of(section)[:, usable]
     weight = np.asarray(members.sum(axis=1))
     return ((members @ values[usable]) / np.where(weight > 0, weight, 1).reshape(-1, 1)).astype(np.float32)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stpredict._checks import one_of
-from stpredict.models._aligned import _options as aligned
+from stpredict._core.checks import one_of
+from stpredict.models._aligned import options as aligned
 
 
 @dataclass(frozen=True)
 class Options(aligned.AlignedOptions):
     """Options of ST-Align; the defaults are ours, `PUBLISHED` are the paper's.
 
-    Those of `stpredict.models._aligned._options.AlignedOptions`, where `image_encoder` is trained on spot tiles only
+    Those of `stpredict.models._aligned.options.AlignedOptions`, where `image_encoder` is trained on spot tiles only
     (niche images come as frozen features), and:
 
     Attributes

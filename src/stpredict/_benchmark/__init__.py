@@ -1,0 +1,1 @@
+"""What cross-validation is made of."""

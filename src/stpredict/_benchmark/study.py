@@ -1,0 +1,170 @@
+"""A study: sections, methods and what is scored, checked once, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._benchmark import duplicates
+from stpredict._benchmark.methods import check_image_features, method_specs
+from stpredict._benchmark.panels import shared_genes, wanted_genes
+from stpredict._core.settings import settings
+from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, check_deep_spots
+from stpredict._sections.groups import section_groups
+from stpredict._sections.open import open_all, separate, table_of, unique_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from anndata import AnnData
+
+    from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
+
+ALWAYS = ("ceiling", "pcc_of_ceiling")
+
+
+@dataclass
+class Study:
+    """What all jobs share. `data` holds one section each, under `names`, of `groups`."""
+
+    data: list[Data]
+    names: list[str]
+    groups: list[str]
+    specs: dict[str, dict[str, Any]]
+    references: list[AnnData]
+    seeds: list[int]
+    genes: list[str] | None
+    n_genes: int
+    markers: dict[str, list[str]]
+    shared: list[str]
+    metrics: list[str]
+    group_key: str | None
+    features: list[str] | None
+    min_counts: int
+    library_key: str | None
+    table_key: str | None
+    digests: dict[str, str]
+
+    def plan(self) -> dict[str, Any]:
+        """Everything that numbers depend on beside the method, for the store."""
+        from stpredict._core.version import __version__
+
+        own = ("n_genes", "markers", "metrics", "group_key", "features", "min_counts", "genes")
+        return {
+            "sections": self.digests,
+            "groups": dict(zip(self.names, self.groups, strict=True)),
+            **{name: getattr(self, name) for name in own},
+            "settings": {"seed": settings.seed, "precision": settings.precision},
+            "version": __version__,
+        }
+
+
+def open_study(
+    data: Data | Sequence[Data],
+    methods: Iterable[str] | Mapping[str, Mapping[str, Any]],
+    *,
+    reference: Data | Sequence[Data] | None,
+    genes: Iterable[str] | None,
+    n_genes: int,
+    markers: Iterable[str] | Mapping[str, Iterable[str]] | None,
+    metrics: Iterable[str],
+    seeds: Iterable[int],
+    group_key: str | None,
+    features: str | Sequence[str] | None,
+    min_counts: int,
+    library_key: str | None,
+    table_key: str | None,
+) -> Study:
+    """Check everything that can be checked before anything is trained, planted leaks included."""
+    from stpredict._core.checks import one_of
+
+    specs = method_specs(methods)
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    for metric in metrics:
+        one_of(metric, (*METRICS, *OF_INTERVALS), "metric")
+    seeds = _checked_seeds(seeds)
+    sections = open_all(data, library_key=library_key, table_key=table_key, least_spots=MIN_SPOTS)
+    for section in sections:
+        check_deep_spots(section, min_counts)
+    names = unique_names(sections)
+    groups = names if group_key is None else section_groups(sections, group_key)
+    shared = shared_genes(sections)
+    hashes = [duplicates.section_hashes(section, shared, min_counts) for section in sections]
+    duplicates.refuse_duplicates(hashes, names, groups)
+    references = _tables(reference, table_key)
+    duplicates.refuse_disguised_references(references, sections, groups, group_key=group_key, min_counts=min_counts)
+    keys = None if features is None else [features] if isinstance(features, str) else list(features)
+    check_image_features(specs, sections, keys)
+    wanted, marker_sets = wanted_genes(shared, genes, n_genes, markers)
+    duplicates.warn_of_sisters(sections, groups, group_key)
+    return Study(
+        data=separate(data, library_key=library_key, table_key=table_key),
+        names=names,
+        groups=groups,
+        specs=specs,
+        references=references,
+        seeds=seeds,
+        genes=wanted,
+        n_genes=n_genes,
+        markers=marker_sets,
+        shared=shared,
+        metrics=list(dict.fromkeys([*metrics, *ALWAYS])),
+        group_key=group_key,
+        features=keys,
+        min_counts=min_counts,
+        library_key=library_key,
+        table_key=table_key,
+        digests=_digests(sections, names, references, keys, specs),
+    )
+
+
+def _checked_seeds(seeds: Iterable[int]) -> list[int]:
+    seeds = [seeds] if isinstance(seeds, int) else list(dict.fromkeys(seeds))
+    if not seeds or any(not isinstance(seed, (int, np.integer)) or seed < 0 for seed in seeds):
+        msg = f"seeds must be one or more non-negative integers, got {seeds!r}."
+        raise ValueError(msg)
+    return [int(seed) for seed in seeds]
+
+
+def _tables(reference: Data | Sequence[Data] | None, table_key: str | None) -> list[AnnData]:
+    if reference is None:
+        return []
+    several = reference if isinstance(reference, (list, tuple)) else [reference]
+    return [table_of(one, table_key) for one in several]
+
+
+def _digests(
+    sections: Sequence[Section],
+    names: Sequence[str],
+    references: Sequence[AnnData],
+    features: Sequence[str] | None,
+    specs: Mapping[str, Mapping[str, Any]],
+) -> dict[str, str]:
+    """Fingerprint of every section (counts, gene names, features) and reference, by name."""
+    import hashlib
+
+    from stpredict._core.checks import raw_counts
+
+    asked = {key for spec in specs.values() for key in np.atleast_1d(spec.get("features") or [])} | set(features or [])
+    digests = {}
+    for section, name in zip(sections, names, strict=True):
+        digest = hashlib.sha256("\n".join(section.genes).encode())
+        digest.update(duplicates.section_hashes(section, section.genes, 0).tobytes())
+        digest.update(section.centres.tobytes())
+        for key in sorted(key for key in section.adata.obsm if key in asked or _encoded(section.record(key))):
+            digest.update(key.encode())
+            digest.update(section.features(key).tobytes())
+        digests[name] = digest.hexdigest()[:16]
+    for number, reference in enumerate(references):
+        hashed = duplicates.spot_hashes(raw_counts(reference), reference.var_names, reference.var_names, 0)
+        digest = hashlib.sha256("\n".join(reference.var_names).encode() + hashed.tobytes())
+        digests[f"reference {number}"] = digest.hexdigest()[:16]
+    return digests
+
+
+def _encoded(record: Any) -> bool:
+    return isinstance(record, Mapping) and "encoder_hash" in record

@@ -1,0 +1,1 @@
+"""Settings, slot names, checks and files: what every other part of the package stands on."""

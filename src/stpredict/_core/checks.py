@@ -1,0 +1,77 @@
+"""Checks of user input that several modules share; each message says how to mend what is wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from stpredict._core.typing import Matrix
+
+
+def check_unique_genes(names: pd.Index, what: str) -> None:
+    """Refuse duplicated gene names."""
+    if not names.is_unique:
+        twice = sorted(set(names[names.duplicated()]))[:5]
+        msg = f"{what} has duplicated gene names ({', '.join(twice)}, …). Call adata.var_names_make_unique() first."
+        raise ValueError(msg)
+
+
+def raw_counts(adata: AnnData) -> Matrix:
+    """Raw counts of `adata`: ``layers['counts']`` where present, else ``X``.
+
+    Raises
+    ------
+    ValueError
+        If there is no matrix, or it has NaN, negative or fractional values.
+    """
+    from stpredict._core import keys
+
+    where = f"layers[{keys.COUNTS!r}]" if keys.COUNTS in adata.layers else "X"
+    matrix = adata.layers.get(keys.COUNTS, adata.X)
+    if matrix is None or adata.n_vars == 0:
+        msg = "This section has no expression matrix: counts are needed in X or layers['counts']."
+        raise ValueError(msg)
+    values = matrix.data if sparse.issparse(matrix) else np.asarray(matrix)
+    if values.size and not np.isfinite(values).all():
+        msg = f"{where} holds NaN or infinite values; raw counts are needed. Fill or drop them first."
+        raise ValueError(msg)
+    if values.size and values.min() < 0:
+        msg = f"{where} holds negative values; raw counts are needed, in X or layers['counts']."
+        raise ValueError(msg)
+    if values.size and not np.array_equal(values, np.rint(values)):
+        msg = (
+            f"{where} holds fractional values, as log-normalised data do; raw counts are needed. "
+            "Put the counts into layers['counts'] (for example from adata.raw) and call again."
+        )
+        raise ValueError(msg)
+    return matrix
+
+
+def one_of(value: Any, allowed: Iterable[Any], name: str) -> None:
+    """Refuse a `value` outside of `allowed`."""
+    if value not in (choices := list(allowed)):
+        msg = f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}."
+        raise ValueError(msg)
+
+
+def check_named_once(genes: Sequence[str]) -> None:
+    """Refuse genes of which one is named more than once."""
+    if twice := sorted(name for name, n in Counter(genes).items() if n > 1):
+        msg = f"genes names {', '.join(twice[:5])} more than once; name every gene once."
+        raise ValueError(msg)
+
+
+def slot_name(key: str) -> None:
+    """Refuse a name under which results could not be stored."""
+    if not key or "/" in key:
+        msg = f"key_added must be a name without '/', got {key!r}."
+        raise ValueError(msg)

@@ -1,0 +1,1 @@
+"""Gene symbols, what is known about genes, and marker sets."""

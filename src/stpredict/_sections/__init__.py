@@ -1,0 +1,1 @@
+"""Sections of a slide, whichever container they live in."""

@@ -1,0 +1,139 @@
+"""Counts of sections and cells without images: what everything that learns from them starts with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from stpredict._core import keys
+from stpredict._core.checks import check_unique_genes, raw_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from stpredict._core.typing import Data, Matrix
+
+ROWS = 4096
+"""Spots or cells in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Counts of one object in memory or on disk, read in blocks of rows.
+
+    Attributes
+    ----------
+    name
+        What messages call it.
+    genes
+        Names of its genes.
+    study
+        Number of the study that every row belongs to.
+    read
+        Gives the raw counts of a slice of rows.
+    """
+
+    name: str
+    genes: pd.Index
+    study: np.ndarray
+    read: Callable[[slice], Matrix]
+
+    def blocks(self, min_counts: int) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
+        """Studies and log1p counts per 10,000 of all rows with enough counts, block by block."""
+        for start in range(0, len(self.study), ROWS):
+            rows = slice(start, start + ROWS)
+            values, enough = log_rows(self.read(rows), min_counts)
+            yield self.study[rows][enough], values
+
+
+def open_reference(
+    data: Data | str | Path, name: str, *, library_key: str | None = None, table_key: str | None = None
+) -> Reference:
+    """Open one AnnData or SpatialData, or one AnnData's store, whose counts stay on disk.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    FileNotFoundError, ValueError
+        If there is no such store, or it cannot be read, or it has duplicated genes or no raw counts.
+    """
+    if isinstance(data, (str, Path)):
+        return _stored(Path(data).expanduser(), library_key)
+    from stpredict._sections.open import table_of
+
+    adata = table_of(data, table_key)
+    counts = checked_counts(adata, name)
+    return Reference(name, adata.var_names, study_codes(adata.obs, library_key), lambda rows: counts[rows])
+
+
+def checked_counts(adata: AnnData, name: str) -> Matrix:
+    """Raw counts of a reference; one that has none is refused, by `name`.
+
+    Raises
+    ------
+    TypeError
+        If it is no AnnData.
+    ValueError
+        If it has duplicated genes, or no raw counts.
+    """
+    if not (hasattr(adata, "var_names") and hasattr(adata, "obs")):
+        msg = f"{name}: expected an AnnData or a SpatialData, got {type(adata).__name__}."
+        raise TypeError(msg)
+    check_unique_genes(adata.var_names, name)
+    try:
+        return raw_counts(adata)
+    except ValueError as error:
+        msg = f"{name}: {error}"
+        raise ValueError(msg) from error
+
+
+def study_codes(obs: pd.DataFrame, key: str | None) -> np.ndarray:
+    """Number of every row's study: those that column `key` names, where there is one, else all rows are one."""
+    import pandas as pd
+
+    if key is None or key not in obs:
+        return np.zeros(len(obs), dtype=int)
+    return pd.factorize(obs[key].astype(str))[0]
+
+
+def log_rows(
+    counts: Matrix, min_counts: int, columns: Sequence[int] | np.ndarray | slice = slice(None)
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """log1p counts per 10,000 (float64), of the rows with enough counts, in `columns`; and which rows these are."""
+    part = sparse.csr_matrix(counts, dtype=np.float64)
+    depth = np.asarray(part.sum(axis=1)).ravel()
+    enough = depth >= max(min_counts, 1)
+    values = sparse.csr_matrix(part[enough][:, columns])
+    values.data = np.log1p(values.data * np.repeat(1e4 / depth[enough], np.diff(values.indptr)))
+    return values, enough
+
+
+def _stored(path: Path, library_key: str | None) -> Reference:
+    from anndata import AnnData
+
+    from stpredict._sections.stored import Store, opened
+
+    store = Store(path, ("obs", "var"))
+    check_unique_genes(store.adata.var_names, path.name)
+
+    def read(rows: slice) -> Matrix:
+        with opened(path) as group:
+            element = group["layers"][keys.COUNTS] if keys.COUNTS in group.get("layers", {}) else group["X"]
+            return checked_counts(AnnData(_some_rows(element, rows)), path.name)
+
+    return Reference(path.name, store.adata.var_names, study_codes(store.adata.obs, library_key), read)
+
+
+def _some_rows(element: Any, rows: slice) -> Matrix:
+    """Rows of a matrix on disk, sparse or dense."""
+    from anndata.io import sparse_dataset
+
+    return sparse_dataset(element)[rows] if hasattr(element, "keys") else element[rows]

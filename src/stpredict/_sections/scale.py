@@ -1,0 +1,215 @@
+"""Microns per pixel: where it comes from, and the checks that catch hires/full-resolution mix-ups.
+
+The scale is taken, in this order, from the caller, from what the readers found (``microns_per_pixel`` or the image
+file), or from the spot lattice. It is never taken from ``spot_diameter_fullres``, on which tools disagree by more
+than 10 %; that number only serves to notice coordinates of the wrong image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stpredict._images import SlideImage
+
+VISIUM_PITCH_UM = 100.0
+"""Centre to centre distance of Visium spots (10x Genomics, Visium Spatial Gene Expression)."""
+
+PLAUSIBLE_MPP = (0.05, 20.0)
+DISAGREEMENT = 1.25
+"""Scale and lattice may differ by this factor before it is called a mix-up."""
+
+PITCH_PER_DIAMETER = (0.8, 2.8)
+"""Pitch over spot diameter: 1.0 for bins, 1.5–1.8 for Visium, 2.0 for legacy ST."""
+
+
+SPOT_UM = 112.0
+"""Width of a spot window: 224 px at 0.5 µm, what pathology encoders are trained on, and enough to cover a spot."""
+
+NICHE_UM = 560.0
+"""Width of a niche window: five spot windows across, as in other context models of this field (TRIPLEX, DeepSpot)."""
+
+FEW = 0.05
+"""Share of spots off the image up to which they may be strays rather than a mix-up."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """How spots are laid out: distance between neighbours in pixels, and the kind of grid.
+
+    Spots picked from a grid here and there are ``"irregular"``: their distances say nothing about the scale.
+    """
+
+    pitch_px: float
+    kind: Literal["hexagonal", "square", "irregular"]
+
+
+@dataclass(frozen=True)
+class ScaleHints:
+    """Everything known about a section's scale, in pixels of the coordinates' own image."""
+
+    argument: float | None = None
+    metadata: float | None = None
+    image_file: float | None = None
+    pitch_um: float | None = None
+    spot_diameter_px: float | None = None
+    remembered: tuple[float, str] | None = None
+    scalefactors: Mapping[str, float] = field(default_factory=dict)
+
+
+def find_lattice(centres: np.ndarray) -> Lattice | None:
+    """Spacing of spot centres (n, 2) in pixels; None for fewer than three spots."""
+    from sklearn.neighbors import NearestNeighbors
+
+    if len(centres) < 3:
+        return None
+    k = min(len(centres) - 1, 8)
+    sample = centres if len(centres) <= 20_000 else centres[:: len(centres) // 20_000]
+    distances = NearestNeighbors(n_neighbors=k + 1).fit(centres).kneighbors(sample)[0][:, 1:]
+    nearest = np.median(distances[:, 0])
+    if not nearest > 0:
+        return None
+    close = distances < 1.25 * nearest
+    pitch = float(distances[close].mean())
+    n_close = np.quantile(close.sum(axis=1), 0.9, method="lower")
+    spread = np.median(np.abs(distances[close] - pitch)) / pitch
+    kind = "irregular" if spread > 0.1 else "hexagonal" if n_close >= 6 else "square" if n_close == 4 else "irregular"
+    return Lattice(pitch, kind)
+
+
+def resolve_mpp(hints: ScaleHints, lattice: Lattice | None, name: str) -> tuple[float, str]:
+    """Microns per pixel and where the number comes from.
+
+    Raises
+    ------
+    ValueError
+        If no source knows the scale, the number is implausible, or two sources contradict each other.
+    """
+    from_lattice = _lattice_mpp(hints, lattice)
+    candidates = [
+        (hints.argument, "argument"),
+        (hints.remembered[0], hints.remembered[1]) if hints.remembered else (None, ""),
+        (hints.metadata, "scalefactors['microns_per_pixel']"),
+        (hints.image_file, "image file"),
+        (from_lattice, "spot lattice"),
+    ]
+    known = [(float(mpp), source) for mpp, source in candidates if mpp is not None]
+    if not known:
+        msg = (
+            f"The scale of section {name!r} is unknown. Pass mpp= (microns per full-resolution pixel), or set "
+            "scalefactors['microns_per_pixel'], or metadata['spot_pitch_um'] (100 for Visium, 200 for legacy ST)."
+        )
+        raise ValueError(msg)
+    mpp, source = known[0]
+    if not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
+        msg = (
+            f"Section {name!r} would have {mpp:g} µm per pixel (from {source}), outside of {PLAUSIBLE_MPP[0]}–"
+            f"{PLAUSIBLE_MPP[1]}. Pass the right mpp=; a scanner at 20× gives about 0.5."
+        )
+        raise ValueError(msg)
+    if from_lattice is not None and not 1 / DISAGREEMENT <= mpp / from_lattice <= DISAGREEMENT:
+        msg = (
+            f"Section {name!r}: {source} says {mpp:.3g} µm per pixel, but the spots lie {lattice.pitch_px:.1f} px apart, "
+            f"which is {from_lattice:.3g} µm per pixel. "
+            f"{_mixup_advice(mpp / from_lattice / DISAGREEMENT, mpp / from_lattice * DISAGREEMENT, hints)}"
+        )
+        raise ValueError(msg)
+    return mpp, source
+
+
+def check_coordinates(hints: ScaleHints, lattice: Lattice | None, name: str) -> None:
+    """Refuse spot centres that belong to another image than ``spot_diameter_fullres`` does.
+
+    Raises
+    ------
+    ValueError
+        If neighbouring spots would overlap or stand several diameters apart.
+    """
+    if lattice is None or lattice.kind == "irregular" or not hints.spot_diameter_px:
+        return
+    ratio = lattice.pitch_px / hints.spot_diameter_px
+    smallest, largest = PITCH_PER_DIAMETER
+    if not smallest <= ratio <= largest:
+        msg = (
+            f"Section {name!r}: spots lie {lattice.pitch_px:.1f} px apart but spot_diameter_fullres is "
+            f"{hints.spot_diameter_px:.1f} px. "
+            f"{_mixup_advice(ratio / largest, ratio / smallest, hints)}"
+        )
+        raise ValueError(msg)
+
+
+def check_inside(centres: np.ndarray, shape: tuple[int, int], name: str, hints: ScaleHints) -> None:
+    """Refuse spot centres (n, 2) outside of an image of `shape` (height, width).
+
+    Raises
+    ------
+    ValueError
+        If a centre is off the image; the message tells which scale factor would bring the spots onto it.
+    """
+    height, width = shape
+    x, y = centres.T
+    off = (x < 0) | (y < 0) | (x >= width) | (y >= height)
+    if not off.any():
+        return
+    reach = (
+        f"spots reach ({x.max():.0f}, {y.max():.0f})" if x.max() >= width or y.max() >= height else "some are negative"
+    )
+    msg = (
+        f"Section {name!r}: {off.sum()} of {len(off)} spot centres lie outside the image of {width} × {height} px "
+        f"({reach}). "
+    )
+    for key, factor in hints.scalefactors.items():
+        if key.startswith("tissue_") and factor and (centres * factor < [width, height]).all() and (centres >= 0).all():
+            msg += f"Multiplied by {key}={factor:g} they would fit: this looks like the downscaled image. "
+    if off.mean() < FEW:
+        msg += "If these few are strays, as at the edge of a CytAssist capture area, drop them from the AnnData. "
+    msg += "obsm['spatial'] must be (x, y) in pixels of the full-resolution image; pass that image when reading."
+    raise ValueError(msg)
+
+
+def check_full_resolution(image: SlideImage, library: Mapping[str, Any], name: str) -> None:
+    """Refuse a downscaled image where the full-resolution one is meant, by the size of the downscaled ones at hand.
+
+    Raises
+    ------
+    ValueError
+        If the image is not about as large as ``hires`` and ``lowres`` of ``uns["spatial"]`` say.
+    """
+    for key in ("hires", "lowres"):
+        small = library.get("images", {}).get(key)
+        factor = library.get("scalefactors", {}).get(f"tissue_{key}_scalef")
+        if small is None or not factor:
+            continue
+        full = tuple(round(n / factor) for n in small.shape[:2])
+        if all(0.95 < have / want < 1.05 for have, want in zip(image.shape, full, strict=True)):
+            continue
+        which = f"the {key} one" if image.shape == tuple(small.shape[:2]) else "another one"
+        msg = (
+            f"Section {name!r}: the image at {image.source} has {image.shape[1]} × {image.shape[0]} px, but by "
+            f"tissue_{key}_scalef={factor:g} the full-resolution image has about {full[1]} × {full[0]} px, so this is "
+            f"{which}. Pass the full-resolution image, or none to use the hires image knowingly."
+        )
+        raise ValueError(msg)
+
+
+def _lattice_mpp(hints: ScaleHints, lattice: Lattice | None) -> float | None:
+    if lattice is None or lattice.kind == "irregular":
+        return None
+    pitch_um = hints.pitch_um or (VISIUM_PITCH_UM if lattice.kind == "hexagonal" else None)
+    return pitch_um / lattice.pitch_px if pitch_um else None
+
+
+def _mixup_advice(low: float, high: float, hints: ScaleHints) -> str:
+    """What to do about coordinates that are too small by a factor between `low` and `high`."""
+    for key, scale in hints.scalefactors.items():
+        if key.startswith("tissue_") and scale < 0.95 and low < scale < high:
+            return (
+                f"That is as if obsm['spatial'] held coordinates of the downscaled image ({key}={scale:g}). "
+                f"Divide obsm['spatial'] by {key}."
+            )
+    return "Give obsm['spatial'] in full-resolution pixels and the scale (mpp=) of that same image."

@@ -1,0 +1,276 @@
+"""Sections of a SpatialData: spots, images, and how the ones lie on the others."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from stpredict._core import keys
+from stpredict._images import SlideImage, open_image
+from stpredict._sections.anndata import scale_hints
+from stpredict._sections.section import Section
+from stpredict._sections.wsidata import slide_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anndata import AnnData
+    from geopandas import GeoDataFrame
+    from spatialdata import SpatialData
+
+COLOURS = (1, 3, 4)
+"""Channels of an image that can be shown as RGB; others are fluorescence."""
+
+
+class Placement(NamedTuple):
+    """Spots of one region on the image that belongs to it."""
+
+    region: str
+    rows: np.ndarray
+    """Rows of the table."""
+    centres: np.ndarray
+    """(n, 2) float64, (x, y) in pixels of the image's finest level; without an image, in units of the region."""
+    image_key: str | None
+    scale: float
+    """Pixels of the image per unit of the region's own coordinates."""
+
+
+def section_from_spatialdata(
+    sdata: SpatialData,
+    *,
+    table_key: str | None = None,
+    region: str | None = None,
+    image_key: str | None = None,
+    mpp: float | None = None,
+    kind: type[Section] = Section,
+) -> Section:
+    """View one region (shapes element) of a SpatialData with the image that shares its coordinate system.
+
+    `mpp` is the scale of that image at its finest level.
+    """
+    adata = table_of(sdata, table_key)
+    region, rows, centres, image_key, scale = region_centres(sdata, adata, region=region, image_key=image_key)
+    if not np.isfinite(centres).all():
+        msg = f"Region {region!r} has spots whose centres are not finite; drop them first."
+        raise ValueError(msg)
+    hints = scale_hints(adata, region, mpp * scale if mpp is not None else None)
+    slide = slide_of(sdata) if image_key is None else None
+    if slide is not None:
+        hints = replace(hints, metadata=hints.metadata or slide.mpp)
+    return kind(
+        name=region,
+        adata=adata,
+        rows=rows,
+        centres=centres / scale,
+        open_image=lambda: open_image(slide.path) if slide else region_image(sdata, region, image_key),
+        hints=replace(hints, pitch_um=hints.pitch_um or bin_um(region)),
+        image_scale=scale,
+        has_image=image_key is not None or slide is not None,
+    )
+
+
+def table_of(sdata: SpatialData, table_key: str | None) -> AnnData:
+    """Return the table `table_key` of `sdata`, or its only one.
+
+    Raises
+    ------
+    KeyError
+        If there is no such table.
+    ValueError
+        If there is none at all, or several and no `table_key`.
+    """
+    names = list(sdata.tables)
+    if table_key is None:
+        if len(names) != 1:
+            msg = f"This SpatialData has {_listed(names, 'table')}; pass table_key= to choose one."
+            if not names:
+                msg = "This SpatialData has no table; the spots must be annotated by one."
+            raise ValueError(msg)
+        return sdata.tables[names[0]]
+    if table_key not in names:
+        msg = f"There is no table {table_key!r} in this SpatialData; it has {_listed(names, 'table')}."
+        raise KeyError(msg)
+    return sdata.tables[table_key]
+
+
+def regions_of(adata: AnnData) -> list[str]:
+    """Names of the elements that a table annotates.
+
+    Raises
+    ------
+    ValueError
+        If the table annotates none.
+    """
+    regions = _attrs(adata)["region"]
+    return [regions] if isinstance(regions, str) else list(regions)
+
+
+def region_centres(
+    sdata: SpatialData, adata: AnnData, region: str | None = None, image_key: str | None = None
+) -> Placement:
+    """Spot centres of a region (circles or polygons) in pixels of an image that shares a coordinate system with it.
+
+    Of several such images the finest is taken, and of a ``WSIData`` the slide itself, which is none of its images. Without any image the centres stay in units of the region.
+
+    Raises
+    ------
+    KeyError
+        If there is no such region or image.
+    ValueError
+        If it is not clear which region is meant, table and region do not fit, or image and region share no coordinate
+        system.
+    """
+    from spatialdata.transformations import get_transformation
+
+    regions = regions_of(adata)
+    if region is None:
+        if len(regions) > 1:
+            msg = f"This table annotates {_listed(regions, 'region')}; pass region= to choose one."
+            raise ValueError(msg)
+        region = regions[0]
+    if region not in regions:
+        msg = f"The table does not annotate {region!r}; it annotates {_listed(regions, 'region')}."
+        raise KeyError(msg)
+    if region not in sdata.shapes:
+        msg = f"There are no shapes {region!r} in this SpatialData; it has {_listed(sdata.shapes, 'shapes element')}."
+        raise KeyError(msg)
+    shapes = sdata.shapes[region]
+    rows, own = _matched(adata, shapes, region)
+    if image_key is None and slide_of(sdata):
+        return Placement(region, rows, own, None, 1.0)
+    systems = get_transformation(shapes, get_all=True)
+    chosen, affine = _choose_image(sdata, region, systems, image_key)
+    centres = own @ affine[:2, :2].T + affine[:2, 2]
+    return Placement(region, rows, centres, chosen, float(np.sqrt(abs(np.linalg.det(affine[:2, :2])))))
+
+
+def region_image(sdata: SpatialData, region: str, image_key: str | None) -> SlideImage:
+    """Image `image_key` as a pyramid that is read lazily, chunk by chunk.
+
+    Raises
+    ------
+    ValueError
+        If there is no image.
+    """
+    if image_key is None:
+        msg = (
+            f"Section {region!r} has no H&E image: none shares a coordinate system with it. This SpatialData has "
+            f"{_listed(sdata.images, 'image')}; add the H&E image, or set its transformation."
+        )
+        raise ValueError(msg)
+    return slide_image(sdata, image_key)
+
+
+def slide_image(sdata: SpatialData, image_key: str) -> SlideImage:
+    """Image `image_key` as a pyramid that is read lazily, whether or not spots lie on it."""
+    levels = _levels(sdata.images[image_key])
+    return SlideImage([level.data for level in levels], source=f"images[{image_key!r}]", channels_first=True)
+
+
+def only_image(sdata: SpatialData, image_key: str | None) -> str:
+    """Name of the image `image_key`, or of the only one in colour.
+
+    Raises
+    ------
+    KeyError
+        If there is no such image.
+    ValueError
+        If there is none at all, or several and no `image_key`.
+    """
+    if image_key is not None and image_key not in sdata.images:
+        msg = f"There is no image {image_key!r} in this SpatialData; it has {_listed(sdata.images, 'image')}."
+        raise KeyError(msg)
+    names = [image_key] if image_key else [k for k in sdata.images if _levels(sdata.images[k])[0].sizes["c"] in COLOURS]
+    if len(names) != 1:
+        msg = f"This SpatialData has {_listed(names, 'H&E image')}; pass image_key= to choose one."
+        raise ValueError(msg)
+    return names[0]
+
+
+def bin_um(region: str) -> float | None:
+    """Bin size of a Visium HD region, which readers put into its name (``…_square_008um``)."""
+    found = re.search(r"square_(\d{3})um$", region)
+    return float(found[1]) if found else None
+
+
+def _attrs(adata: AnnData) -> dict[str, Any]:
+    attrs = adata.uns.get(keys.ANNOTATES)
+    if not attrs or attrs.get("region") is None:
+        msg = (
+            "The table annotates no region. Link it to the spots with "
+            "sdata.set_table_annotates_spatialelement(table_name, region=…, region_key=…, instance_key=…)."
+        )
+        raise ValueError(msg)
+    return attrs
+
+
+def _matched(adata: AnnData, shapes: GeoDataFrame, region: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the table that belong to `region`, and the centre of each one's shape in the region's coordinates."""
+    attrs = _attrs(adata)
+    for key in (attrs["region_key"], attrs["instance_key"]):
+        if key not in adata.obs:
+            msg = f"The table's obs lacks {key!r}, which should link its rows to the shapes of {region!r}."
+            raise ValueError(msg)
+    rows = np.flatnonzero(adata.obs[attrs["region_key"]].astype(str).to_numpy() == region)
+    instances = adata.obs[attrs["instance_key"]].iloc[rows]
+    if not shapes.index.is_unique:
+        msg = f"Shapes {region!r} have duplicated names in their index; make it unique first."
+        raise ValueError(msg)
+    places = shapes.index.get_indexer(instances)
+    if (places < 0).any():
+        lost = [str(name) for name in instances[places < 0]]
+        msg = f"{len(lost)} of {len(rows)} rows of the table have no shape in {region!r}: {', '.join(lost[:3])}, …"
+        raise ValueError(msg)
+    points = shapes.geometry.centroid
+    return rows, np.column_stack([points.x, points.y]).astype(np.float64).reshape(-1, 2)[places]
+
+
+def _choose_image(
+    sdata: SpatialData, region: str, systems: dict[str, Any], image_key: str | None
+) -> tuple[str | None, np.ndarray]:
+    """The wanted or else the finest image, and the 3 × 3 affine from the region's coordinates to its pixels."""
+    from spatialdata.transformations import get_transformation
+
+    if image_key is not None and image_key not in sdata.images:
+        msg = f"There is no image {image_key!r} in this SpatialData; it has {_listed(sdata.images, 'image')}."
+        raise KeyError(msg)
+    best: tuple[float, str | None, np.ndarray] = (-1.0, None, np.eye(3))
+    for key in sdata.images if image_key is None else [image_key]:
+        finest = _levels(sdata.images[key])[0]
+        of_image = get_transformation(sdata.images[key], get_all=True)
+        shared = [name for name in systems if name in of_image]
+        if image_key is not None and not shared:
+            msg = (
+                f"Image {key!r} (in {', '.join(of_image)}) and region {region!r} (in {', '.join(systems)}) share no "
+                "coordinate system. Choose another image_key=, or set a transformation."
+            )
+            raise ValueError(msg)
+        if not shared or (image_key is None and finest.sizes["c"] not in COLOURS):
+            continue
+        affine = np.linalg.inv(_matrix(of_image[shared[0]])) @ _matrix(systems[shared[0]])
+        fineness = abs(np.linalg.det(affine[:2, :2]))
+        if fineness > best[0]:
+            best = (fineness, key, affine)
+    return best[1], best[2]
+
+
+def _matrix(transformation: Any) -> np.ndarray:
+    return transformation.to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
+
+
+def _levels(image: Any) -> list[Any]:
+    """DataArrays (c, y, x) of an image, finest first."""
+    if not hasattr(image, "children"):
+        return [image]
+    levels = [next(iter(scale.data_vars.values())) for scale in image.children.values()]
+    return sorted(levels, key=lambda level: -level.sizes["y"])
+
+
+def _listed(names: Iterable[str], what: str) -> str:
+    names = list(names)
+    if not names:
+        return f"no {what}"
+    return f"{len(names)} {what}{'s' if len(names) > 1 else ''} ({', '.join(names)})"

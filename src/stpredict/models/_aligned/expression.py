@@ -1,0 +1,122 @@
+"""Expression as networks see it: sections brought to one level, genes to one scale."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict._core import keys
+from stpredict.models._data.rows import chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from stpredict._sections.section import Section
+    from stpredict.models._aligned.options import AlignedOptions
+    from stpredict.models._data.rows import Rows
+
+FEW = 0.5
+"""Share of a model's genes below which a section's expression hardly tells what it told in training."""
+
+
+@dataclass(frozen=True)
+class GeneScale:
+    """How expression is levelled and scaled.
+
+    Attributes
+    ----------
+    level
+        float32 (genes,), mean over the training spots.
+    sd
+        float32 (genes,), standard deviation over them; 1 for genes that do not vary.
+    options
+        Whether genes are standardised at all.
+    """
+
+    level: np.ndarray
+    sd: np.ndarray
+    options: AlignedOptions
+
+    @classmethod
+    def of(cls, expression: Rows, options: AlignedOptions) -> GeneScale:
+        """Learn from training spots that are levelled already, where the options want it."""
+        return cls(*mean_and_sd(expression), options)
+
+    def scaled(self, expression: np.ndarray) -> np.ndarray:
+        """float32 (n, genes): levelled expression at the scale of networks."""
+        return ((expression - self.level) / self.sd if self.options.standardise_genes else expression).astype(
+            np.float32
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a model stores of it."""
+        return {"gene_level": self.level.astype(np.float32), "gene_sd": self.sd.astype(np.float32)}
+
+
+def measured_expression(section: Section, genes: Sequence[str], level: np.ndarray) -> np.ndarray:
+    """float32 (n spots, genes): log expression; genes that the section does not measure are at `level`.
+
+    Raises
+    ------
+    ValueError
+        If it measures none of them, or has no raw counts.
+
+    Warns
+    -----
+    UserWarning
+        If it measures fewer than half of them.
+    """
+    there = set(section.genes)
+    known = [i for i, gene in enumerate(genes) if gene in there]
+    if not known:
+        msg = (
+            f"Section {section.name!r} measures none of the model's {len(genes)} genes, so it has no expression to embed; "
+            "use='image' needs none."
+        )
+        raise ValueError(msg)
+    if len(known) < FEW * len(genes):
+        msg = (
+            f"Section {section.name!r} measures {len(known)} of the model's {len(genes)} genes; the others count as "
+            "average, so its expression is embedded from few."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    out = np.repeat(level[None].astype(np.float32), len(section), axis=0)
+    out[:, known] = section.log_expression([genes[i] for i in known])
+    return out
+
+
+def usable_spots(section: Section, min_counts: int) -> np.ndarray:
+    """Bool (n spots,): which have counts enough to be taken for measured."""
+    totals = np.asarray(section.counts().sum(axis=1), dtype=np.float64).ravel()
+    return totals >= max(min_counts, 1)
+
+
+def levelled(expression: np.ndarray, usable: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """`expression` of one section, the mean over its usable spots moved to `level`."""
+    return expression + (level - expression[usable].mean(axis=0)) if usable.any() else expression
+
+
+def mean_and_sd(values: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """(columns,) each, to the bit as numpy has them of a whole matrix; the deviation is 1 where a column does not vary."""
+    mean = _total(chunks(values)) / len(values)
+    sd = np.sqrt(_total(np.square(chunk - mean) for chunk in chunks(values)) / len(values))
+    return mean, np.where(sd > 1e-6, sd, 1)
+
+
+def _total(parts: Iterable[np.ndarray]) -> np.ndarray:
+    total: np.ndarray | None = None
+    for part in parts:
+        total = part.sum(axis=0) if total is None else np.concatenate([total[None], part]).sum(axis=0)
+    return total
+
+
+def has_expression(section: Section, genes: Sequence[str], key: str | None = None) -> bool:
+    """Whether a section has counts of any of `genes` (or, given a `key`, cell embeddings in ``obsm``)."""
+    if key is not None and key not in section.adata.obsm:
+        return False
+    if section.adata.n_vars == 0 or not set(genes) & set(section.genes):
+        return False
+    return section.adata.X is not None or keys.COUNTS in section.adata.layers

@@ -1,0 +1,144 @@
+"""Options that every aligned model has, and how a preset with changes is checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from stpredict._core.checks import one_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class AlignedOptions:
+    """Options of a model that aligns images and expression; each method adds its own and lists them all.
+
+    Attributes
+    ----------
+    image_encoder
+        timm network that is trained along on the spot's pixels; None learns from frozen features.
+    depth, pretrained
+        Blocks of it to keep, where it is a vision transformer, and whether it starts from published weights.
+    width
+        Length of embeddings and tokens.
+    epochs
+        Most epochs to train; how many is chosen on held-out spots.
+    patience
+        Epochs without improvement there after which training stops.
+    batch_size, learning_rate, weight_decay
+        Of AdamW.
+    warm_up
+        Epochs over which the learning rate rises from 0.
+    final_rate, final_weight_decay
+        Learning rate at the end as a share of `learning_rate`, and weight decay there (None: as at the start), both
+        approached along a cosine.
+    feature_dropout
+        Share of frozen features hidden from a training step.
+    standardise_genes
+        Give every gene mean 0 and variance 1 before networks see it.
+    level_sections
+        Move every section's mean expression to the mean over sections.
+    temperature
+        Of the contrastive losses.
+    decoder
+        Weight of the regression loss of a linear decoder on image embeddings; 0 leaves it out.
+    neighbours
+        Reference spots that a prediction is made of.
+    weighted
+        Weigh these by exp(cosine / temperature) instead of equally.
+    members
+        Networks, trained with different seeds, whose similarities are averaged.
+    bank_spots
+        Reference spots that the model keeps at most; of more training spots as many are drawn, from every section in
+        proportion.
+    """
+
+    image_encoder: str | None = None
+    depth: int | None = None
+    pretrained: bool = False
+    width: int = 256
+    epochs: int = 40
+    patience: int = 8
+    batch_size: int = 128
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.01
+    warm_up: int = 0
+    final_rate: float = 0.1
+    final_weight_decay: float | None = None
+    feature_dropout: float = 0.5
+    standardise_genes: bool = True
+    level_sections: bool = True
+    temperature: float = 0.1
+    decoder: float = 1.0
+    neighbours: int = 200
+    weighted: bool = True
+    members: int = 3
+    bank_spots: int = 20_000
+
+    NAME: ClassVar[str]
+    companions: ClassVar[int] = 0
+    POSITIVE: ClassVar[tuple[str, ...]] = (
+        "width",
+        "epochs",
+        "patience",
+        "batch_size",
+        "neighbours",
+        "members",
+        "bank_spots",
+        "learning_rate",
+        "temperature",
+    )
+    NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("weight_decay", "decoder", "warm_up", "final_rate")
+    SHARES: ClassVar[tuple[str, ...]] = ("feature_dropout",)
+
+    def check(self) -> None:
+        """Refuse values that make no sense.
+
+        Raises
+        ------
+        ValueError
+            If there are some.
+        """
+        for name in self.POSITIVE:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                msg = f"{name} must be positive, got {getattr(self, name)!r}."
+                raise ValueError(msg)
+        for name in self.NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                msg = f"{name} must not be negative, got {getattr(self, name)!r}."
+                raise ValueError(msg)
+        for name in self.SHARES:
+            if not 0 <= getattr(self, name) < 1:
+                msg = f"{name} must lie in [0, 1), got {getattr(self, name)!r}."
+                raise ValueError(msg)
+        if self.width % 8:
+            msg = f"width must be a multiple of 8 (attention heads), got {self.width}."
+            raise ValueError(msg)
+
+    @property
+    def read_out(self) -> dict[str, Any]:
+        """How a prediction is made of reference spots, as arguments of `stpredict.models._retrieval.search.retrieve`."""
+        return {"k": self.neighbours, "temperature": self.temperature if self.weighted else None}
+
+
+SomeOptions = TypeVar("SomeOptions", bound=AlignedOptions)
+
+
+def checked(method: str, presets: Mapping[str, SomeOptions], preset: str, changed: Mapping[str, Any]) -> SomeOptions:
+    """Take the options of `preset`, with changes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the preset or an option is unknown, or a value makes no sense.
+    """
+    one_of(preset, presets, "preset")
+    known = [field.name for field in fields(presets[preset])]
+    if unknown := [name for name in changed if name not in known]:
+        msg = f"method={method!r} has no option {', '.join(unknown)}; it has {', '.join(known)}."
+        raise TypeError(msg)
+    options = replace(presets[preset], **changed)
+    options.check()
+    return options

@@ -1,0 +1,123 @@
+"""The contract that every image-to-expression model keeps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from stpredict._sections.section import Section
+
+UNITS = "log1p CP10k"
+"""Units of every prediction: log1p of counts per 10,000, by the total over all genes."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted expression of one section.
+
+    Attributes
+    ----------
+    mean
+        float32 (spots, genes), in ``units``; NaN where a gene cannot be predicted.
+    std
+        float32 (spots, genes), predictive standard deviation in ``units``.
+    genes
+        Names of the columns.
+    unseen
+        Of genes that the model did not learn from: their names (``genes``), and per gene the ``distance`` to the most
+        similar gene that it did, and the ``reliability``, the PCC to expect. None where it cannot predict such genes.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    genes: list[str]
+    units: str = UNITS
+    unseen: Mapping[str, np.ndarray] | None = None
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[tuple[slice, Prediction]], n_spots: int, genes: Sequence[str]) -> Prediction:
+        """Put parts of a section, slices of rows and what is predicted for them, together."""
+        mean, std = np.empty((2, n_spots, len(genes)), dtype=np.float32)
+        for rows, part in parts:
+            mean[rows], std[rows] = part.mean, part.std
+        return cls(mean, std, list(genes))
+
+
+@dataclass
+class History:
+    """What happened in training: one list of values by name, and remarks."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class ExpressionModel(ABC):
+    """An image-to-expression model.
+
+    A model is trained on sections that carry features (`pp.encode`) and counts, and predicts from features alone.
+    Everything it needs to do so again is in ``arrays`` (name → array) and ``config`` (JSON), which is what
+    `save` writes and `stpredict.models.load` reads; nothing is ever unpickled.
+
+    Attributes
+    ----------
+    method
+        Name under which `tl.train` knows the class.
+    seeded
+        Whether training is random, so that it takes a seed, a preset, options and checkpoints.
+    streams
+        Whether `fit` takes sections that stay on disk.
+    genes
+        Genes that the model predicts.
+    config
+        Everything but arrays: genes, feature keys, encoder record, hyper-parameters, package version.
+    """
+
+    method: ClassVar[str]
+    seeded: ClassVar[bool] = False
+    streams: ClassVar[bool] = False
+
+    genes: list[str]
+    config: dict[str, Any]
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Genes that can be predicted: those learned from first, then any others."""
+        return self.genes
+
+    @abstractmethod
+    def fit(self, sections: Sequence[Section], *, genes: Sequence[str], groups: Sequence[str]) -> History:
+        """Learn from `sections`; `groups` names the patient (or other unit) of each, for inner validation."""
+
+    @abstractmethod
+    def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:
+        """Expression of `genes` (default: all that the model knows) for every spot of `section`."""
+
+    def predict_parts(
+        self, section: Section, genes: Sequence[str] | None = None, *, size: int | None = None
+    ) -> Iterable[tuple[slice, Prediction]]:
+        """`predict`, a few spots at a time: slices of rows of `section`, in order, and the prediction for them.
+
+        `size` is the number of spots in a part, by default as many as are worth doing together. Methods that need all
+        spots at once give one part, as here.
+        """
+        yield slice(0, len(section)), self.predict(section, genes)
+
+    @abstractmethod
+    def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
+        """float32 (n_spots, d): the space in which the model compares spots; `use` names what to bring there."""
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Write the model as a folder of ``model.safetensors`` and ``model.json``."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: str | Path) -> ExpressionModel:
+        """Read a model that `save` wrote."""

@@ -1,0 +1,26 @@
+"""Reading a model of any method."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from stpredict.models._base.contract import ExpressionModel
+    from stpredict.models._base.files import Stored
+
+
+def rebuilt(stored: Stored, path: str | Path, methods: Mapping[str, type[ExpressionModel]]) -> ExpressionModel:
+    """The model that was read from `path`, as its class in `methods` makes it.
+
+    Raises
+    ------
+    ValueError
+        If `methods` has no such method.
+    """
+    if stored.method not in methods:
+        msg = f"The model at {path} is a {stored.method!r}; this version of stpredict knows {', '.join(methods)}."
+        raise ValueError(msg)
+    return methods[stored.method].from_stored(stored, path)

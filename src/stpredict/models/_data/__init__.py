@@ -1,0 +1,1 @@
+"""From sections to the arrays that models learn from."""

@@ -1,0 +1,193 @@
+"""The design matrix: what a feature model sees of every spot.
+
+A spot is described by its spot and niche features, every column standardised within the section. The latter uses
+nothing but the section's own image features, so it leaks no expression, and it removes what stain and scanner do to a
+whole slide. Means over lattice neighbours are left out on purpose: beside a niche window they added nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._sections.niches import call
+from stpredict.models._data.chunks import Parts, moments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stpredict._sections.section import Section
+
+SAME_EXACTLY = ("encoder", "encoder_hash", "niche")
+SAME_WITHIN = ("spot_um", "niche_um", "mpp")
+TOLERANCE = 0.05
+"""Relative difference of windows and scale that is still the same."""
+
+ROWS = 16_384
+"""Spots whose features are looked at together."""
+
+
+def design(section: Section, keys: Sequence[str]) -> np.ndarray:
+    """float32 (n spots, d): features under `keys`, standardised within the section.
+
+    Constant columns, and all columns of a single spot, are 0.
+    """
+    return designer(section, keys)(slice(None))
+
+
+def designer(section: Section, keys: Sequence[str]) -> Callable[[slice], np.ndarray]:
+    """What gives any rows of `design`; the whole section is looked at once, now."""
+    mean, sd = moments(_raw_parts(section, keys))
+    return lambda rows: _standardised(raw_features(section, keys, rows), mean, sd)
+
+
+def raw_features(section: Section, keys: Sequence[str], rows: slice = slice(None)) -> np.ndarray:
+    """float32 (n spots, d): features under `keys` as they were encoded."""
+    nothing = np.zeros((len(section.rows[rows]), 0), dtype=np.float32)
+    return np.concatenate([nothing, *(section.features(key, rows) for key in keys)], axis=1)
+
+
+def mean_features(section: Section, keys: Sequence[str]) -> np.ndarray:
+    """float64 (1, d): mean of features under `keys` as they were encoded."""
+    return moments(_raw_parts(section, keys))[0][None]
+
+
+def _raw_parts(section: Section, keys: Sequence[str]) -> Parts[np.ndarray]:
+    return Parts(partial(raw_features, section, keys), len(section), ROWS)
+
+
+def column_names(section: Section, keys: Sequence[str]) -> list[str]:
+    """Names of the columns of `design`, ``<key>:<feature>``, numbered where the encoder does not name its features."""
+    own: list[str] = []
+    for key in keys:
+        n = section.adata.obsm[key].shape[1]
+        names = section.record(key).get("feature_names", ()) if _is_record(section.record(key)) else ()
+        own += [f"{key}:{name}" for name in (names if len(names) == n else range(n))]
+    return own
+
+
+def standardise(values: np.ndarray) -> np.ndarray:
+    """Columns with mean 0 and standard deviation 1; constant ones become 0."""
+    return _standardised(np.array(values, dtype=np.float32), *moments([values]))
+
+
+def _standardised(values: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """`values`, changed in place."""
+    constant = sd <= 1e-6 * np.abs(mean) + 1e-12
+    values -= mean
+    values *= np.where(constant, 0, 1 / np.where(constant, 1, sd))
+    return values
+
+
+def find_features(sections: Sequence[Section], features: str | Sequence[str] | None = None) -> list[str]:
+    """``obsm`` keys to learn from: those asked for, or all that `stpredict.pp.encode` left in every section.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or sections carry different ones.
+    """
+    if features is not None:
+        keys = [features] if isinstance(features, str) else list(features)
+    else:
+        found = {section.name: _encoded_keys(section) for section in sections}
+        keys = found[sections[0].name]
+        if any(other != keys for other in found.values()):
+            told = "; ".join(f"{name}: {', '.join(k) or 'none'}" for name, k in found.items())
+            msg = (
+                f"Sections carry different image features ({told}). Run stpredict.pp.encode on all, or pass features=."
+            )
+            raise ValueError(msg)
+    if not keys:
+        msg = (
+            f"Section {sections[0].name!r} has no image features: run stpredict.pp.tiles and stpredict.pp.encode first."
+        )
+        raise ValueError(msg)
+    return keys
+
+
+def _encoded_keys(section: Section) -> list[str]:
+    return sorted(key for key in section.adata.obsm if _is_record(section.record(key)))
+
+
+def _is_record(record: Any) -> bool:
+    return isinstance(record, Mapping) and "encoder_hash" in record
+
+
+def describe_features(section: Section, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How the features under `keys` were made, by key, ready for JSON; they are checked to be there and finite."""
+    described = {}
+    for key in keys:
+        if key not in section.adata.obsm:
+            there = ", ".join(_encoded_keys(section)) or "none"
+            msg = (
+                f"Section {section.name!r} has no features obsm[{key!r}] (it has {there}). Run stpredict.pp.tiles(adata) "
+                f"and stpredict.pp.encode(adata, ...) with the encoder that made them."
+            )
+            raise ValueError(msg)
+        shape = section.features(key, slice(0)).shape
+        parts = Parts(partial(section.features, key), len(section), ROWS)
+        if len(shape) != 2 or not all(np.isfinite(part).all() for part in parts):
+            msg = f"obsm[{key!r}] of section {section.name!r} must be a matrix without NaN; run stpredict.pp.encode again."
+            raise ValueError(msg)
+        record = section.record(key)
+        known = {k: record[k] for k in (*SAME_EXACTLY, *SAME_WITHIN) if k in record} if _is_record(record) else {}
+        described[key] = {k: str(v) if k in SAME_EXACTLY else float(v) for k, v in known.items()}
+        described[key]["n_features"] = shape[1]
+    return described
+
+
+def check_all(sections: Sequence[Section], expected: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse sections of which one has features that were not made as `expected`, see `check_features`."""
+    for section in sections:
+        check_features(section, expected)
+
+
+def check_features(section: Section, expected: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a section whose features were not made as `expected` (what `describe_features` returned in training).
+
+    Raises
+    ------
+    ValueError
+        If features are missing, or differ in encoder, windows or scale; the message names the call that mends it.
+    """
+    found = describe_features(section, list(expected))
+    for key, wanted in expected.items():
+        _check_niche(section, key, found[key], wanted)
+        for name, value in wanted.items():
+            has = found[key].get(name)
+            if has is None or _differs(name, has, value):
+                told = value if has is None or name != "encoder_hash" else f"{value} (same name, other weights)"
+                msg = (
+                    f"Section {section.name!r}: obsm[{key!r}] has {name}={has}, where the model was trained on {told}. "
+                    f"Run {_mend(wanted)} on this section, or train on features made like these."
+                )
+                raise ValueError(msg)
+
+
+def _check_niche(section: Section, key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse niche features of other niches; those that do not say are of windows."""
+    has, should = (features.get("niche", "window") for features in (found, wanted))
+    if has != should and "encoder" in found:
+        msg = (
+            f"Section {section.name!r}: obsm[{key!r}] is of niches {has!r}, where the model was trained on {should!r}. "
+            f"Run {call(should, wanted.get('niche_um'))} and {_mend(wanted)} on this section."
+        )
+        raise ValueError(msg)
+
+
+def _differs(name: str, has: Any, wanted: Any) -> bool:
+    if name in SAME_WITHIN:
+        return not abs(has - wanted) <= TOLERANCE * wanted
+    return has != wanted
+
+
+def _mend(record: Mapping[str, Any]) -> str:
+    if "encoder" not in record:
+        return "the same feature extraction"
+    tiles = ", ".join(f"{name}={record[name]:g}" for name in ("spot_um", "niche_um") if name in record)
+    scale = f", mpp={record['mpp']:.4g}" if "mpp" in record else ""
+    return f"stpredict.pp.tiles(adata, {tiles}) and stpredict.pp.encode(adata, {record['encoder']!r}{scale})"

@@ -1,0 +1,102 @@
+"""Inner folds that never split a patient, and the choice of a hyper-parameter on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict._evaluation.metrics import pearson
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from stpredict.models._data.table import Table
+
+    Predictions = Callable[["Table", np.ndarray], Iterable[np.ndarray]]
+
+MAX_FOLDS = 5
+MIN_GROUPS = 3
+"""With fewer patients than this, an inner fold would learn from one alone, which says little about learning from two."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What cross-validation chose.
+
+    Attributes
+    ----------
+    value
+        The best candidate.
+    scores
+        Mean PCC of every candidate, per gene within section, over held-out spots.
+    residual_sd
+        float32 (genes,), root mean square error of the best candidate on held-out spots.
+    note
+        What was held out.
+    """
+
+    value: float
+    scores: list[float]
+    residual_sd: np.ndarray
+    note: str
+
+
+def inner_folds(table: Table) -> tuple[list[np.ndarray], str]:
+    """Held-out masks (n,), and in words what they hold out.
+
+    Patients (groups), where there are at least `MIN_GROUPS`; else sections; else strips of the only section.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    for units, least, word in ((table.group, MIN_GROUPS, "groups"), (table.section, 2, "sections")):
+        n = len(np.unique(units))
+        if n >= least:
+            splits = GroupKFold(min(n, MAX_FOLDS)).split(units, groups=units)
+            return [_mask(rows, len(table)) for _, rows in splits], f"inner folds hold out {word} ({n})"
+    masks = [_mask(rows, len(table)) for rows in strips(table.centres)]
+    return masks, f"inner folds hold out strips of the one section ({MAX_FOLDS})"
+
+
+def strips(centres: np.ndarray) -> list[np.ndarray]:
+    """Rows of `MAX_FOLDS` strips across the longer side of a section, of equally many spots."""
+    axis = np.ptp(centres, axis=0).argmax()
+    return np.array_split(np.argsort(centres[:, axis], kind="stable"), MAX_FOLDS)
+
+
+def choose(
+    table: Table,
+    candidates: Sequence[float],
+    predictions: Predictions,
+) -> Choice:
+    """Choose the candidate with the best mean PCC per gene and section on inner held-out spots.
+
+    Parameters
+    ----------
+    table
+        Training spots.
+    candidates
+        Values to choose from; the first of equals wins.
+    predictions
+        Maps a table to learn from and a design matrix to predict for, to one prediction (n, genes) per candidate.
+    """
+    folds, note = inner_folds(table)
+    scores: list[list[float]] = [[] for _ in candidates]
+    squares = np.zeros((len(candidates), table.expression.shape[1]))
+    for held in folds:
+        test = table.take(held)
+        for i, predicted in enumerate(predictions(table.take(~held), test.design)):
+            squares[i] += np.square(predicted - test.expression, dtype=np.float64).sum(axis=0)
+            for section in np.unique(test.section):
+                rows = test.section == section
+                scores[i].append(float(pearson(test.expression[rows], predicted[rows])[0].mean()))
+    means = [float(np.mean(s)) for s in scores]
+    best = int(np.argmax(means))
+    return Choice(candidates[best], means, np.sqrt(squares[best] / len(table)).astype(np.float32), note)
+
+
+def _mask(rows: np.ndarray, n: int) -> np.ndarray:
+    mask = np.zeros(n, dtype=bool)
+    mask[rows] = True
+    return mask

@@ -1,0 +1,57 @@
+"""Tiles as pixels, for networks that are trained from the image itself."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict.pp._encoders.windows import read_crops
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stpredict._sections.section import Section
+    from stpredict.models._data.rows import Rows, Shelf
+    from stpredict.models._data.table import Table
+
+MAX_ENLARGEMENT = 2.0
+
+SPOT_UM = 112.0
+"""Side of a spot's tile in µm."""
+
+
+def read_tiles(section: Section, size: int, *, um: float = SPOT_UM, rows: slice = slice(None)) -> np.ndarray:
+    """uint8 (n_spots, 3, size, size): the square window of `um` around every spot, or those in `rows`, held in memory.
+
+    Warns
+    -----
+    UserWarning
+        If tiles are enlarged more than twice.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    if section.mpp > MAX_ENLARGEMENT * um / size:
+        msg = (
+            f"Section {section.name!r}: the image has {section.mpp:.3g} µm per pixel, so a {um:g} µm tile is enlarged "
+            f"{section.mpp * size / um:.1f}× to {size} px. Is this the full-resolution image?"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    wanted = np.arange(len(section))[rows]
+    tiles = np.empty((len(wanted), 3, size, size), dtype=np.uint8)
+    for read, crops in read_crops(section, wanted, um, max(um / size, section.mpp)):
+        pixels = torch.from_numpy(crops).permute(0, 3, 1, 2)
+        if pixels.shape[-1] != size:
+            pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+        tiles[read - wanted[0]] = pixels.numpy()
+    return tiles
+
+
+def pixels_of(table: Table, sections: Sequence[Section], size: int, shelf: Shelf) -> Rows:
+    """uint8 (n, 3, size, size): the tile of every row of `table`, kept on the `shelf`."""
+    tiles = shelf.collect()
+    for number, rows in table.of_sections():
+        tiles.append(read_tiles(sections[number], size)[table.row[rows]])
+    return tiles.done()

@@ -1,0 +1,1 @@
+"""What sections and cells without images tell about genes."""

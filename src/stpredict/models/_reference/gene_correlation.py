@@ -1,0 +1,256 @@
+"""Gene–gene structure of sections and cells without images, and how predictions are drawn towards it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from stpredict._sections.references import checked_counts, log_rows, study_codes
+from stpredict.models._data.chunks import Parts, moments, rows_of
+from stpredict.models._data.linalg import cross
+from stpredict.models._reference.distance import distance_to, places_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+
+    from stpredict._core.typing import Matrix
+    from stpredict._sections.section import Section
+
+N_AXES = 50
+"""Axes of gene space that are kept; on real sections more changed nothing."""
+
+MIN_GENES = 2
+"""Fewer shared genes have no structure to speak of."""
+
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class GeneStructure:
+    """How genes vary together, learned without images, and how far a new section is from those a model was trained on.
+
+    The correlation matrix of genes is kept as its first axes and one variance for all other directions. `apply` takes
+    a method's predictions, standardised per gene, for what they are: noisy observations of an expression that has this
+    correlation. What comes back is the expectation of that expression given all genes together, so along an axis of
+    variance v the prediction is weighted by v / (v + e), where e is the variance of the prediction's error. The error
+    is taken to grow with the squared distance of a section: e is `distance`, which is 1 where a section lies as far
+    from the training sections as these do from each other. Nothing is tuned.
+
+    Attributes
+    ----------
+    axes
+        float32 (genes, r), orthonormal; rows of genes that no reference measures are 0.
+    variances, rest
+        (r,) and (1,): variance along the axes, and along all directions beside them.
+    places, scale
+        (s, f) and (f,): mean of every image feature in every training section, and its standard deviation within
+        sections. Empty before `placed`.
+    record
+        What it was learned from, ready for JSON.
+    """
+
+    axes: np.ndarray
+    variances: np.ndarray
+    rest: np.ndarray
+    places: np.ndarray
+    scale: np.ndarray
+    record: dict[str, Any]
+
+    PREFIX: ClassVar[str] = "reference_"
+    SHAPES: ClassVar[dict[str, tuple[str | int, ...]]] = {
+        "reference_axes": ("g", "axes"),
+        "reference_variances": ("axes",),
+        "reference_rest": (1,),
+        "reference_places": ("places", "raw"),
+        "reference_scale": ("raw",),
+    }
+
+    # ------------------------------------------------------------------ learning
+
+    @classmethod
+    def learn(
+        cls,
+        references: Sequence[AnnData],
+        genes: Sequence[str],
+        *,
+        min_counts: int = 50,
+        study_key: str | None = None,
+    ) -> GeneStructure:
+        """Learn from counts alone, in one pass over their rows.
+
+        Covariances of log1p counts per 10,000 are taken within every study and summed, so that differences between
+        studies do not count, and every spot or cell counts the same. A gene that some references lack takes part
+        through the others.
+
+        Parameters
+        ----------
+        references
+            Objects with raw counts; images, coordinates and features are neither needed nor looked at.
+        genes
+            Genes of the model.
+        min_counts
+            Spots or cells with fewer counts are left out.
+        study_key
+            Column of ``obs`` that splits an object into studies, in those that have it; else each is one study.
+
+        Raises
+        ------
+        ValueError
+            If there is no reference, or one lacks raw counts, shares no genes with the model or has fewer than two
+            usable rows.
+
+        Warns
+        -----
+        UserWarning
+            If some genes vary in no reference.
+        """
+        references = list(references)
+        if not references:
+            msg = "reference is empty; pass objects with raw counts, or leave it out."
+            raise ValueError(msg)
+        counts = [_checked(adata, genes, f"reference[{number}]") for number, adata in enumerate(references)]
+        products, n_rows, n_studies = np.zeros((len(genes), len(genes))), 0, 0
+        for number, adata in enumerate(references):
+            columns = adata.var_names.get_indexer(list(genes))
+            used = 0
+            studies = study_codes(adata.obs, study_key)
+            for rows in (np.flatnonzero(studies == study) for study in range(studies.max(initial=-1) + 1)):
+                product, n = _cross_products(counts[number], rows, columns, min_counts)
+                if n > 1:
+                    products, used, n_studies = products + product, used + n, n_studies + 1
+            if not used:
+                msg = (
+                    f"reference[{number}] has fewer than two spots or cells with min_counts={min_counts} counts in any "
+                    "study; drop it or lower min_counts."
+                )
+                raise ValueError(msg)
+            n_rows += used
+        return cls._of(products, {"n_studies": n_studies, "n_spots": n_rows})
+
+    @classmethod
+    def _of(cls, products: np.ndarray, record: dict[str, Any]) -> GeneStructure:
+        """Structure of summed cross-products (genes, genes)."""
+        power = np.diag(products)
+        known = power > 1e-9 * power.max(initial=1e-300)
+        n_known = int(known.sum())
+        if n_known < MIN_GENES:
+            msg = f"Only {n_known} of the model's genes vary in the references; at least {MIN_GENES} are needed."
+            raise ValueError(msg)
+        if n_known < len(known):
+            msg = (
+                f"{len(known) - n_known} of the model's {len(known)} genes are not measured, or constant, in all "
+                "references; their predictions do not profit from reference."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=2)
+        size = np.sqrt(power[known])
+        values, vectors = np.linalg.eigh(products[np.ix_(known, known)] / size[:, None] / size)
+        order = np.argsort(-values)[:N_AXES]
+        axes = np.zeros((len(known), len(order)), dtype=np.float32)
+        axes[known] = vectors[:, order]
+        others = np.delete(values, order)
+        return cls(
+            axes=axes,
+            variances=np.maximum(values[order], 0).astype(np.float32),
+            rest=np.array([max(others.mean(), 0) if len(others) else 0], dtype=np.float32),
+            places=np.zeros((0, 0), dtype=np.float32),
+            scale=np.zeros(0, dtype=np.float32),
+            record=record | {"n_genes": n_known},
+        )
+
+    def placed(self, sections: Sequence[Section], keys: Sequence[str]) -> GeneStructure:
+        """The same, knowing where training `sections` lie in the space of their features under `keys`.
+
+        Where there is one section only, strips of it stand for several.
+        """
+        places, scale = places_of(sections, keys)
+        return replace(self, places=places, scale=scale)
+
+    # ------------------------------------------------------------------ use
+
+    def distance(self, features: np.ndarray) -> float:
+        """Squared distance of a section to the training sections, over that of these to each other.
+
+        The section's `features`, or their mean as one row. See `stpredict.models._reference.distance.distance_to`.
+        """
+        return distance_to(self.places, self.scale, features)
+
+    def apply(self, mean: np.ndarray, distance: float) -> np.ndarray:
+        """Predictions (spots, genes) of one section, drawn towards the structure; float32.
+
+        Every gene keeps its mean and standard deviation over the section: the structure moves patterns, not levels.
+        Genes that it does not know, or that are predicted constant, stay as they are.
+        """
+        parts = Parts(lambda rows: mean[rows], len(mean), rows_of(mean.shape[1]))
+        return np.concatenate(list(self.apply_to(parts, distance)))
+
+    def apply_to(self, means: Parts[np.ndarray], distance: float) -> Parts[np.ndarray]:
+        """`apply` to predictions of one section that come in parts, which are gone through twice beforehand."""
+        level, size = moments(means)
+        level = level.astype(np.float32)
+        moving = np.flatnonzero((size > 1e-6 * np.abs(level) + 1e-9) & self.axes.any(axis=1))
+        level, size, axes = level[moving], size[moving].astype(np.float32), self.axes[moving]
+        beside = float(self.rest[0] / (self.rest[0] + distance))
+        weights = self.variances / (self.variances + distance) - beside
+
+        def expected(mean: np.ndarray) -> np.ndarray:
+            standard = (mean[:, moving] - level) / size
+            return beside * standard + (standard @ axes * weights) @ axes.T
+
+        spread = moments(means.map(expected))[1]
+        contrast = np.where(spread > 0, size / np.where(spread > 0, spread, 1), 0).astype(np.float32)
+
+        def drawn(mean: np.ndarray) -> np.ndarray:
+            out = np.array(mean, dtype=np.float32)
+            out[:, moving] = expected(mean) * contrast + level
+            return out
+
+        return means.map(drawn)
+
+    # ------------------------------------------------------------------ storage
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a model stores, by name."""
+        return {name: getattr(self, name.removeprefix(self.PREFIX)) for name in self.SHAPES}
+
+    @classmethod
+    def stored_in(cls, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> GeneStructure | None:
+        """The structure among a model's `arrays`, if it has one."""
+        if "reference_axes" not in arrays:
+            return None
+        kept = {name.removeprefix(cls.PREFIX): arrays.get(name, np.zeros(0)) for name in cls.SHAPES}
+        return cls(**kept, record=dict(config.get("reference", {})))
+
+
+def _checked(adata: AnnData, genes: Sequence[str], name: str) -> Matrix:
+    """Raw counts of a reference; one that cannot be learned from is refused, by name."""
+    counts = checked_counts(adata, name)
+    if not adata.var_names.isin(list(genes)).any():
+        first = ", ".join(map(str, adata.var_names[:3]))
+        msg = (
+            f"{name} measures none of the model's {len(genes)} genes (it has {first}, …); "
+            "are its var_names the same kind of names, and the same species?"
+        )
+        raise ValueError(msg)
+    return counts
+
+
+def _cross_products(counts: Matrix, rows: np.ndarray, columns: np.ndarray, min_counts: int) -> tuple[np.ndarray, int]:
+    """Centred cross-products (genes, genes) of log1p CP10k over `rows`, and how many have enough counts."""
+    present = np.flatnonzero(columns >= 0)
+    total = np.zeros(len(present))
+    products, n = np.zeros((len(present), len(present))), 0
+    for start in range(0, len(rows), _ROWS):
+        values = log_rows(counts[rows[start : start + _ROWS]], min_counts, columns[present])[0].toarray()
+        total += values.sum(axis=0)
+        products += cross(values, values)
+        n += len(values)
+    if n > 1:
+        products -= np.outer(total, total) / n
+    out = np.zeros((len(columns), len(columns)))
+    out[np.ix_(present, present)] = products
+    return out, n

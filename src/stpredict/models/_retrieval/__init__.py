@@ -1,0 +1,1 @@
+"""Reference spots, and the search for the nearest of them."""

@@ -1,0 +1,90 @@
+"""The reference bank: training spots that a model compares new ones with, and where each of them came from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.models._data.rows import chunks
+from stpredict.models._retrieval.search import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from stpredict._sections.section import Section
+    from stpredict.models._base.files import Stored
+    from stpredict.models._data.rows import Rows
+    from stpredict.models._data.table import Table
+
+LARGE = 50_000
+"""Reference spots above which a bank, and the expression in it, are kept in half precision."""
+
+
+class Banked:
+    """What a model with a reference bank adds to the contract; name it before the model's other base.
+
+    ``arrays["bank"]`` holds the training spots in the space of `embed`, in rows of length 1, and ``config["bank"]`` tells
+    what they are, as `bank_record` wrote it. Banks of more than `LARGE` spots are float16, and so is their expression:
+    half the memory, and cosines that are wrong by some 0.0001; the search in them is exact unless `stpredict.settings` says otherwise.
+    """
+
+    def reference(self, table: Table) -> np.ndarray:
+        """Row numbers of the training spots that the bank is made of: all."""
+        return np.arange(len(table))
+
+    def neighbours(self, section: Section, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find the `k` reference spots most similar to each spot of `section`, as ``stpredict.settings.search`` says.
+
+        Returns
+        -------
+        Rows of the bank, int64 (n_spots, k), best first, and their cosine similarities, float32 (n_spots, k).
+
+        Raises
+        ------
+        ValueError
+            If `k` is larger than the bank, or the section's features were made differently from those in training.
+        """
+        return nearest(self.embed(section), self.arrays["bank"], k)
+
+
+def compact(values: Rows) -> np.ndarray:
+    """Rows of a bank as they are kept: in half precision where there are many."""
+    if len(values) <= LARGE:
+        return np.asarray(values[:])
+    out = np.empty(values.shape, dtype=np.float16)
+    first = 0
+    for chunk in chunks(values):
+        out[first : first + len(chunk)] = chunk
+        first += len(chunk)
+    return out
+
+
+def bank_record(table: Table, sections: Sequence[Section]) -> dict[str, Any]:
+    """Where every row of a bank made of `table` came from: its section's number and its spot's name, ready for JSON."""
+    spots = []
+    for number, rows in table.of_sections():
+        spots += sections[number].obs_names[table.row[rows]].astype(str).tolist()
+    return {
+        "sections": [section.name for section in sections],
+        "section": table.section.tolist(),
+        "spots": spots,
+    }
+
+
+def check_bank(stored: Stored, path: str | Path) -> None:
+    """Refuse a stored model whose bank and the record of it do not belong together.
+
+    Raises
+    ------
+    ValueError
+        If the record is missing or is of another bank.
+    """
+    record = stored.config.get("bank", {})
+    n = len(stored.arrays["bank"])
+    sections = record.get("sections", [])
+    numbers = record.get("section", [])
+    if not (len(numbers) == len(record.get("spots", [])) == n and set(numbers) <= set(range(len(sections)))):
+        msg = f"The model at {path} does not tell where its reference spots came from; train and save it again."
+        raise ValueError(msg)

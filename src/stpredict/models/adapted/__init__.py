@@ -1,0 +1,1 @@
+"""A trained model, corrected by a few measured spots."""

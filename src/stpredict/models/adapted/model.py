@@ -1,0 +1,363 @@
+"""A trained model, and what a few measured spots say it gets wrong."""
+
+from __future__ import annotations
+
+from copy import copy
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from stpredict.models._base import files
+from stpredict.models._base.contract import ExpressionModel, History, Prediction
+from stpredict.models._base.load import rebuilt
+from stpredict.models.adapted import residuals
+from stpredict.models.adapted.gaussian_process import LENGTHS, ROWS, Points, Process, kernel
+from stpredict.models.methods import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+    from typing import Self
+
+    from stpredict._sections.section import Section
+
+MAX_SPOTS = 1500
+"""More measured spots than this are thinned at random: the cost grows with their cube."""
+
+LEAST_SPOTS = 2
+SAME_PLACE = 0.05
+"""Coordinates that differ by less than this share of the spots' distance are the same."""
+
+BASE = "base."
+"""What names of the base model's arrays start with."""
+
+
+class Adapted(ExpressionModel):
+    """The prediction of a frozen base model, plus a correction learned from measured spots.
+
+    What the base model gets wrong at the measured spots is taken for a Gaussian process: spots err alike where they lie
+    near each other in the section they were measured in, and where they are alike to the base model, in prediction and
+    embedding, in any section. Over genes, errors vary as predictions do, along their first principal axes, plus a little for every gene on
+    its own: a few spots can tell some scores, not a thousand genes. How much there is of each is chosen on the measured
+    spots.
+
+    Genes that the base model does not know are predicted by their mean, corrected alike, each on its own. Genes that
+    were not measured stay as the base model predicts them.
+
+    Parameters
+    ----------
+    base
+        The model to adapt; it is not changed.
+    min_counts
+        Spots with fewer counts are not learned from.
+    seed
+        Seed of the thinning, where more than `MAX_SPOTS` spots are measured.
+
+    Attributes
+    ----------
+    base
+        The frozen model; its content is part of ``arrays`` and ``config``.
+    """
+
+    method: ClassVar[str] = "adapted"
+    shapes: ClassVar[dict[str, tuple[str | int, ...]]] = {
+        "spots": ("all", 2),
+        "spot_section": ("all",),
+        "places": ("n", 2),
+        "section": ("n",),
+        "scores": ("n", "axes"),
+        "embedded": ("n", "e"),
+        "along": ("n", "axes"),
+        "beside": ("n", "g"),
+        "axes": ("b", "axes"),
+        "centre": ("b",),
+        "variances": ("axes",),
+        "scale": (2,),
+        "weights": (2 + len(LENGTHS),),
+        "loadings": ("g", "axes"),
+        "level": ("g",),
+        "rest": ("g",),
+        "axis_unit": (1,),
+        "gene_unit": ("g",),
+        "noise": ("g",),
+    }
+
+    def __init__(self, base: ExpressionModel, *, min_counts: int = 50, seed: int = 0) -> None:
+        self.base = base
+        self.genes: list[str] = []
+        self.config: dict[str, Any] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+        self._min_counts = min_counts
+        self._seed = seed
+
+    @property
+    def history(self) -> History:
+        """Root mean square errors at left-out measured spots, of the base model and adapted, and what was chosen."""
+        return History(**self.config["history"])
+
+    # ------------------------------------------------------------------ adaptation
+
+    def fit(
+        self,
+        sections: Sequence[Section],
+        *,
+        genes: Sequence[str],
+        groups: Sequence[str] = (),
+        measured: Sequence[np.ndarray] | None = None,
+    ) -> History:
+        """Learn from the spots of `sections` that the masks `measured` name (default: all); `groups` is not needed.
+
+        Raises
+        ------
+        ValueError
+            If features or counts are missing or unusable, fewer than two spots are left, or the base model predicts the
+            same for every spot.
+        """
+        masks = [np.ones(len(section), dtype=bool) for section in sections] if measured is None else measured
+        rows = [deep(section, mask, self._min_counts) for section, mask in zip(sections, masks, strict=True)]
+        spots, names = self._spots(sections, self._thinned(rows), genes)
+        learned = residuals.learn(spots, seed=self._seed)
+        numbers = {gene: number for number, gene in enumerate(names)}
+        self.genes = list(genes)
+        own = learned.of(np.array([numbers[gene] for gene in genes]))
+        pitches = [_pitch(section) for section in sections]
+        own["spot_section"] = spots.section
+        own["spots"] = spots.places * np.array(pitches)[spots.section][:, None]
+        self.arrays = own | {f"{BASE}{name}": array for name, array in self.base.arrays.items()}
+        self.config = {
+            "base": {"method": self.base.method, "genes": self.base.genes, "config": self.base.config},
+            "features": self.base.config.get("features", {}),
+            "min_counts": self._min_counts,
+            "seed": self._seed,
+            "n_spots": len(spots.rows),
+            "sections": [section.name for section in sections],
+            "pitches": pitches,
+            "spots": [str(name) for section in sections for name in section.obs_names],
+            "history": _history(learned, own["weights"], spots),
+        }
+        if "encoder" in self.base.config:
+            self.config["encoder"] = self.base.config["encoder"]
+        self.__dict__.pop("_process", None)
+        return self.history
+
+    def _thinned(self, rows: list[np.ndarray]) -> list[np.ndarray]:
+        """At most `MAX_SPOTS` of the measured spots."""
+        n = sum(map(len, rows))
+        if n < LEAST_SPOTS:
+            msg = (
+                f"{n} measured spot(s) with min_counts={self._min_counts} counts or more are too few; at least "
+                f"{LEAST_SPOTS} are needed. Is the right column given as measured=, and True where spots were measured?"
+            )
+            raise ValueError(msg)
+        kept = np.sort(np.random.default_rng(self._seed).permutation(n)[:MAX_SPOTS])
+        ends = np.cumsum([0, *map(len, rows)])
+        return [
+            own[kept[(kept >= start) & (kept < end)] - start]
+            for own, start, end in zip(rows, ends[:-1], ends[1:], strict=True)
+        ]
+
+    def _spots(
+        self, sections: Sequence[Section], rows: list[np.ndarray], genes: Sequence[str]
+    ) -> tuple[residuals.Spots, list[str]]:
+        """What there is to learn from, and the names of its genes: the base model's, then others of `genes`."""
+        predictions = [self.base.predict(section.without_counts()) for section in sections]
+        names = list(dict.fromkeys([*self.base.genes, *genes]))
+        shared = set.intersection(*(set(section.genes) for section in sections))
+        there = [i for i, gene in enumerate(names) if gene in shared]
+        expression = np.full((sum(map(len, rows)), len(names)), np.nan)
+        expression[:, there] = np.concatenate(
+            [part(s, own).log_expression([names[i] for i in there]) for s, own in zip(sections, rows, strict=True)]
+        )
+        starts = np.cumsum([0, *(len(section) for section in sections)])[:-1]
+        spots = residuals.Spots(
+            places=np.concatenate([_coordinates(section) / _pitch(section) for section in sections]),
+            section=np.repeat(np.arange(len(sections)), [len(section) for section in sections]),
+            predicted=np.concatenate([p.mean for p in predictions]).astype(np.float64),
+            variance=np.square(np.concatenate([p.std for p in predictions]), dtype=np.float64),
+            embedded=np.concatenate([self.base.embed(section.without_counts()) for section in sections]),
+            rows=np.concatenate([own + start for own, start in zip(rows, starts, strict=True)]),
+            expression=expression,
+        )
+        return spots, names
+
+    # ------------------------------------------------------------------ prediction
+
+    def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:
+        """Expression of `genes` (default: all that the model knows) for every spot of `section`.
+
+        Raises
+        ------
+        ValueError
+            If the section's features are missing or were made differently from those in training.
+        """
+        asked = self.genes if genes is None else list(genes)
+        return Prediction.of_parts(self.predict_parts(section, asked), len(section), asked)
+
+    def predict_parts(
+        self, section: Section, genes: Sequence[str] | None = None, *, size: int | None = None
+    ) -> Iterator[tuple[slice, Prediction]]:
+        """`predict`, a few spots at a time, in the parts of the base model."""
+        asked = self.genes if genes is None else list(genes)
+        number = {gene: i for i, gene in enumerate(self.genes)}
+        taken = np.array([number.get(gene, -1) for gene in asked])
+        known = taken >= 0
+        points_of = self._pointer(section)
+        for part, base in self.base.predict_parts(section, size=size):
+            points = points_of(part, base.mean)
+            out = np.full((2, len(points), len(asked)), np.nan, dtype=np.float32)
+            for start in range(0, len(points), ROWS):
+                rows = slice(start, start + ROWS)
+                mean, variance = self._corrected(base.mean[rows], points.take(rows))
+                out[0][rows][:, known] = mean[:, taken[known]]
+                out[1][rows][:, known] = np.sqrt(variance[:, taken[known]])
+            yield part, Prediction(out[0], out[1], list(asked))
+
+    def embed(self, section: Section) -> np.ndarray:
+        """float32 (n_spots, d): the space of the base model."""
+        return self.base.embed(section)
+
+    def _corrected(self, predicted: np.ndarray, points: Points) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of every gene where the base model predicts `predicted`."""
+        arrays, process = self.arrays, self._process
+        column = {gene: i for i, gene in enumerate(self.base.genes)}
+        shared = [i for i, gene in enumerate(self.genes) if gene in column]
+        mean = np.broadcast_to(arrays["level"], (len(points), len(self.genes))).copy()
+        mean[:, shared] += predicted[:, [column[self.genes[i]] for i in shared]]
+        mean += kernel(arrays["weights"], points, process.points) @ self._coefficients
+        square = np.square(arrays["loadings"])
+        variance = arrays["noise"] + arrays["axis_unit"] * process.spread(points, arrays["variances"]) @ square.T
+        rest, which = np.unique(arrays["rest"], return_inverse=True)
+        beside = arrays["gene_unit"] * (1 - square.sum(axis=1))
+        return mean, variance + process.spread(points, rest)[:, which] * beside
+
+    @cached_property
+    def _process(self) -> Process:
+        arrays = self.arrays
+        return Process(
+            Points(arrays["places"], arrays["section"], arrays["scores"], arrays["embedded"]), arrays["weights"]
+        )
+
+    @cached_property
+    def _coefficients(self) -> np.ndarray:
+        arrays = self.arrays
+        along = self._process.coefficients(arrays["along"], arrays["variances"])
+        return along @ arrays["loadings"].T + self._process.coefficients(arrays["beside"], arrays["rest"])
+
+    def _pointer(self, section: Section) -> Callable[[slice, np.ndarray], Points]:
+        """What gives the points of some rows of `section`, for which the base model predicts what it is told."""
+        scale = self.arrays["scale"]
+        embedded = self.base.embed(section)
+        number = self._number(section)
+        places = _coordinates(section) / (self.config["pitches"][number] if number >= 0 else 1.0)
+
+        def points_of(rows: slice, predicted: np.ndarray) -> Points:
+            scores = (predicted - self.arrays["centre"]) @ self.arrays["axes"] / scale[0]
+            own = embedded[rows] / np.float32(scale[1])
+            return Points(places[rows], np.full(len(own), number), scores, own)
+
+        return points_of
+
+    def _number(self, section: Section) -> int:
+        """Which of the sections adapted on this one is, or is a part of: by names and coordinates of its spots; else -1."""
+        places, names = _coordinates(section), section.obs_names.astype(str)
+        for number, pitch in enumerate(self.config["pitches"]):
+            rows = np.flatnonzero(self.arrays["spot_section"] == number)
+            known = {self.config["spots"][row]: row for row in rows}
+            own = np.array([known.get(name, -1) for name in names])
+            away = np.abs(self.arrays["spots"][own] - places).max(axis=1)
+            if np.mean((own >= 0) & (away < SAME_PLACE * pitch)) > 0.5:
+                return number
+        return -1
+
+    # ------------------------------------------------------------------ storage
+
+    def save(self, path: str | Path) -> None:
+        """Write the model, the base model in it, as a folder of ``model.safetensors`` and ``model.json``.
+
+        Parameters
+        ----------
+        path
+            Folder to make; a model that is already there is replaced.
+
+        Raises
+        ------
+        FileExistsError
+            If `path` holds something else than a model.
+        ValueError
+            If the model was not adapted.
+        """
+        if not self.arrays:
+            msg = "This model was not adapted, so there is nothing to save; stpredict.tl.adapt makes one."
+            raise ValueError(msg)
+        files.write(path, files.Stored(self.method, self.genes, self.config, self.arrays))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a model that `save` wrote; `stpredict.models.load` finds the method by itself.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no model at `path`.
+        ValueError
+            If it is damaged or of another method.
+        """
+        return cls.from_stored(files.read(path), path)
+
+    @classmethod
+    def from_stored(cls, stored: files.Stored, path: str | Path) -> Self:
+        """Rebuild the model from what was read from `path`."""
+        if stored.method != cls.method:
+            msg = f"The model at {path} is a {stored.method!r}, not a {cls.method!r}; use stpredict.models.load."
+            raise ValueError(msg)
+        content = stored.config["base"]
+        arrays = {True: {}, False: {}}
+        for name, array in stored.arrays.items():
+            arrays[name.startswith(BASE)][name.removeprefix(BASE)] = array
+        base = rebuilt(
+            files.Stored(content["method"], content["genes"], content["config"], arrays[True]), path, METHODS
+        )
+        files.check_shapes(files.Stored(stored.method, stored.genes, {}, arrays[False]), cls.shapes, path)
+        model = cls(base, min_counts=stored.config["min_counts"], seed=stored.config["seed"])
+        model.genes, model.config, model.arrays = stored.genes, stored.config, stored.arrays
+        return model
+
+
+def part(section: Section, rows: np.ndarray) -> Section:
+    """View of some spots of `section`; the counts of others are out of reach."""
+    few = copy(section)
+    few.adata, few.rows, few.centres = section.adata[section.rows[rows]], np.arange(len(rows)), section.centres[rows]
+    return few
+
+
+def deep(section: Section, mask: np.ndarray, min_counts: int) -> np.ndarray:
+    """Row numbers of the spots in `mask` with at least `min_counts` counts; those of others are not looked at."""
+    rows = np.flatnonzero(mask)
+    if not len(rows):
+        return rows
+    totals = np.asarray(part(section, rows).counts().sum(axis=1), dtype=np.float64).ravel()
+    return rows[totals >= max(min_counts, 1)]
+
+
+def _coordinates(section: Section) -> np.ndarray:
+    """Spot centres in the container's own coordinates."""
+    return section.centres / section.image_scale
+
+
+def _pitch(section: Section) -> float:
+    """Distance of neighbouring spots in the container's own coordinates."""
+    return section.lattice.pitch_px / section.image_scale if section.lattice else 1.0
+
+
+def _history(learned: residuals.Correction, weights: np.ndarray, spots: residuals.Spots) -> dict[str, Any]:
+    known = np.isfinite(spots.expression).all(axis=0)
+    known[spots.predicted.shape[1] :] = False
+    errors = [float(np.sqrt(square[known].mean())) for square in (learned.before, learned.after)]
+    share = weights / weights.sum()
+    told = ", ".join(f"{length:g} pitches {s:.0%}" for length, s in zip(LENGTHS, share[2:], strict=True))
+    notes = [
+        f"{len(spots.rows)} measured spots in {len(np.unique(spots.section[spots.rows]))} section(s)",
+        f"correction: level {share[0]:.0%}, alike to the model {share[1]:.0%}, near in space: {told}",
+    ]
+    return {"values": {"rmse_base": errors[:1], "rmse_adapted": errors[1:]}, "notes": notes}

@@ -1,0 +1,1 @@
+"""Simple models that every other one is compared with."""

@@ -1,0 +1,1 @@
+"""Encoders: from windows of a slide to features."""

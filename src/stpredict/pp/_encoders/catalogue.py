@@ -1,0 +1,243 @@
+"""Networks by name: timm models, model hubs, folders; what is known of the pathology encoders."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stpredict._core.device import resolve_device, resolve_devices, resolve_precision
+from stpredict._core.settings import settings
+from stpredict.pp._encoders.morphology_encoder import MorphologyEncoder
+from stpredict.pp._encoders.network_encoder import NetworkEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    from torch import nn
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BIOPTIMUS = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
+HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class KnownEncoder:
+    """A published pathology encoder: where it is, and the preprocessing it was trained with.
+
+    Hub configurations of these models are often stale, so input size, scale and normalisation are pinned here.
+    """
+
+    hub_id: str
+    licence: str
+    gated: bool
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
+    size: int = 224
+    mpp: float = 0.5
+    pooling: str = "model"
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+_VIT_GIANT = {
+    "img_size": 224,
+    "patch_size": 14,
+    "depth": 24,
+    "num_heads": 24,
+    "init_values": 1e-5,
+    "embed_dim": 1536,
+    "mlp_ratio": 2.66667 * 2,
+    "no_embed_class": True,
+    "reg_tokens": 8,
+    "dynamic_img_size": True,
+}
+
+KNOWN = {
+    "uni": KnownEncoder(
+        "MahmoodLab/uni", "CC-BY-NC-ND-4.0", True, arguments={"init_values": 1e-5, "dynamic_img_size": True}
+    ),
+    "uni2-h": KnownEncoder("MahmoodLab/UNI2-h", "CC-BY-NC-ND-4.0", True, arguments={**_VIT_GIANT, "swiglu": True}),
+    "h-optimus-0": KnownEncoder(
+        "bioptimus/H-optimus-0",
+        "Apache-2.0",
+        False,
+        BIOPTIMUS,
+        arguments={"init_values": 1e-5, "dynamic_img_size": False},
+    ),
+    "h-optimus-1": KnownEncoder(
+        "bioptimus/H-optimus-1",
+        "CC-BY-NC-ND-4.0",
+        True,
+        BIOPTIMUS,
+        arguments={"init_values": 1e-5, "dynamic_img_size": False},
+    ),
+    "h0-mini": KnownEncoder(
+        "bioptimus/H0-mini", "CC-BY-NC-ND-4.0", True, BIOPTIMUS, pooling="cls", arguments={"swiglu": True}
+    ),
+    "virchow2": KnownEncoder(
+        "paige-ai/Virchow2", "CC-BY-NC-ND-4.0", True, pooling="cls+mean", arguments={"swiglu": True}
+    ),
+    "prov-gigapath": KnownEncoder("prov-gigapath/prov-gigapath", "Apache-2.0 with conditions", True),
+    "phikon-v2": KnownEncoder("owkin/phikon-v2", "Owkin non-commercial", False, pooling="transformers"),
+}
+
+
+def build_encoder(encoder: Any, *, device: Any, precision: Any, batch_size: Any, mpp: float | None) -> Any:
+    """The tool behind `encoder`: None and ``"morphology"`` are the weight-free descriptor, everything else a network."""
+    if encoder is None or (isinstance(encoder, str) and encoder == "morphology"):
+        return MorphologyEncoder(resolve_device(device), mpp=mpp)
+    return network_encoder(
+        encoder,
+        devices=(where := resolve_devices(device)),
+        precision=resolve_precision(precision, where[0], inference=True),
+        batch_size=batch_size or settings.batch_size,
+        mpp=mpp,
+    )
+
+
+def network_encoder(
+    encoder: str | Path | nn.Module,
+    *,
+    devices: Sequence[torch.device],
+    precision: str,
+    batch_size: int | None,
+    mpp: float | None,
+) -> NetworkEncoder:
+    """Build the encoder that `encoder` names: a module, a known encoder, a hub id, a folder or a timm model.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If nothing is known by that name, or its weights cannot be had; the message says how to get access.
+    """
+    from torch import nn
+
+    forward, trained_mpp = None, None
+    if isinstance(encoder, nn.Module):
+        module, name = encoder, type(encoder).__name__
+        size, mean, std = _data_config(module)
+    elif not isinstance(encoder, str | Path):
+        msg = f"encoder must be a name, a path or a torch module, got {type(encoder).__name__}."
+        raise TypeError(msg)
+    elif known := _known(str(encoder)):
+        module, forward = _load_known(*known)
+        name, spec = known
+        size, (mean, std), trained_mpp = spec.size, spec.normalisation, spec.mpp
+    else:
+        module, name = _load_timm(str(encoder)), str(encoder).removeprefix("hf-hub:")
+        size, mean, std = _data_config(module)
+    import torch
+
+    module = module.eval().to(devices[0], memory_format=torch.channels_last)
+    return NetworkEncoder(
+        module=module,
+        name=re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(name).name),
+        size=size,
+        mean=mean,
+        std=std,
+        devices=devices,
+        precision=precision,
+        batch_size=batch_size,
+        trained_mpp=trained_mpp,
+        mpp=mpp,
+        forward=forward,
+    )
+
+
+def _known(encoder: str) -> tuple[str, KnownEncoder] | None:
+    wanted = encoder.removeprefix("hf-hub:").lower()
+    for name, spec in KNOWN.items():
+        if wanted in (name, spec.hub_id.lower()):
+            return name, spec
+    return None
+
+
+def _load_known(name: str, spec: KnownEncoder) -> tuple[nn.Module, Callable[..., torch.Tensor] | None]:
+    try:
+        if spec.pooling == "transformers":
+            return _load_transformers(spec), _first_hidden_token
+        import timm
+        import torch
+
+        arguments = dict(spec.arguments)
+        if arguments.pop("swiglu", False):
+            arguments |= {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": torch.nn.SiLU}
+        module = timm.create_model(f"hf-hub:{spec.hub_id}", pretrained=True, **arguments)
+    except (OSError, RuntimeError, ValueError) as error:
+        access = (
+            f"Ask for access at huggingface.co/{spec.hub_id} and log in with `huggingface-cli login`. "
+            if spec.gated
+            else f"It is open: download huggingface.co/{spec.hub_id} once while online. "
+        )
+        msg = (
+            f"The weights of {name!r} ({spec.hub_id}, licence {spec.licence}) could not be loaded: {_brief(error)}. {access}"
+            "The default encoder (encoder=None) needs no download."
+        )
+        raise ValueError(msg) from error
+    return module, {"cls": _class_token, "cls+mean": _class_token_and_mean}.get(spec.pooling)
+
+
+def _load_transformers(spec: KnownEncoder) -> nn.Module:
+    try:
+        from transformers import AutoModel
+    except ImportError as error:
+        msg = f"{spec.hub_id} is loaded by transformers: pip install 'stpredict[encoders]'"
+        raise ValueError(msg) from error
+    return AutoModel.from_pretrained(spec.hub_id, use_safetensors=True)
+
+
+def _load_timm(encoder: str) -> nn.Module:
+    """A timm model with its weights, pooled features out; `encoder` is a timm name, ``hf-hub:`` id or local folder."""
+    import timm
+
+    if Path(encoder).is_dir():
+        source = f"local-dir:{encoder}"
+    elif encoder.startswith("hf-hub:") or timm.is_model(encoder.split(".", maxsplit=1)[0]):
+        source = encoder
+    else:
+        near = timm.list_models(f"*{encoder}*")[:5]
+        msg = (
+            f"No encoder is called {encoder!r}. Give a timm model name{' such as ' + ', '.join(near) if near else ''}, "
+            f"'hf-hub:<repository>', a folder with config.json and model.safetensors, a torch module, or one of "
+            f"{', '.join(KNOWN)}."
+        )
+        raise ValueError(msg)
+    try:
+        return timm.create_model(source, pretrained=True, num_classes=0)
+    except (OSError, RuntimeError, ValueError) as error:
+        msg = (
+            f"The weights of {encoder!r} could not be loaded: {_brief(error)}. Offline, pass a folder with config.json "
+            "and model.safetensors, or a module: encoder=timm.create_model(name, num_classes=0, pretrained=False)."
+        )
+        raise ValueError(msg) from error
+
+
+def _data_config(module: nn.Module) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Input size and normalisation that travel with a timm model; 224 px and ImageNet's for other modules."""
+    if not (getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)):
+        return 224, *IMAGENET
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(module)
+    return int(config["input_size"][-1]), tuple(config["mean"]), tuple(config["std"])
+
+
+def _class_token(module: nn.Module, tiles: torch.Tensor) -> torch.Tensor:
+    return module.forward_features(tiles)[:, 0]
+
+
+def _class_token_and_mean(module: nn.Module, tiles: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    tokens = module.forward_features(tiles)
+    return torch.cat([tokens[:, 0], tokens[:, module.num_prefix_tokens :].mean(dim=1)], dim=1)
+
+
+def _first_hidden_token(module: nn.Module, tiles: torch.Tensor) -> torch.Tensor:
+    return module(pixel_values=tiles).last_hidden_state[:, 0]
+
+
+def _brief(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

@@ -1,0 +1,224 @@
+"""One slide: from its file to its result, or to a line that says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+import warnings
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._core import keys
+from stpredict._core.settings import settings
+from stpredict.tl._batch.results import Results, is_same, now, write_store
+from stpredict.tl._batch.thumbnails import picture_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stpredict.models import ExpressionModel
+    from stpredict.tl._batch.manifest import Slide
+    from stpredict.tl._batch.recipe import Recipe
+
+PACKAGE = Path(__file__).parents[2]
+
+ONE_AT_A_TIME = Lock()
+"""Threads of one process share memory, settings and the capture of warnings."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a slide."""
+
+    slide: Slide
+    status: str
+    """``"done"`` now, ``"kept"`` from an earlier run, ``"failed"``, or ``"not done"``."""
+    spots: int | None = None
+    genes: int | None = None
+    seconds: float | None = None
+    mpp: float | None = None
+    error: str = ""
+    warnings: str = ""
+    result: str = ""
+    shown: str = ""
+    """What the map of the picture shows."""
+    picture: bytes = b""
+    details: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all slides of a run.
+
+    Attributes
+    ----------
+    model
+        The model, or its folder, from which each process reads it once.
+    grid, predict
+        Arguments of `stpredict.io.grid` and `stpredict.tl.predict_expression`.
+    settings
+        Those of the process that called, for processes elsewhere.
+    """
+
+    model: ExpressionModel | Path
+    model_id: str
+    recipe: Recipe
+    out: Path
+    mpp: float | None = None
+    grid: dict[str, Any] = field(default_factory=dict)
+    predict: dict[str, Any] = field(default_factory=dict)
+    markers: str | list[str] | dict[str, float] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def parameters(self) -> dict[str, Any]:
+        """What was asked for, ready for JSON."""
+        return {"model_id": self.model_id, "mpp": self.mpp, **self.grid, **self.predict, "markers": self.markers}
+
+    def wanted(self, slide: Slide) -> dict[str, str]:
+        """What a result has to record to count as made: by this model, in this way, from this file."""
+        own = {"mpp": slide.mpp, **slide.metadata}
+        return {"parameters": _json(self.parameters()), "manifest": _json(own), "source": _source(slide.path)}
+
+    def kept(self, slide: Slide) -> Outcome | None:
+        """The result of an earlier run, where there is one made as wanted.
+
+        Raises
+        ------
+        FileExistsError
+            If something else has the place of the result.
+        """
+        results = Results(self.out)
+        record = results.record(slide.name)
+        if record is None or not is_same(record, self.wanted(slide)):
+            return None
+        numbers = {"spots": int(record["spots"]), "genes": int(record["genes"]), "mpp": float(record["mpp"])}
+        told = {"warnings": str(record["warnings"]), "shown": str(record["shown"])}
+        told |= {"seconds": float(record["seconds"]), "picture": bytes(record["picture"])}
+        return Outcome(slide, "kept", **numbers, **told, result=str(results.path(slide.name)))
+
+    def run(self, slide: Slide) -> Outcome:
+        """Make the result of one slide; whatever goes wrong is told in the outcome, not raised.
+
+        One that is there by now is not made again: Dask runs a task anew when its worker dies after it.
+        """
+        known: dict[str, Any] = {}
+        with ONE_AT_A_TIME, settings.override(**self.settings), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
+            start = time.perf_counter()
+            try:
+                if (made := self.kept(slide)) is not None:
+                    return replace(made, status="done")
+                with (results := Results(self.out)).place(slide.name) as path:
+                    adata = self._predicted(slide, known)
+                    known |= {"seconds": round(time.perf_counter() - start, 2), "warnings": _told(caught)}
+                    adata.uns[keys.SLIDE_JOB] = self._record(slide, known)
+                    write_store(path, adata)
+                known["result"] = str(results.path(slide.name))
+            except Exception as error:  # noqa: BLE001 (whatever a slide does, the others go on)
+                known |= {"seconds": round(time.perf_counter() - start, 2), "warnings": _told(caught)}
+                return Outcome(slide, "failed", **known, error=brief(error), details=traceback.format_exc())
+        return Outcome(slide, "done", **known)
+
+    def _predicted(self, slide: Slide, known: dict[str, Any]) -> AnnData:
+        """The result in memory; what is found out on the way goes to `known`, so that a failure can tell it."""
+        from stpredict.tl._predict import predict_expression
+        from stpredict.tl._tumor import localize_tumor
+
+        adata = self._spots(slide, known)
+        known["spots"] = adata.n_obs
+        self.recipe.apply(adata)
+        new = predict_expression(adata, self._model(), **self.predict, as_anndata=True)
+        known["genes"] = new.n_vars
+        for key, value in slide.metadata.items():
+            new.obs[key] = _column(value, new.n_obs)
+        if self.markers is not None:
+            localize_tumor(new, markers=self.markers)
+            known["shown"], values = "tumour score", new.obs[keys.TUMOR_SCORE].to_numpy()
+        else:
+            gene = 0 if self.predict.get("genes") else _most_variable(new)
+            known["shown"], values = str(new.var_names[gene]), new.layers[keys.PREDICTED][:, gene]
+        known["picture"] = picture_of(new, values)
+        return new
+
+    def _spots(self, slide: Slide, known: dict[str, Any]) -> AnnData:
+        """The slide with spots, and its scale."""
+        from stpredict._sections.open import open_sections
+        from stpredict._sections.stored import Store
+        from stpredict.io import grid, read_wsi
+        from stpredict.io._wsi import states_scale
+
+        if slide.is_store:
+            adata = Store(slide.path).adata
+            known["picture"] = picture_of(adata)
+            sections = open_sections(adata)
+            if len(sections) != 1:
+                msg = f"{slide.path.name} holds {len(sections)} sections; write each to a store of its own."
+                raise ValueError(msg)
+            known["mpp"] = sections[0].mpp_of_coordinates
+            return adata
+        mpp = slide.mpp or (None if states_scale(slide.path) else self.mpp)
+        adata = read_wsi(slide.path, mpp, library_id=slide.name)
+        known["picture"] = picture_of(adata)
+        known["mpp"] = float(adata.uns[keys.SPATIAL][slide.name]["scalefactors"]["microns_per_pixel"])
+        self.recipe.check_scale(known["mpp"])
+        return grid(adata, **self.grid)
+
+    def _record(self, slide: Slide, known: dict[str, Any]) -> dict[str, Any]:
+        from stpredict._core.version import __version__
+
+        picture = np.frombuffer(known["picture"], dtype=np.uint8)
+        made = {"path": str(slide.path), "stpredict": __version__, "date": now()}
+        return {**self.wanted(slide), **known, **made, "picture": picture}
+
+    def _model(self) -> ExpressionModel:
+        return _read_once(self.model) if isinstance(self.model, Path) else self.model
+
+
+@lru_cache(maxsize=1)
+def _read_once(path: Path) -> ExpressionModel:
+    from stpredict import models
+
+    return models.load(path)
+
+
+def brief(error: BaseException) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    return text if text and isinstance(error, ValueError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def _told(caught: list[warnings.WarningMessage]) -> str:
+    """Warnings of this package, each once."""
+    ours = [str(w.message) for w in caught if Path(w.filename).is_relative_to(PACKAGE)]
+    return " ".join(" ".join(text.split()) for text in dict.fromkeys(ours))
+
+
+def _most_variable(adata: AnnData) -> int:
+    """Number of the predicted gene that varies most over the slide."""
+    return int(np.argmax(np.nan_to_num(adata.layers[keys.PREDICTED].std(axis=0))))
+
+
+def _column(value: Any, n: int) -> Any:
+    import pandas as pd
+
+    return pd.Categorical([value] * n) if value is None or isinstance(value, str) else np.full(n, value)
+
+
+def _source(path: Path) -> str:
+    """Size and time of a file; "" where it is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ""
+    return f"{stat.st_size} bytes, {stat.st_mtime_ns} ns"
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True)

@@ -1,0 +1,163 @@
+"""Features of a new slide, made exactly as those that a model learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stpredict._core import keys
+from stpredict._sections.niches import Niche
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from torch import nn
+
+    from stpredict.models import ExpressionModel
+
+    Encoder = str | Path | nn.Module
+
+TOO_COARSE = 1.05
+MORPHOLOGY = "morphology"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Spot and niche features of one encoder, as a model's record says they were made."""
+
+    key: str
+    encoder: Encoder
+    mpp: float
+    windows: dict[str, float]
+    with_niche: bool
+    niche: dict[str, Any] | None
+
+    def make(self, adata: AnnData) -> None:
+        """Write them into ``obsm``."""
+        from stpredict.pp import encode, niches, tiles
+
+        tiles(adata, **self.windows)
+        if self.niche:
+            niches(adata, **self.niche)
+        encode(adata, self.encoder, key_added=self.key, niche=self.with_niche, mpp=self.mpp, show_progress=False)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that has to be known of a slide's image before a model can be applied."""
+
+    features: list[Features] = field(default_factory=list)
+    keys: tuple[str, ...] = ()
+    nuclei: str | None = None
+
+    @property
+    def finest(self) -> float | None:
+        """Coarsest scale, µm per pixel, at which a slide can be described as in training."""
+        return min((one.mpp for one in self.features), default=None)
+
+    def check_scale(self, mpp: float) -> None:
+        """Refuse a slide that is too coarse to be described as in training.
+
+        Raises
+        ------
+        ValueError
+            If it is.
+        """
+        if self.finest is not None and mpp > self.finest * TOO_COARSE:
+            msg = (
+                f"The slide has {mpp:.3g} µm per pixel, and the model learned from images described at {self.finest:.3g}: it "
+                "is too coarse. Is its scale right (mpp)? Otherwise train on images read as coarsely, stpredict.pp.encode(mpp=)."
+            )
+            raise ValueError(msg)
+
+    def apply(self, adata: AnnData) -> None:
+        """Make what the model needs and `adata` does not have yet."""
+        from stpredict.pp import nuclei, tiles
+
+        for one in self.features:
+            if one.key not in adata.obsm or (one.with_niche and keys.niche(one.key) not in adata.obsm):
+                one.make(adata)
+        if not self.keys:
+            tiles(adata)
+        if self.nuclei and keys.NUCLEI not in adata.uns:
+            nuclei(adata, method=self.nuclei, show_progress=False)
+
+
+def recipe_of(model: ExpressionModel, encoder: Encoder | Sequence[Encoder] | None, *, only_stores: bool) -> Recipe:
+    """How `model`'s features and nuclei are made; networks are loaded, to see that they are those of training.
+
+    With `only_stores`, features that nobody can make here are expected in the stores.
+
+    Raises
+    ------
+    ValueError
+        If features cannot be made from an image, or `encoder` is none of those that the model needs.
+    """
+    records = model.config.get("features", {})
+    given = [encoder] if encoder is None or not isinstance(encoder, list | tuple) else list(encoder)
+    tools = {_hash(one): one for one in given if one is not None}
+    made = []
+    for key in dict.fromkeys(key.removesuffix("_niche") for key in records):
+        both = [records[name] for name in (key, keys.niche(key)) if name in records]
+        found = _encoder(both[0], tools)
+        if found is not None:
+            made.append(_features(key, found, both, with_niche=keys.niche(key) in records))
+        elif not only_stores:
+            raise ValueError(_lacking(key, both[0], given))
+    return Recipe(made, tuple(records), _nuclei(model.config))
+
+
+def _features(key: str, encoder: Encoder, records: Sequence[Mapping[str, Any]], *, with_niche: bool) -> Features:
+    windows = {name: float(record[name]) for record in records for name in ("spot_um", "niche_um") if name in record}
+    kind = next((record["niche"] for record in records if "niche" in record), None)
+    niche = None
+    if kind is not None:
+        members, _, value = kind.partition(" ")
+        niche = Niche.from_record(
+            {"members": members, {"nearest": "k", "ring": "rings"}.get(members, "um"): float(value)}
+        ).record()
+    return Features(key, encoder, float(records[0]["mpp"]), windows, with_niche, niche)
+
+
+def _encoder(record: Mapping[str, Any], tools: Mapping[str, Encoder]) -> Encoder | None:
+    """What makes features with this record."""
+    if record.get("encoder") == MORPHOLOGY and record["encoder_hash"] == _hash(MORPHOLOGY):
+        return MORPHOLOGY
+    return tools.get(record.get("encoder_hash", ""))
+
+
+def _hash(encoder: Encoder) -> str:
+    from stpredict.pp._encoders.catalogue import build_encoder
+
+    return build_encoder(encoder, device="cpu", precision="float32", batch_size=None, mpp=None).hash
+
+
+def _lacking(key: str, record: Mapping[str, Any], given: Sequence[Any]) -> str:
+    if "encoder" not in record:
+        return (
+            f"The model learned from features of your own, obsm[{key!r}], which cannot be made from a slide. Predict sections "
+            "that have them: stores as manifest, or stpredict.tl.predict_expression."
+        )
+    name = record["encoder"]
+    if name == MORPHOLOGY:
+        return (
+            f"The model learned from another version of the default encoder ({record['encoder_hash']}); train it again."
+        )
+    others = [one for one in given if one is not None]
+    if others:
+        told = ", ".join(repr(one) if isinstance(one, str | Path) else type(one).__name__ for one in others)
+        return (
+            f"The model learned from features of the encoder {name!r} with weights {record['encoder_hash']}, and {told} has "
+            "others. Pass encoder= the network that the training sections were encoded with."
+        )
+    return f"The model learned from features of the encoder {name!r}. Pass encoder=, as to stpredict.pp.encode in training."
+
+
+def _nuclei(config: Mapping[str, Any]) -> str | None:
+    """How nuclei are found, where the model, or the one that it adapts, looks at them."""
+    while isinstance(config.get("base"), Mapping):
+        config = config["base"]["config"]
+    return config.get("nuclei")

@@ -1,0 +1,1 @@
+"""Writing predictions to where they belong."""

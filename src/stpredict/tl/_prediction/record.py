@@ -1,0 +1,33 @@
+"""What ``uns`` keeps of how a model was applied."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._core.version import __version__
+from stpredict.models._base.files import identity
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stpredict.models import ExpressionModel
+
+
+def run_record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any]) -> dict[str, Any]:
+    """What ``uns`` keeps of how a model was applied."""
+    features = model.config.get("features", {})
+    record: dict[str, Any] = {
+        "model_id": identity(model),
+        "method": model.method,
+        "encoder": model.config.get("encoder")
+        or ", ".join(dict.fromkeys(str(made.get("encoder", key)) for key, made in features.items())),
+        "versions": {"stpredict": __version__, "anndata": version("anndata"), "numpy": np.__version__},
+        "parameters": {"features": list(features), **parameters},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    scales = [float(adata.uns[key]["mpp"]) for key, made in features.items() if "mpp" in made]
+    return record | ({"mpp": scales[0]} if scales else {})

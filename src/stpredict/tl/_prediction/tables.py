@@ -1,0 +1,94 @@
+"""From a model's predictions, part by part, to matrices in memory or on disk under the genes' own names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from stpredict.models._data.chunks import rows_of
+from stpredict.tl._prediction.zarr_store import predicted_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from stpredict._sections.section import Section
+    from stpredict.models import ExpressionModel, Prediction
+    from stpredict.tl._prediction.zarr_store import RowsOnDisk
+
+
+class Table(NamedTuple):
+    """Where the values of one kind go: float32 (spots, genes), NaN for genes that the model does not know."""
+
+    kind: str
+    """``"mean"`` or ``"std"``."""
+    genes: dict[str, str | None]
+    """The model's gene by the name under which it is written."""
+    names: pd.Index
+    values: np.ndarray | RowsOnDisk
+
+    @classmethod
+    def empty(cls, kind: str, n_spots: int, genes: dict[str, str | None], names: pd.Index | None = None) -> Table:
+        """Table in memory, of the `genes` or with other columns beside them."""
+        names = pd.Index(list(genes), dtype=object) if names is None else names
+        return cls(kind, genes, names, np.full((n_spots, len(names)), np.nan, dtype=np.float32))
+
+    def take(self, rows: slice | np.ndarray, prediction: Prediction) -> None:
+        """Write the prediction for some rows."""
+        column = {gene: i for i, gene in enumerate(prediction.genes)}
+        taken = np.array([column.get(self.genes.get(name), -1) for name in self.names], dtype=int)
+        values = getattr(prediction, self.kind).take(taken, axis=1).astype(np.float32, copy=False)
+        values[:, taken < 0] = np.nan
+        self.values[rows] = values
+
+
+def fill(
+    tables: Iterable[Table],
+    sections: Sequence[Section],
+    model: ExpressionModel,
+    genes: dict[str, str | None],
+    record: dict[str, Any],
+    size: int | None = None,
+) -> None:
+    """Predict all sections, part by part, into `tables`; what is known of unseen genes goes to the `record`."""
+    asked = list(dict.fromkeys(gene for gene in genes.values() if gene is not None))
+    predictions = [model.predict_parts(section, asked, size=size) for section in sections]
+    for section, parts in zip(sections, predictions, strict=True):
+        for part, prediction in parts:
+            for table in tables:
+                table.take(_as_slice(section.rows[part]), prediction)
+            if prediction.unseen is not None:
+                record["unseen"] = _under_own_names(prediction.unseen, genes)
+
+
+def fill_store(
+    path: Path,
+    new: AnnData,
+    sections: Sequence[Section],
+    model: ExpressionModel,
+    genes: dict[str, str | None],
+    kinds: Mapping[str, str],
+) -> None:
+    """The same, into matrices of a store on disk; the first of the `kinds` is ``X``."""
+    key_added, *layers = kinds
+    size = rows_of(max(len(model.genes), new.n_vars))
+    with predicted_store(path, new, ["X", *layers], size) as matrices:
+        tables = [Table(kind, genes, new.var_names, into) for kind, into in zip(kinds.values(), matrices, strict=True)]
+        fill(tables, sections, model, genes, new.uns[key_added], size)
+
+
+def _as_slice(rows: np.ndarray) -> slice | np.ndarray:
+    """Row numbers, as a slice where they follow each other."""
+    return slice(rows[0], rows[-1] + 1) if len(rows) and (np.diff(rows) == 1).all() else rows
+
+
+def _under_own_names(unseen: Mapping[str, np.ndarray], genes: dict[str, str | None]) -> dict[str, np.ndarray]:
+    """What is known of unseen genes, by the names under which they are written."""
+    row = {gene: i for i, gene in enumerate(unseen["genes"])}
+    names = [name for name, gene in genes.items() if gene in row]
+    rows = [row[genes[name]] for name in names]
+    return {key: values[rows] for key, values in unseen.items()} | {"genes": np.array(names, dtype=object)}

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import errno
+import gc
+
+import numpy as np
+import pytest
+import torch
+
+from stpredict.models._data.rows import DiskShelf, Shelf, chunks, columns, take
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    with DiskShelf(tmp_path) as shelf:
+        yield shelf
+
+
+def kept(shelf, values, parts=3):
+    collected = shelf.collect()
+    for part in np.array_split(values, parts):
+        collected.append(part)
+    return collected.done()
+
+
+@pytest.fixture
+def values():
+    return np.random.default_rng(0).standard_normal((50, 7)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        slice(None),
+        slice(10, 13),
+        slice(48, 60),
+        np.arange(50) % 3 == 0,
+        np.array([4, 4, -1, 0, 1, 2, 30]),
+        torch.tensor([7, 3]),
+        torch.arange(50) > 40,
+        np.zeros(0, dtype=np.int64),
+    ],
+)
+def test_rows_read_from_disk_are_those_in_memory(shelf, values, asked):
+    found = kept(shelf, values)[asked]
+    assert isinstance(found, torch.Tensor)
+    np.testing.assert_array_equal(found, values[np.asarray(asked) if torch.is_tensor(asked) else asked])
+
+
+def test_views_name_rows_of_views_and_columns(shelf, values):
+    rows = kept(shelf, values)
+    even, later = np.arange(50) % 2 == 0, np.array([3, 5, 24])
+    view = columns(take(take(rows, even), later), slice(2, 5))
+    assert view.shape == (3, 3)
+    assert len(rows) == 50
+    np.testing.assert_array_equal(view[:], values[even][later][:, 2:5])
+    np.testing.assert_array_equal(view[np.array([2, 0])], values[even][later][[2, 0], 2:5])
+
+
+def test_pixels_keep_shape_and_type(shelf):
+    tiles = np.random.default_rng(0).integers(0, 255, (9, 3, 4, 4), dtype=np.uint8)
+    rows = kept(shelf, tiles)
+    assert rows.shape == (9, 3, 4, 4)
+    assert rows[2:5].dtype == torch.uint8
+    np.testing.assert_array_equal(rows[:], tiles)
+
+
+def test_rows_without_columns_are_counted(shelf):
+    rows = kept(shelf, np.zeros((6, 0), dtype=np.float32))
+    assert rows[np.array([1, 5])].shape == (2, 0)
+
+
+def test_chunks_are_the_same_on_disk_and_in_memory(shelf):
+    values = np.random.default_rng(0).standard_normal((10_000, 3)).astype(np.float32)
+    there, here = list(chunks(kept(shelf, values))), list(chunks(kept(Shelf(), values)))
+    assert [len(chunk) for chunk in there] == [len(chunk) for chunk in here]
+    np.testing.assert_array_equal(np.concatenate(there), values)
+
+
+def test_rows_of_another_shape_are_refused(shelf, values):
+    collected = shelf.collect()
+    collected.append(values)
+    with pytest.raises(ValueError, match=r"\(7,\).*got \(6,\)"):
+        collected.append(values[:, :6])
+
+
+def test_nothing_is_left_behind(tmp_path, values):
+    with DiskShelf(tmp_path) as shelf:
+        rows = kept(shelf, values)
+        assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="closed"):
+        rows[:]
+
+
+def test_room_is_given_back_as_soon_as_rows_are_forgotten(shelf, values):
+    rows = kept(shelf, values)
+    view = take(rows, np.arange(3))
+    del rows
+    gc.collect()
+    assert len(shelf._files) == 1
+    del view
+    gc.collect()
+    assert not len(shelf._files)
+
+
+def test_a_full_disk_is_named(shelf, values, tmp_path, monkeypatch):
+    rows = shelf.collect()
+
+    class Full:
+        def seek(self, _):
+            pass
+
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(rows._file, "_raw", Full())
+    with pytest.raises(OSError, match=r"has no room left.*cache_dir") as raised:
+        rows.append(values)
+    assert str(tmp_path) in str(raised.value)
+    assert raised.value.errno == errno.ENOSPC
