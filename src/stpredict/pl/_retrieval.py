@@ -107,12 +107,12 @@ def retrieval(
     (16, 'query', 'similarity 0.9...')
     """
     one_of(window, ("spot", "niche"), "window")
-    keys = {"library_key": library_key, "table_key": table_key, "image_key": image_key}
-    section = _canvas.one_section(data, library_id, **keys)
+    where = {"library_key": library_key, "table_key": table_key, "image_key": image_key}
+    section = _canvas.one_section(data, library_id, **where)
     rows, similarity, found = _retrieved(section, key, n_neighbors)
     chosen = _evenly(similarity[:, 0]) if spots is None else _numbers(section, spots)
     several = reference if isinstance(reference, (list, tuple)) else [reference]
-    bank = _Bank(found, [s for one in several for s in open_sections(one, **keys)])
+    bank = _Bank(found, [s for one in several for s in open_sections(one, **where)])
     pictures = []
     for spot in chosen:
         pictures.append((read_tile(section, spot, window), _title(section.name, section.obs_names[spot]), "query"))

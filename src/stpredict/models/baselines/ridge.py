@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from stpredict._core import keys
 from stpredict.models._data.linalg import cross, principal_axes
 from stpredict.models.baselines.base import Baseline
 
@@ -62,9 +63,9 @@ class Ridge(Baseline):
         """Column numbers of every encoder's features, spot and niche together."""
         if not self.columns:
             return [np.arange(table.design.shape[1])]
-        keys = [name.rsplit(":", 1)[0] for name in self.columns]
-        spot_of = {keys.niche(key): key for key in dict.fromkeys(keys)}
-        encoders = [spot_of.get(key, key) for key in keys]
+        slots = [name.rsplit(":", 1)[0] for name in self.columns]
+        spot_of = {keys.niche(key): key for key in dict.fromkeys(slots)}
+        encoders = [spot_of.get(key, key) for key in slots]
         return [np.flatnonzero([name == encoder for name in encoders]) for encoder in dict.fromkeys(encoders)]
 
 
