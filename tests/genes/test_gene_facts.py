@@ -57,8 +57,8 @@ def test_states_are_the_name_and_then_the_aspects_in_turn():
 
 
 def test_a_gene_with_few_facts_has_few_states():
-    facts = st.datasets.gene_facts()
-    counts = facts[["function", "process", "component"]].apply(lambda c: c.str.count("; ") + (c != "")).sum(axis=1)
+    told = st.datasets.gene_facts()
+    counts = told[["function", "process", "component"]].apply(lambda c: c.str.count("; ") + (c != "")).sum(axis=1)
     gene = counts[counts == 2].index[0]
     states, mask = facts.fact_states([gene, "ERBB2"], max_facts=5)
     assert mask.sum(axis=1).tolist() == [3, 5]

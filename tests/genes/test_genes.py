@@ -49,8 +49,8 @@ def test_names_resolve_to_approved_symbols(name, symbol):
 
 def test_an_approved_symbol_wins_over_being_an_alias_of_another_gene():
     table = st.datasets.genes()
-    symbols = set(table["symbol"])
-    both = sorted(alias for entry in table["aliases"] for alias in entry.split("|") if alias in symbols)
+    approved = set(table["symbol"])
+    both = sorted(alias for entry in table["aliases"] for alias in entry.split("|") if alias in approved)
     assert len(both) > 100
     assert all(symbols.resolve(both)[name] == name for name in both)
 
