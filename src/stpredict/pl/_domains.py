@@ -8,7 +8,8 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from stpredict._core import keys
-from stpredict._evaluation.agreement import agreement, labelled
+from stpredict._evaluation.agreement import agreement
+from stpredict._evaluation.labels import read_labels
 from stpredict.pl import _canvas
 from stpredict.pl._categories import categories_of, colours_of, draw_categories, palette, stored_colours
 
@@ -127,10 +128,11 @@ def domains(
 
 
 def _measured(domains: pd.Series, labels: pd.Series) -> str:
-    counted = labelled(labels) & domains.notna().to_numpy()
-    if labels[counted].nunique() < 2:
+    named = pd.Series(read_labels(labels), index=labels.index)
+    counted = (named.notna() & domains.notna()).to_numpy()
+    if named[counted].nunique() < 2:
         return ""
-    both = (values[counted].astype(str).to_numpy() for values in (domains, labels))
+    both = (values[counted].astype(str).to_numpy() for values in (domains, named))
     return f" (ARI = {agreement(*both)['ari']:.2f})"
 
 
