@@ -11,6 +11,9 @@ from stpredict._images import SlideImage, open_image
 from stpredict._sections.scale import ScaleHints, check_full_resolution
 from stpredict._sections.section import Section
 
+LIBRARY_ID = "library_id"
+"""Column of ``obs`` that names every spot's section, where the caller names no other."""
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -37,6 +40,8 @@ def section_from_anndata(
     rows = np.arange(adata.n_obs)
     if len(libraries) > 1 or library_key is not None:
         rows = np.flatnonzero(library_column(adata, library_key, libraries) == name)
+    else:
+        _refuse_joined(adata, library_key, name)
     centres = spot_centres(adata, rows, name)
     library = adata.uns.get(keys.SPATIAL, {}).get(name, {})
     factors = numbers(library.get("scalefactors", {}))
@@ -79,6 +84,28 @@ def section_from_anndata(
     )
 
 
+def _refuse_joined(adata: AnnData, library_key: str | None, name: str) -> None:
+    """Refuse several sections that were joined into one library, or lost theirs when they were joined.
+
+    Raises
+    ------
+    ValueError
+        If ``obs["library_id"]`` names several sections.
+    """
+    if LIBRARY_ID not in adata.obs:
+        return
+    named = adata.obs[LIBRARY_ID].dropna().astype(str).unique()
+    if len(named) > 1:
+        has = f"only {name!r}" if adata.uns.get(keys.SPATIAL) else "none of them"
+        msg = (
+            f"obs['library_id'] names {len(named)} sections ({', '.join(named[:5])}) but uns['spatial'] has {has}, so they "
+            "would be taken for one. Give every section a library of its own name before joining: "
+            "adata.uns['spatial'] = {'name': adata.uns['spatial'].pop('ST')} for each, then anndata.concat({'name': adata, "
+            "…}, label='library_id', uns_merge='unique', index_unique='-'); or pass the sections as a list."
+        )
+        raise ValueError(msg)
+
+
 def library_column(adata: AnnData, library_key: str | None, libraries: list[str]) -> np.ndarray:
     """Name of the section of every spot, where an AnnData holds several `libraries`.
 
@@ -88,7 +115,7 @@ def library_column(adata: AnnData, library_key: str | None, libraries: list[str]
         If no column tells, or it names sections that there are not.
     """
     remembered = (tiles["library_key"] for tiles in adata.uns.get(keys.TILES, {}).values() if "library_key" in tiles)
-    key = library_key or next(remembered, "library_id")
+    key = library_key or next(remembered, LIBRARY_ID)
     if key not in adata.obs:
         msg = (
             f"This AnnData holds {len(libraries)} sections; pass library_key=, the obs column that names each spot's "

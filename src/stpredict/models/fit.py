@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
     from stpredict.models._base.contract import ExpressionModel
 
+GROUP_KEY = "patient"
+"""Column of ``obs`` that names patients; where no section has it, every section counts as a patient of its own."""
+
 N_GENES = 1000
 """Genes learned by default."""
 
@@ -34,7 +37,7 @@ def fit(
     method: str = "ridge",
     genes: Iterable[str] | None = None,
     features: str | Sequence[str] | None = None,
-    group_key: str | None = "patient",
+    group_key: str | None = GROUP_KEY,
     min_counts: int = 50,
     preset: str | None = None,
     seed: int | None = None,
@@ -61,7 +64,7 @@ def fit(
             table_key=table_key,
         )
     genes = _checked_genes(genes, opened)
-    if group_key is not None and not any(group_key in section.adata.obs for section in opened):
+    if group_key == GROUP_KEY and not any(group_key in section.adata.obs for section in opened):
         group_key = None
     if reference is not None:
         several = reference if isinstance(reference, (list, tuple)) else [reference]

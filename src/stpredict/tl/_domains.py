@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from stpredict._core import keys
-from stpredict._core.checks import slot_name
+from stpredict._core.checks import check_key_added
 from stpredict._core.settings import settings
 from stpredict._evaluation.agreement import agreement
 from stpredict._evaluation.labels import read_labels
@@ -116,8 +116,8 @@ def domains(
     .. [1] Traag, Waltman, van Eck, From Louvain to Leiden: guaranteeing well-connected communities. Scientific Reports
        9, 5233 (2019).
     """
-    slot_name(key_added)
     adata = table_of(data, table_key)
+    check_key_added(adata, key_added, mark="n_domains", obs=[key_added])
     seed = settings.seed if seed is None else seed
     points = points_of(adata, use_rep)
     _check_numbers(len(points), n_domains, resolution)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._core import keys
-from stpredict._core.checks import slot_name
+from stpredict._core.checks import check_key_added
 from stpredict._evaluation.labels import TumorLabels, read_labels, split_tumor_labels
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
@@ -116,10 +116,10 @@ def localize_tumor(
     .. [1] Otsu, A threshold selection method from gray-level histograms. IEEE Transactions on Systems, Man, and
        Cybernetics 9, 62–66 (1979).
     """
-    slot_name(key_added)
     if copy:
         data = copy_of(data)
     adata = table_of(data, table_key)
+    check_key_added(adata, key_added, mark="markers", obs=[key_added, f"{key_added}_score"])
     sections = open_sections(data, library_key=library_key, table_key=table_key)
     weights = _weights(markers)
     named, truth = (None, None) if label_key is None else _tumor_truth(adata, label_key, tumor_labels)
