@@ -167,3 +167,34 @@ def test_backed_and_lazy_counts_say_how_to_load_them(adata, tmp_path):
     with pytest.raises(ValueError, match=r"adata = adata\.to_memory\(\)"):
         st.pp.gene_panel(backed, min_counts=1)
     assert len(st.pp.gene_panel(backed.to_memory(), n_top=2, min_counts=1)) == 2
+
+
+def test_another_picture_or_a_turned_one_is_refused(section, tmp_path):
+    """The hires image of the run tells which image the spots were placed on."""
+    picture = next(iter(section.uns["spatial"].values()))["images"]["hires"]
+    other = next(iter(st.datasets.simulate(seed=5).uns["spatial"].values()))["images"]["hires"]
+    shown = {
+        "same": picture,
+        r"turned by 180°": picture[::-1, ::-1],
+        "mirrored from left to right": picture[:, ::-1],
+        "does not show what the hires image shows": other,
+    }
+    library = next(iter(section.uns["spatial"].values()))
+    library["scalefactors"]["tissue_hires_scalef"] = 0.25
+    library["images"] = {"hires": picture[::4, ::4]}
+    for number, (words, pixels) in enumerate(shown.items()):
+        path = tmp_path / f"{number}.tif"
+        tifffile.imwrite(path, np.ascontiguousarray(pixels), photometric="rgb", tile=(256, 256))
+        library["metadata"] = {"source_image_path": str(path), "spot_pitch_um": 100.0}
+        if words == "same":
+            assert section_from_anndata(section).slide.shape == picture.shape[:2]
+            continue
+        told = pytest.warns(UserWarning, match=words) if pixels is other else pytest.raises(ValueError, match=words)
+        with told:
+            _ = section_from_anndata(section).slide
+    stripes = np.zeros_like(picture)
+    stripes[::200] = stripes[1::200] = 255
+    stripes[: len(picture) // 2] += 100
+    tifffile.imwrite(path, stripes, photometric="rgb", tile=(256, 256))
+    with pytest.raises(ValueError, match="another slide"):
+        _ = section_from_anndata(section).slide

@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._images import SlideImage, open_image
+from stpredict._sections.picture import check_same_picture
 from stpredict._sections.scale import ScaleHints, check_full_resolution
 from stpredict._sections.section import Section
 
@@ -58,6 +59,8 @@ def section_from_anndata(
         def opener() -> SlideImage:
             image = _source_image(path, name, has_hires=hires is not None)
             check_full_resolution(image, library.get("images", {}), factors, name)
+            if hires is not None:
+                check_same_picture(image, hires, name, "hires")
             return image
 
     elif hires is not None:
