@@ -22,6 +22,13 @@ import stpredict as st
 mpl.use("Agg")
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Give torch its one thread back: other libraries, called by an earlier test, may have set another number."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
 @pytest.fixture(scope="session")
 def _simulated():
     return st.datasets.simulate(2)
