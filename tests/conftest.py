@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
+
+# Before numpy and torch start their threads. The networks of the tests are small, so more threads make nothing faster,
+# and where the test processes have more threads than there are cores, each waits for the others: tests of one second
+# then take a minute or two.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import matplotlib as mpl
 import numpy as np
@@ -14,6 +20,13 @@ from anndata import AnnData
 import stpredict as st
 
 mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Give torch its one thread back: other libraries, called by an earlier test, may have set another number."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")
