@@ -38,15 +38,22 @@ def square_mpp(x: float | None, y: float | None, source: str) -> float | None:
     return sqrt(x * y)
 
 
+UNSEEN = 2.0
+"""Pixels of the finest level: less than that across the whole image makes no difference."""
+
+
 def downsample_of(finest: tuple[int, int], level: tuple[int, int]) -> float | None:
     """How many pixels of the finest level one of `level` is wide and high; both are (height, width).
 
-    The whole number, where sizes that were rounded hide one; else the ratio of the longer sides. None where none fits
-    both directions within a pixel.
+    The whole number, where sizes that were rounded hide one; else the ratio of the longer sides. The ratio of the heights
+    takes its place where no pixel is moved by it. None where nothing fits both directions within a pixel.
     """
     long = int(finest[1] >= finest[0])
-    ratio = finest[long] / level[long]
-    return next((f for f in (float(round(ratio)), ratio) if f >= 1 and _fits(finest, level, f)), None)
+    ratio, heights = finest[long] / level[long], finest[0] / level[0]
+    for factor in (float(round(ratio)), ratio):
+        if factor >= 1 and _fits(finest, level, factor):
+            return heights if abs(heights / factor - 1) * max(finest) < UNSEEN else factor
+    return None
 
 
 def _fits(finest: Sequence[int], level: Sequence[int], factor: float) -> bool:
