@@ -169,6 +169,11 @@ class SlideImage:
         colours = self._colours or usual_colours(sample.shape[-1])
         return sample if colours is None else sample[..., list(colours.channels)]
 
+    @property
+    def bits(self) -> int | None:
+        """How many bits the values use, of images of 16."""
+        return self._bits if self._stored(len(self._levels) - 1, 0, 0, 1, 1).dtype == np.uint16 else None
+
     @cached_property
     def _bits(self) -> int:
         """Of 16, how many the values use."""

@@ -58,7 +58,7 @@ def read_wsi(path: str | Path, mpp: float | None = None, *, library_id: str | No
     Warns
     -----
     UserWarning
-        If `mpp` and the file differ by more than 5 %; `mpp` is used.
+        If `mpp` and the file differ by more than 5 %; `mpp` is used. If 16-bit pixels use 8, 10, 12 or 14 bits only.
 
     Examples
     --------
@@ -78,6 +78,9 @@ def read_wsi(path: str | Path, mpp: float | None = None, *, library_id: str | No
     entry = library_entry(
         path, images={}, scalefactors={"microns_per_pixel": scale}, metadata={"technology": "whole-slide image"}
     )
+    if (bits := open_image(path).bits) not in (None, 16):
+        msg = f"{path.name} uses {bits} of its 16 bits per colour; they are taken for the whole range from black to white."
+        warnings.warn(msg, UserWarning, stacklevel=2)
     return AnnData(obsm={keys.SPATIAL: np.empty((0, 2))}, uns={keys.SPATIAL: {name: entry}})
 
 
