@@ -235,11 +235,11 @@ def test_compressed_in_one_piece_is_decoded_once(tmp_path, pixels, monkeypatch):
 
 
 def test_whole_images_are_decoded_once_by_many_threads(tmp_path, pixels, monkeypatch):
-    from stpredict._images.readers import _WholeImage
+    from stpredict._images.whole import WholeImage
 
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    image, decode, calls = open_image(tmp_path / "a.png"), _WholeImage._decode, []
-    monkeypatch.setattr(_WholeImage, "_decode", lambda self: calls.append(1) or decode(self))
+    image, decode, calls = open_image(tmp_path / "a.png"), WholeImage._decode, []
+    monkeypatch.setattr(WholeImage, "_decode", lambda self: calls.append(1) or decode(self))
     threads = [threading.Thread(target=image.read, args=(0, 0, 50, 50)) for _ in range(8)]
     for thread in threads:
         thread.start()

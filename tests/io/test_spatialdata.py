@@ -113,16 +113,27 @@ def test_pyramid_is_read_lazily_level_by_level():
         np.testing.assert_array_equal(section.image.read(5, 3, 35, 23, level=level), truth[3:23, 5:35])
 
 
-def test_of_several_images_the_finest_that_can_be_shown_is_taken():
+@pytest.fixture
+def several_images():
+    """Two images in colour on which the spots lie, and others that are none or lie elsewhere."""
     shapes = circles(XY, {"a": Identity(), "b": Identity()})
+    coarse = {"transformations": {"a": Scale([4, 4], axes=("x", "y"))}, "c_coords": ["r", "g", "b"]}
     images = {
-        "coarse": image({"a": Scale([4, 4], axes=("x", "y"))}, shape=(HEIGHT // 4, WIDTH // 4)),
+        "coarse": Image2DModel.parse(np.ones((3, HEIGHT // 4, WIDTH // 4), np.uint16), dims=("c", "y", "x"), **coarse),
         "fine": image({"b": Identity(), "other": Identity()}),
         "elsewhere": image({"other": Scale([0.1, 0.1], axes=("x", "y"))}),
         "fluorescence": image({"a": Scale([0.5, 0.5], axes=("x", "y"))}, channels=5),
+        "dapi": image({"a": Scale([0.2, 0.2], axes=("x", "y"))}, channels=1),
     }
-    sdata = sd.SpatialData(images=images, shapes={"spots": shapes}, tables={"table": table()})
-    assert region_centres(sdata, sdata["table"]).image_key == "fine"
+    return sd.SpatialData(images=images, shapes={"spots": shapes}, tables={"table": table()})
+
+
+def test_none_of_several_images_in_colour_is_chosen_for_being_finest(several_images):
+    sdata = several_images
+    asked = r"2 images that may be the H&E: 'coarse' \(60 × 40 px, uint16, channels r, g, b\), 'fine' \(240 × 160 px, uint8.*image_key="
+    with pytest.raises(ValueError, match=asked):
+        region_centres(sdata, sdata["table"])
+    assert region_centres(sdata, sdata["table"], image_key="fine").image_key == "fine"
     chosen = region_centres(sdata, sdata["table"], image_key="coarse")
     np.testing.assert_allclose(chosen.centres, XY / 4)
     assert chosen.scale == pytest.approx(0.25)
@@ -130,6 +141,50 @@ def test_of_several_images_the_finest_that_can_be_shown_is_taken():
         region_centres(sdata, sdata["table"], image_key="elsewhere")
     with pytest.raises(KeyError, match=r"no image 'gone'.*coarse, fine"):
         region_centres(sdata, sdata["table"], image_key="gone")
+    with pytest.raises(
+        ValueError, match=r"'dapi' \(240 × 160 px, uint8, channels 0\) is no H&E image.*set_channel_names"
+    ):
+        region_centres(sdata, sdata["table"], image_key="dapi")
+    del sdata.images["coarse"]
+    assert region_centres(sdata, sdata["table"]).image_key == "fine"
+
+
+def test_tiles_remember_which_image_they_lie_on(several_images):
+    st.pp.tiles(several_images, mpp=0.5, image_key="fine")
+    assert region_centres(several_images, several_images["table"]).image_key == "fine"
+
+
+def test_small_copies_are_no_rivals():
+    quarter, full = Scale([4, 4], axes=("x", "y")), {"global": Identity()}
+    images = {"s_hires_image": image({"global": quarter}, shape=(HEIGHT // 4, WIDTH // 4)), "s_full_image": image(full)}
+    spots = {"spots": circles(XY, {"global": Identity()})}
+    sdata = sd.SpatialData(images=images, shapes=spots, tables={"table": table()})
+    assert region_centres(sdata, sdata["table"]).image_key == "s_full_image"
+    sdata.images["s_cytassist_image"] = image(
+        {"global": Scale([0.5, 0.5], axes=("x", "y"))}, shape=(2 * HEIGHT, 2 * WIDTH)
+    )
+    assert region_centres(sdata, sdata["table"]).image_key == "s_full_image"
+
+
+def test_the_image_under_the_spots_is_taken():
+    away = Translation([1000, 0], axes=("x", "y"))
+    images = {"a": image({"global": Identity()}), "b": image({"global": away})}
+    shapes = {"spots": circles(XY + np.array([1000, 0]), {"global": Identity()})}
+    sdata = sd.SpatialData(images=images, shapes=shapes, tables={"table": table()})
+    placed = region_centres(sdata, sdata["table"])
+    assert placed.image_key == "b"
+    np.testing.assert_allclose(placed.centres, XY)
+
+
+def test_names_of_channels_say_their_order():
+    pixels = np.random.default_rng(0).integers(20, 256, (4, HEIGHT, WIDTH), dtype=np.uint8)
+    names = {"dims": ("c", "y", "x"), "c_coords": ["alpha", "Blue", "g", "R"]}
+    pixels[0] = 255
+    images = {"he": Image2DModel.parse(pixels, transformations={"global": Identity()}, **names)}
+    shapes = {"spots": circles(XY, {"global": Identity()})}
+    (section,) = open_sections(sd.SpatialData(images=images, shapes=shapes, tables={"table": table()}))
+    read = section.image.read(5, 3, 35, 23)
+    np.testing.assert_array_equal(read, np.moveaxis(pixels[[3, 2, 1], 3:23, 5:35], 0, -1))
 
 
 def test_without_an_image_the_counts_still_open():
@@ -266,12 +321,12 @@ def test_to_spatialdata_of_two_sections(two_sections):
 
 
 def test_to_spatialdata_does_not_decode_the_image(tmp_path, monkeypatch):
-    from stpredict._images.readers import _WholeImage
+    from stpredict._images.whole import WholeImage
 
     Image.new("RGB", (600, 500)).save(tmp_path / "a.png")
     adata = AnnData(np.ones((4, 2), np.float32), obsm={"spatial": XY})
     adata.uns["spatial"] = {"s": {"images": {}, "metadata": {"source_image_path": str(tmp_path / "a.png")}}}
-    monkeypatch.setattr(_WholeImage, "_decode", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(WholeImage, "_decode", lambda self: pytest.fail("decoded"))
     sdata = st.io.to_spatialdata(adata)
     assert list(sdata.images["s_full_image"]["scale0"].sizes.values()) == [3, 500, 600]
 

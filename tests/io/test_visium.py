@@ -59,12 +59,12 @@ def test_every_version_gives_the_same_section(tmp_path, write_visium, version, h
 
 
 def test_full_resolution_image_is_kept_as_a_path(run, write_full, tmp_path, monkeypatch):
-    from stpredict._images.readers import _WholeImage
+    from stpredict._images.whole import WholeImage
 
     full = write_full(tmp_path / "slide.png")
-    decode = _WholeImage._decode
+    decode = WholeImage._decode
     monkeypatch.setattr(
-        _WholeImage, "_decode", lambda self: pytest.fail("decoded") if self.path == full else decode(self)
+        WholeImage, "_decode", lambda self: pytest.fail("decoded") if self.path == full else decode(self)
     )
     adata = st.read_visium(run, image=full)
     assert adata.uns["spatial"]["sample"]["metadata"]["source_image_path"] == str(full)

@@ -166,3 +166,79 @@ def test_slide_that_vanished(tmp_path, pixels):
     (tmp_path / "a.tif").unlink()
     with pytest.raises(FileNotFoundError, match="there is no image at"):
         st.io.grid(slide)
+
+
+# ---------------------------------------------------------------------- the scale of the image that is read
+
+
+def series(path, *images, **options):
+    """An OME-TIFF of several images: (pixels, name, metadata)."""
+    with tifffile.TiffWriter(path, ome=True) as tif:
+        for values, name, metadata in images:
+            tif.write(values, photometric="rgb", metadata={"axes": "YXS", "Name": name, **metadata}, **options)
+
+
+def mpp_of(path):
+    (entry,) = st.read_wsi(path).uns["spatial"].values()
+    return entry["scalefactors"]["microns_per_pixel"]
+
+
+@pytest.mark.parametrize("name", ["label", "Macro Image", "overview", "thumbnail", "no name"])
+def test_scale_is_that_of_the_slide_and_not_of_the_first_image(tmp_path, pixels, name):
+    macro = {"PhysicalSizeX": 8.0, "PhysicalSizeY": 8.0}
+    series(tmp_path / "a.ome.tif", (pixels[:200, :200], name, macro), (pixels, "slide", {"PhysicalSizeX": 0.5}))
+    assert mpp_of(tmp_path / "a.ome.tif") == pytest.approx(0.5)
+    series(tmp_path / "b.ome.tif", (pixels[:200, :200], name, macro), (pixels, "slide", {}))
+    with pytest.raises(ValueError, match="does not say how large its pixels are"):
+        mpp_of(tmp_path / "b.ome.tif")
+
+
+def test_resolution_tags_are_those_of_the_slide(tmp_path, pixels):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        tif.write(pixels[:200, :200], photometric="rgb", resolution=(1e3, 1e3), resolutionunit="CENTIMETER")
+        tif.write(pixels, photometric="rgb", resolution=(2e4, 2e4), resolutionunit="CENTIMETER")
+    assert mpp_of(tmp_path / "a.tif") == pytest.approx(0.5)
+
+
+def test_a_large_label_or_mask_is_not_the_slide(tmp_path, pixels):
+    large = np.kron(pixels, np.ones((2, 2, 1), np.uint8))
+    series(tmp_path / "a.ome.tif", (large, "label", {"PhysicalSizeX": 4.0}), (pixels, "slide", {"PhysicalSizeX": 0.5}))
+    assert mpp_of(tmp_path / "a.ome.tif") == pytest.approx(0.5)
+    with tifffile.TiffWriter(tmp_path / "b.tif") as tif:
+        tif.write(pixels[..., 0], photometric="minisblack")
+        tif.write(pixels, photometric="rgb", resolution=(2e4, 2e4), resolutionunit="CENTIMETER")
+    assert mpp_of(tmp_path / "b.tif") == pytest.approx(0.5)
+
+
+def test_two_slides_in_one_file_are_not_chosen_between(tmp_path, pixels):
+    size = {"PhysicalSizeX": 0.5}
+    series(tmp_path / "a.ome.tif", (pixels, "left", size), (pixels[:500], "right", size))
+    with pytest.raises(
+        ValueError, match=r"2 images of about one size \(left .*right .*Save the H&E in a file of its own"
+    ):
+        st.read_wsi(tmp_path / "a.ome.tif")
+
+
+@pytest.mark.parametrize("ome", [True, False])
+def test_pixels_that_are_not_square_are_refused_with_both_numbers(tmp_path, pixels, ome):
+    if ome:
+        sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 1000.0, "PhysicalSizeYUnit": "nm"}
+        series(tmp_path / "a.ome.tif", (pixels, "slide", sizes))
+    else:
+        where = {"resolution": (2e4, 1e4), "resolutionunit": "CENTIMETER"}
+        tifffile.imwrite(tmp_path / "a.ome.tif", pixels, photometric="rgb", ome=False, **where)
+    with pytest.raises(ValueError, match=r"not square: 0\.5 µm wide and 1 µm high"):
+        st.read_wsi(tmp_path / "a.ome.tif")
+
+
+def test_scanners_steps_that_nearly_agree_are_averaged(tmp_path, pixels):
+    series(tmp_path / "a.ome.tif", (pixels, "slide", {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.505}))
+    assert mpp_of(tmp_path / "a.ome.tif") == pytest.approx(np.sqrt(0.5 * 0.505))
+
+
+def test_fewer_than_16_bits_are_said(tmp_path, pixels):
+    where = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER", "photometric": "rgb"}
+    tifffile.imwrite(tmp_path / "a.tif", pixels.astype(np.uint16) << 4, **where)
+    with pytest.warns(UserWarning, match=r"a\.tif uses 12 of its 16 bits"):
+        slide = st.read_wsi(tmp_path / "a.tif")
+    np.testing.assert_array_equal(open_sections(slide)[0].slide.read(0, 0, WIDTH, HEIGHT), pixels)

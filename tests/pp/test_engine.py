@@ -105,7 +105,8 @@ def test_tiles_without_tissue_never_reach_the_network(slide):
     adata, network = section(slide), Colour()
     st.pp.encode(adata, network, niche=False, key_added="X_c", show_progress=False)
     glass = adata.obsm["spatial"][:, 0] - 112 >= SIDE * 2 / 3
-    assert sum(network.seen) == (~glass).sum() + 1  # one white tile tells what glass looks like
+    tried = 4  # tiles that show whether the network gives the same twice
+    assert sum(network.seen) == (~glass).sum() + tried + 1  # one white tile tells what glass looks like
     np.testing.assert_allclose(
         adata.obsm["X_c"][glass],
         np.tile((1 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225], (glass.sum(), 1)),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import stpredict as st
-from stpredict.pp._encoders import catalogue, network_encoder
+from stpredict.pp._encoders import catalogue, modules, network_encoder
 
 
 def slide(width=1200, height=1000, seed=0):
@@ -107,7 +107,7 @@ def test_network_sees_exactly_the_tile_around_each_spot():
     adata, network = section(), tiny_network()
     st.pp.tiles(adata, spot_um=112)
     st.pp.encode(adata, network, niche=False, key_added="X_r", precision="float32", show_progress=False)
-    size, mean, std = catalogue._data_config(network)
+    size, mean, std = modules.input_of(network)
     image = slide()
     adata_size = round(112 / 0.5)
     crops = [

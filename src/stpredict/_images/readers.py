@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import io
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import count
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._core.settings import settings
-from stpredict._images import tiff, vendor
+from stpredict._images import tiff, vendor, whole
 from stpredict._images.blocks import BlockCache, block_shape, covering
+from stpredict._images.colour import BACKGROUND, check_fractions, significant_bits, to_rgb, usual_colours
+from stpredict._images.scale import downsample_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WHOLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-BACKGROUND = 255
-"""What lies outside the image: glass."""
+    from stpredict._images.colour import Colours
+
+NEARLY_BLACK = 15
+"""The brightest that a colour of a blackened pixel is after JPEG; of the form 2ⁿ − 1."""
+
+BLACKENED = 0.01
+"""Least share of nearly black pixels on a slide whose background is."""
+
+SAMPLED = 2**22, 8, 256
+"""Levels of more pixels than the first are judged by so many windows along each side, of so many pixels."""
 
 blocks = BlockCache()
 _numbers = count()
@@ -41,6 +47,12 @@ class SlideImage:
         Identifies the pixels (path, size and time of a file), for caches.
     channels_first
         Whether levels are indexed ``[channel, y, x]``.
+    colours
+        What the channels hold; by default grey, RGB or RGBA, by their number.
+
+    Notes
+    -----
+    Levels that are coarser along one axis than along the other are left out.
     """
 
     def __init__(
@@ -51,8 +63,10 @@ class SlideImage:
         source: str = "image in memory",
         fingerprint: str | None = None,
         channels_first: bool = False,
+        colours: Colours | None = None,
     ) -> None:
         self._levels = list(levels)
+        self._colours = colours
         self._channels_first = channels_first
         self.mpp = mpp
         self.source = source
@@ -62,8 +76,11 @@ class SlideImage:
             msg = f"{source} has no pixels (levels of {shapes} px). Get the image again."
             raise ValueError(msg)
         self.shape: tuple[int, int] = shapes[0]
-        self.downsamples = [self.shape[0] / height for height, _ in shapes]
-        self._shapes = shapes
+        downsamples = [downsample_of(self.shape, shape) for shape in shapes]
+        kept = [i for i, downsample in enumerate(downsamples) if downsample is not None]
+        self.downsamples = [downsamples[i] for i in kept]
+        self._levels = [self._levels[i] for i in kept]
+        self._shapes = [shapes[i] for i in kept]
         self._fingerprint = fingerprint
         self._number = next(_numbers)
 
@@ -114,14 +131,78 @@ class SlideImage:
 
     def _pixels(self, level: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:
         """What lies in a window of a level, uint8 RGB, decoded now."""
+        stored = self._stored(level, top, left, bottom, right)
+        bits = self._bits if stored.dtype == np.uint16 else None
+        if stored.dtype.kind == "f":
+            self._check_fractions  # noqa: B018 (once)
+        pixels = to_rgb(stored, self._colours, bits, self.source)
+        brightness = pixels[..., 0] | pixels[..., 1] | pixels[..., 2]
+        black = brightness == 0
+        dark = brightness <= NEARLY_BLACK
+        if np.count_nonzero(dark) > np.count_nonzero(black) and self._is_blackened:
+            black = dark
+        return np.where(black[..., None], np.uint8(BACKGROUND), pixels) if black.any() else pixels
+
+    def _stored(self, level: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+        """Window of a level as it is stored, channels last."""
         window = (slice(top, bottom), slice(left, right))
         if self._channels_first:
-            pixels = np.moveaxis(np.asarray(self._levels[level][:, window[0], window[1]]), 0, -1)
+            return np.moveaxis(np.asarray(self._levels[level][:, window[0], window[1]]), 0, -1)
+        return np.asarray(self._levels[level][window])
+
+    def _sample(self) -> np.ndarray:
+        """Pixels (n, 1, channels) of the coarsest level as they are stored, all or some of them."""
+        (height, width), last = self._shapes[-1], len(self._levels) - 1
+        enough, n, side = SAMPLED
+        if height * width <= enough:
+            windows = [(0, 0, height, width)]
         else:
-            pixels = np.asarray(self._levels[level][window])
-        pixels = _as_rgb(pixels, self.source)
-        black = (pixels[..., 0] | pixels[..., 1] | pixels[..., 2]) == 0
-        return np.where(black[..., None], np.uint8(BACKGROUND), pixels) if black.any() else pixels
+            tops, lefts = (np.linspace(0, max(0, extent - side), n).astype(int) for extent in (height, width))
+            windows = [
+                (y, x, min(y + side, height), min(x + side, width)) for y in tops.tolist() for x in lefts.tolist()
+            ]
+        parts = [self._stored(last, *window) for window in windows]
+        return np.concatenate([part.reshape(-1, 1, part.shape[2] if part.ndim == 3 else 1) for part in parts])
+
+    def _colour_sample(self) -> np.ndarray:
+        sample = self._sample()
+        colours = self._colours or usual_colours(sample.shape[-1])
+        return sample if colours is None else sample[..., list(colours.channels)]
+
+    @property
+    def bits(self) -> int | None:
+        """How many bits the values use, of images of 16."""
+        return self._bits if self._stored(len(self._levels) - 1, 0, 0, 1, 1).dtype == np.uint16 else None
+
+    @cached_property
+    def _bits(self) -> int:
+        """Of 16, how many the values use."""
+        stated = self._colours.bits if self._colours else None
+        return significant_bits(self._colour_sample(), stated, self.source)
+
+    @cached_property
+    def _check_fractions(self) -> None:
+        check_fractions(self._colour_sample(), self.source)
+
+    @cached_property
+    def _is_blackened(self) -> bool:
+        """Whether the background is nearly black, as black is after JPEG."""
+        if self.is_grey:
+            return False
+        sample = self._sample()
+        brightest = to_rgb(sample, self._colours, self._bits if sample.dtype == np.uint16 else None, self.source).max(
+            -1
+        )
+        near = np.count_nonzero(brightest <= NEARLY_BLACK) - (exact := np.count_nonzero(brightest == 0))
+        return near > max(BLACKENED * brightest.size, exact)
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether the image has one channel only."""
+        if self._colours is not None:
+            return self._colours.is_grey
+        shape = self._levels[0].shape
+        return len(shape) == 2 or shape[0 if self._channels_first else 2] == 1
 
     def thumbnail(self, max_side: int = 1024) -> np.ndarray:
         """Whole image, uint8 RGB, at most `max_side` pixels on its longer side; read in strips."""
@@ -177,77 +258,12 @@ def _open_cached(path: Path, size: int, mtime_ns: int) -> SlideImage:
     if vendor.wanted(path):
         levels, mpp = vendor.open_slide(path)
         return SlideImage(levels, mpp=mpp, source=str(path), fingerprint=fingerprint)
-    if path.suffix.lower() in tiff.SUFFIXES:
-        levels, mpp, channels_first = tiff.open_tiff(path)
-        return SlideImage(levels, mpp=mpp, source=str(path), fingerprint=fingerprint, channels_first=channels_first)
-    levels = [_WholeImage(path)]
-    if levels[0].is_jpeg:
-        smallest = min(levels[0].shape[:2])
-        levels += [_WholeImage(path, reduction) for reduction in (2, 4, 8) if reduction <= smallest]
-    return SlideImage(levels, source=str(path), fingerprint=fingerprint)
-
-
-class _WholeImage:
-    """A file that can only be decoded whole; decoded at the first window, then kept.
-
-    A JPEG decodes itself to a half, a quarter or an eighth of its size, faster the smaller: a pyramid for free.
-    """
-
-    def __init__(self, path: Path, reduction: int = 1) -> None:
-        from PIL import Image, UnidentifiedImageError
-
-        self.path, self._reduction = path, reduction
-        self._pixels: np.ndarray | None = None
-        self._lock = Lock()
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-                self.is_jpeg = image.format == "JPEG"
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            msg = f"{path} cannot be read as an image ({error}). Give a JPEG, PNG or TIFF of the H&E stain."
-            raise ValueError(msg) from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-        if width * height > settings.max_image_pixels:
-            msg = (
-                f"{path} has {width * height / 1e6:,.0f} million pixels and this format must be decoded whole. "
-                "Convert it to a tiled TIFF, or raise stpredict.settings.max_image_pixels."
-            )
-            raise ValueError(msg)
-        self.shape = (-(-height // reduction), -(-width // reduction), 3)
-
-    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
-        with self._lock:
-            if self._pixels is None:
-                self._pixels = self._decode()
-        return self._pixels[window]
-
-    def _decode(self) -> np.ndarray:
-        from PIL import Image
-
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            # Decoding from memory: a file cut short fails here, in one place.
-            with Image.open(io.BytesIO(self.path.read_bytes())) as image:
-                if self._reduction > 1:
-                    image.draft("RGB", (image.width // self._reduction, image.height // self._reduction))
-                if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                    glass = Image.new("RGBA", image.size, (BACKGROUND,) * 4)
-                    image = Image.alpha_composite(glass, image.convert("RGBA"))
-                if image.mode.startswith("I"):  # 16-bit grey, which PIL would clip instead of scaling
-                    pixels = _as_rgb(np.asarray(image).astype(np.uint16), str(self.path))
-                else:
-                    pixels = np.asarray(image.convert("RGB"))
-                if pixels.shape != self.shape:
-                    msg = f"decoded to {pixels.shape} instead of {self.shape}"
-                    raise ValueError(msg)
-                return pixels
-        except (OSError, SyntaxError, ValueError) as error:
-            msg = f"{self.path} is truncated or damaged ({error}). Get the image again."
-            raise ValueError(msg) from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+    if path.suffix.lower() in tiff.SUFFIXES or tiff.is_tiff(path):
+        levels, mpp, channels_first, colours = tiff.open_tiff(path)
+        layout = {"channels_first": channels_first, "colours": colours}
+        return SlideImage(levels, mpp=mpp, source=str(path), fingerprint=fingerprint, **layout)
+    levels = whole.open_whole(path)
+    return SlideImage(levels, source=str(path), fingerprint=fingerprint, colours=levels[0].colours)
 
 
 def _chunk_of(level: Any, channels_first: bool) -> tuple[int, int] | None:
@@ -257,29 +273,3 @@ def _chunk_of(level: Any, channels_first: bool) -> tuple[int, int] | None:
         return None
     spatial = chunks[1:] if channels_first else chunks[:2]
     return tuple(int(c if np.ndim(c) == 0 else max(c)) for c in spatial)
-
-
-def _as_rgb(pixels: np.ndarray, source: str) -> np.ndarray:
-    """uint8 RGB from grey, RGB or RGBA pixels of the usual dtypes."""
-    if pixels.dtype != np.uint8:
-        if np.issubdtype(pixels.dtype, np.floating):
-            if not (pixels.min(initial=0) >= 0 and pixels.max(initial=0) <= 1):
-                msg = f"{source} has fractional pixels outside of [0, 1]. Scale them, or give uint8."
-                raise ValueError(msg)
-            pixels = np.clip(pixels * 255 + 0.5, 0, 255).astype(np.uint8)
-        elif pixels.dtype == np.uint16:
-            pixels = (pixels >> 8).astype(np.uint8)
-        else:
-            msg = f"{source} has pixels of type {pixels.dtype}; an H&E image has uint8, uint16 or float in [0, 1]."
-            raise ValueError(msg)
-    if pixels.ndim == 2:
-        return np.repeat(pixels[..., None], 3, axis=-1)
-    if pixels.shape[-1] == 1:
-        return np.repeat(pixels, 3, axis=-1)
-    if pixels.shape[-1] == 4:
-        alpha = pixels[..., 3:].astype(np.float32) / 255
-        return (pixels[..., :3] * alpha + BACKGROUND * (1 - alpha) + 0.5).astype(np.uint8)
-    if pixels.shape[-1] != 3:
-        msg = f"{source} has {pixels.shape[-1]} channels; an H&E image has three colours."
-        raise ValueError(msg)
-    return pixels

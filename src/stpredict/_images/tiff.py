@@ -7,26 +7,19 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from stpredict._core.settings import settings
+from stpredict._images import tags
+from stpredict._images.scale import square_mpp
+from stpredict._images.whole import check_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stpredict._images.colour import Colours
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".qptiff")
 LARGEST_CHUNK = 2**24
 """Pixels: a TIFF with larger compressed pieces is decoded whole, once, instead of piece by piece for every window."""
-UM_PER_UNIT = {
-    "nm": 1e-3,
-    "µm": 1.0,
-    "μm": 1.0,
-    "&#181;m": 1.0,
-    "um": 1.0,
-    "micron": 1.0,
-    r"\u00B5m": 1.0,
-    "mm": 1e3,
-    "cm": 1e4,
-    "m": 1e6,
-}
 BYTE_ORDER: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 
 
@@ -36,35 +29,48 @@ class Pyramid(NamedTuple):
     levels: list[TiffLevel]
     mpp: float | None
     channels_first: bool
+    colours: Colours
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file starts as TIFFs do, whatever it is called."""
+    with path.open("rb") as file:
+        return file.read(4) in MAGIC
 
 
 def open_tiff(path: Path) -> Pyramid:
-    """Levels of the largest image in a TIFF, finest first, and its scale where the file says so.
+    """Levels of the H&E image in a TIFF, finest first, its scale where the file says so, and what its values mean.
 
     Raises
     ------
     ValueError
-        If the file is damaged, cut short, or no image in colour or grey.
+        If the file is damaged, cut short, or no image in colour or grey that can be read rightly.
     """
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as tif:
-            number, series = max(enumerate(tif.series), key=lambda item: int(np.prod(item[1].shape)))
-            axes = series.axes
+            number, series, rivals = tags.choose_series(tif)
+            axes, described = series.axes, tags.Description(tif, series, str(path))
+            scale, colours = described.scale(), described.colours() if axes in tags.AXES else None
             levels = [TiffLevel(path, number, i, level) for i, level in enumerate(series.levels)]
             end = max(_end_of_pages(tif), *(_end_of_data(level.pages[0]) for level in series.levels))
-            mpp = _mpp(tif)
+    except tags.NotConvertedError:
+        raise
     except Exception as error:  # (damaged tags raise every kind of error)
         msg = f"{path} cannot be read as a TIFF ({error}). Get the image again, or convert it to a tiled TIFF."
         raise ValueError(msg) from error
-    if axes not in ("YX", "YXS", "SYX", "CYX"):
+    if colours is None:
         msg = f"{path} has axes {axes!r}; an H&E image has height, width and three colours."
         raise ValueError(msg)
     if end > path.stat().st_size:
         msg = f"{path} is truncated: it should have {end:,} bytes and has {path.stat().st_size:,}. Get the image again."
         raise ValueError(msg)
-    return Pyramid(levels, mpp, channels_first=axes in ("SYX", "CYX"))
+    if rivals:
+        told = ", ".join(f"{other.name or 'no name'} {other.shape}" for other in (series, *rivals))
+        msg = f"{path} holds {1 + len(rivals)} images of about one size ({told}). Save the H&E in a file of its own."
+        raise ValueError(msg)
+    return Pyramid(levels, square_mpp(*scale, str(path)), axes in ("SYX", "CYX"), colours)
 
 
 class TiffLevel:
@@ -86,9 +92,8 @@ class TiffLevel:
         page = info.pages[0]
         chunk = int(np.prod(page.chunks[:2]))
         self._whole = info.dataoffset is None and chunk > LARGEST_CHUNK
-        if self._whole and chunk > settings.max_image_pixels:
-            msg = f"chunks of {chunk / 1e6:,.0f} million pixels are more than settings.max_image_pixels allows"
-            raise ValueError(msg)
+        if self._whole:
+            check_size(chunk, max(page.databytecounts), "a piece of it")
         interleaved = info.axes in ("YX", "YXS") and len(info.pages) == 1
         self._page = page if info.dataoffset is None and not self._whole and interleaved else None
         if self._page is not None:  # read now, while the file is open
@@ -174,28 +179,3 @@ def _end_of_pages(tif: Any) -> int:
         return place + size
     offset = int.from_bytes(announced, BYTE_ORDER[tif.byteorder])
     return offset + 1 if offset else 0
-
-
-def _mpp(tif: Any) -> float | None:
-    """Microns per pixel from OME metadata or a resolution in physical units; None where the file does not say."""
-    mpp = _stated_mpp(tif)
-    return mpp if mpp and 0 < mpp < 20 else None  # 72 dpi and its like describe a screen, not a microscope
-
-
-def _stated_mpp(tif: Any) -> float | None:
-    import re
-
-    page = tif.pages[0]
-    if tif.is_ome and (found := re.search(r'PhysicalSizeX="([\d.eE+-]+)"', tif.ome_metadata or "")):
-        unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', tif.ome_metadata)
-        to_um = UM_PER_UNIT.get(unit[1] if unit else "µm")
-        return float(found[1]) * to_um if to_um else None
-    if found := re.search(r"MPP = ([\d.]+)", page.description or ""):  # Aperio
-        return float(found[1])
-    if "XResolution" in page.tags and "ResolutionUnit" in page.tags:
-        numerator, denominator = page.tags["XResolution"].value
-        um_per_unit = {2: 25_400.0, 3: 10_000.0}.get(int(page.tags["ResolutionUnit"].value))
-        if tif.is_imagej:
-            um_per_unit = UM_PER_UNIT.get((tif.imagej_metadata or {}).get("unit", ""), um_per_unit)
-        return um_per_unit * denominator / numerator if um_per_unit and numerator else None
-    return None

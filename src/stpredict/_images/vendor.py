@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict._images.scale import square_mpp
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -46,7 +48,7 @@ def open_slide(path: Path) -> tuple[list[OpenSlideLevel], float | None]:
     Raises
     ------
     ValueError
-        If OpenSlide cannot read the file.
+        If OpenSlide cannot read the file, or its pixels are not square.
     """
     import openslide
 
@@ -55,9 +57,9 @@ def open_slide(path: Path) -> tuple[list[OpenSlideLevel], float | None]:
     except openslide.OpenSlideError as error:
         msg = f"{path} cannot be read by OpenSlide ({error}). Get the slide again, with the files that belong to it."
         raise ValueError(msg) from error
-    stated = slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
+    x, y = (slide.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y))
     levels = [OpenSlideLevel(slide, path, level) for level in range(slide.level_count)]
-    return levels, float(stated) if stated else None
+    return levels, square_mpp(*(float(stated) if stated else None for stated in (x, y)), str(path))
 
 
 class OpenSlideLevel:

@@ -11,6 +11,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._images import SlideImage, open_image
 from stpredict._sections.anndata import scale_hints
+from stpredict._sections.image_choice import Candidate, checked_colours, choose, in_colour, levels_of
 from stpredict._sections.section import Section
 from stpredict._sections.wsidata import slide_of
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
-COLOURS = (1, 3, 4)
-"""Channels of an image that can be shown as RGB; others are fluorescence."""
+IMAGE = re.compile(r"images\['(.+)'\]")
+"""How tiles name the image that they were laid on."""
 
 
 class Placement(NamedTuple):
@@ -113,15 +114,17 @@ def region_centres(
 ) -> Placement:
     """Spot centres of a region (circles or polygons) in pixels of an image that shares a coordinate system with it.
 
-    Of several such images the finest is taken, and of a ``WSIData`` the slide itself, which is none of its images. Without any image the centres stay in units of the region.
+    Without `image_key`, the image is the one that the tiles of the region were laid on, else the only one in colour below
+    the spots; of Space Ranger's copies (full, hires, lowres) the finest is taken, and of a ``WSIData`` the slide itself,
+    which is none of its images. Without any image the centres stay in units of the region.
 
     Raises
     ------
     KeyError
         If there is no such region or image.
     ValueError
-        If it is not clear which region is meant, table and region do not fit, or image and region share no coordinate
-        system.
+        If it is not clear which region or image is meant, the image has no colours, table and region do not fit, or image
+        and region share no coordinate system.
     """
     from spatialdata.transformations import get_transformation
 
@@ -142,7 +145,7 @@ def region_centres(
     if image_key is None and slide_of(sdata):
         return Placement(region, rows, own, None, 1.0)
     systems = get_transformation(shapes, get_all=True)
-    chosen, affine = _choose_image(sdata, region, systems, image_key)
+    chosen, affine = _choose_image(sdata, region, systems, image_key or _tiled_image(sdata, adata, region), own)
     centres = own @ affine[:2, :2].T + affine[:2, 2]
     return Placement(region, rows, centres, chosen, float(np.sqrt(abs(np.linalg.det(affine[:2, :2])))))
 
@@ -157,7 +160,7 @@ def region_image(sdata: SpatialData, region: str, image_key: str | None) -> Slid
     """
     if image_key is None:
         msg = (
-            f"Section {region!r} has no H&E image: none shares a coordinate system with it. This SpatialData has "
+            f"Section {region!r} has no H&E image: none in colour shares a coordinate system with it. This SpatialData has "
             f"{_listed(sdata.images, 'image')}; add the H&E image, or set its transformation."
         )
         raise ValueError(msg)
@@ -166,8 +169,9 @@ def region_image(sdata: SpatialData, region: str, image_key: str | None) -> Slid
 
 def slide_image(sdata: SpatialData, image_key: str) -> SlideImage:
     """Image `image_key` as a pyramid that is read lazily, whether or not spots lie on it."""
-    levels = _levels(sdata.images[image_key])
-    return SlideImage([level.data for level in levels], source=f"images[{image_key!r}]", channels_first=True)
+    levels, colours = levels_of(sdata.images[image_key]), checked_colours(sdata, image_key)
+    source = f"images[{image_key!r}]"
+    return SlideImage([level.data for level in levels], source=source, channels_first=True, colours=colours)
 
 
 def only_image(sdata: SpatialData, image_key: str | None) -> str:
@@ -183,7 +187,7 @@ def only_image(sdata: SpatialData, image_key: str | None) -> str:
     if image_key is not None and image_key not in sdata.images:
         msg = f"There is no image {image_key!r} in this SpatialData; it has {_listed(sdata.images, 'image')}."
         raise KeyError(msg)
-    names = [image_key] if image_key else [k for k in sdata.images if _levels(sdata.images[k])[0].sizes["c"] in COLOURS]
+    names = [image_key] if image_key else in_colour(sdata, sdata.images)
     if len(names) != 1:
         msg = f"This SpatialData has {_listed(names, 'H&E image')}; pass image_key= to choose one."
         raise ValueError(msg)
@@ -228,45 +232,47 @@ def _matched(adata: AnnData, shapes: GeoDataFrame, region: str) -> tuple[np.ndar
     return rows, np.column_stack([points.x, points.y]).astype(np.float64).reshape(-1, 2)[places]
 
 
+def _tiled_image(sdata: SpatialData, adata: AnnData, region: str) -> str | None:
+    """The image that the tiles of a region were laid on, where it is still there."""
+    geometry = (adata.uns.get(keys.TILES) or {}).get(region) or {}
+    found = IMAGE.fullmatch(str(geometry.get("image", "")))
+    return found[1] if found and found[1] in sdata.images else None
+
+
 def _choose_image(
-    sdata: SpatialData, region: str, systems: dict[str, Any], image_key: str | None
+    sdata: SpatialData, region: str, systems: dict[str, Any], image_key: str | None, own: np.ndarray
 ) -> tuple[str | None, np.ndarray]:
-    """The wanted or else the finest image, and the 3 × 3 affine from the region's coordinates to its pixels."""
+    """The wanted image, or else the H&E below the spots `own`, and the affine from the region's coordinates to its pixels."""
     from spatialdata.transformations import get_transformation
 
     if image_key is not None and image_key not in sdata.images:
         msg = f"There is no image {image_key!r} in this SpatialData; it has {_listed(sdata.images, 'image')}."
         raise KeyError(msg)
-    best: tuple[float, str | None, np.ndarray] = (-1.0, None, np.eye(3))
+    candidates = []
     for key in sdata.images if image_key is None else [image_key]:
-        finest = _levels(sdata.images[key])[0]
         of_image = get_transformation(sdata.images[key], get_all=True)
         shared = [name for name in systems if name in of_image]
-        if image_key is not None and not shared:
+        if shared:
+            affine = np.linalg.inv(_matrix(of_image[shared[0]])) @ _matrix(systems[shared[0]])
+            sizes = levels_of(sdata.images[key])[0].sizes
+            candidates.append(Candidate(key, affine, (sizes["x"], sizes["y"])))
+        elif image_key is not None:
             msg = (
                 f"Image {key!r} (in {', '.join(of_image)}) and region {region!r} (in {', '.join(systems)}) share no "
                 "coordinate system. Choose another image_key=, or set a transformation."
             )
             raise ValueError(msg)
-        if not shared or (image_key is None and finest.sizes["c"] not in COLOURS):
-            continue
-        affine = np.linalg.inv(_matrix(of_image[shared[0]])) @ _matrix(systems[shared[0]])
-        fineness = abs(np.linalg.det(affine[:2, :2]))
-        if fineness > best[0]:
-            best = (fineness, key, affine)
-    return best[1], best[2]
+    if image_key is None:
+        coloured = in_colour(sdata, [candidate.key for candidate in candidates])
+        found = choose(sdata, region, [c for c in candidates if c.key in coloured], own)
+    else:
+        checked_colours(sdata, image_key)
+        found = candidates[0]
+    return (found.key, found.affine) if found else (None, np.eye(3))
 
 
 def _matrix(transformation: Any) -> np.ndarray:
     return transformation.to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
-
-
-def _levels(image: Any) -> list[Any]:
-    """DataArrays (c, y, x) of an image, finest first."""
-    if not hasattr(image, "children"):
-        return [image]
-    levels = [next(iter(scale.data_vars.values())) for scale in image.children.values()]
-    return sorted(levels, key=lambda level: -level.sizes["y"])
 
 
 def _listed(names: Iterable[str], what: str) -> str:

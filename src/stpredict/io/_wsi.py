@@ -33,8 +33,9 @@ def read_wsi(path: str | Path, mpp: float | None = None, *, library_id: str | No
     path
         The image; of formats with several files, the main one.
     mpp
-        Microns per pixel at full resolution. By default what the file says: OME ``PhysicalSizeX``, Aperio's ``MPP``,
-        TIFF resolution tags, or OpenSlide's ``mpp-x``.
+        Microns per pixel at full resolution. By default what the file says of the image that is read, which is no label,
+        macro or overview: OME ``PhysicalSizeX`` and ``PhysicalSizeY``, Aperio's ``MPP``, TIFF resolution tags, or
+        OpenSlide's ``mpp-x`` and ``mpp-y``.
     library_id
         Name of the slide. By default the name of the file.
 
@@ -50,12 +51,14 @@ def read_wsi(path: str | Path, mpp: float | None = None, *, library_id: str | No
     ImportError
         If only OpenSlide reads the format, and it is not installed.
     ValueError
-        If the file is damaged or no image, or the scale is unknown or outside of 0.05–20 µm per pixel.
+        If the file is damaged, no image in colour, or holds two slides; if its pixels are not square, or mean something
+        that is not converted to RGB here (CIELAB, unnamed channels of 16 bits); or if the scale is unknown or outside of
+        0.05–20 µm per pixel.
 
     Warns
     -----
     UserWarning
-        If `mpp` and the file differ by more than 5 %; `mpp` is used.
+        If `mpp` and the file differ by more than 5 %; `mpp` is used. If 16-bit pixels use 8, 10, 12 or 14 bits only.
 
     Examples
     --------
@@ -68,10 +71,16 @@ def read_wsi(path: str | Path, mpp: float | None = None, *, library_id: str | No
     check_mpp(mpp)
     path = Path(path)
     name = check_name(path.name.split(".ome.")[0].removesuffix(path.suffix) if library_id is None else library_id)
+    if open_image(path).is_grey:
+        msg = f"{path} is a greyscale picture; H&E has three colours. Pass the slide as it was scanned, in colour."
+        raise ValueError(msg)
     scale = _slide_mpp(path, mpp)
     entry = library_entry(
         path, images={}, scalefactors={"microns_per_pixel": scale}, metadata={"technology": "whole-slide image"}
     )
+    if (bits := open_image(path).bits) not in (None, 16):
+        msg = f"{path.name} uses {bits} of its 16 bits per colour; they are taken for the whole range from black to white."
+        warnings.warn(msg, UserWarning, stacklevel=2)
     return AnnData(obsm={keys.SPATIAL: np.empty((0, 2))}, uns={keys.SPATIAL: {name: entry}})
 
 

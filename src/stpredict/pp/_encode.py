@@ -16,6 +16,7 @@ from stpredict._core.settings import settings
 from stpredict._sections.niches import Niche, niche_windows
 from stpredict._sections.open import copy_of, open_sections, table_of
 from stpredict.pp._encoders.catalogue import build_encoder
+from stpredict.pp._encoders.modules import lent
 from stpredict.pp._encoders.network_encoder import NetworkEncoder
 from stpredict.pp._encoders.windows import Windows
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from anndata import AnnData
     from torch import nn
 
     from stpredict._core.typing import Data
@@ -39,6 +41,9 @@ def encode(
     key_added: str | None = None,
     niche: bool = True,
     mpp: float | None = None,
+    input_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     batch_size: int | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -62,9 +67,10 @@ def encode(
         None for the weight-free morphology descriptor, which needs no download; the name of a known pathology
         encoder (``"uni2-h"``, ``"h-optimus-0"``, ``"virchow2"``, …) or a timm model; ``"hf-hub:<repository>"``; a
         folder with ``config.json`` and ``model.safetensors``; or a torch module that maps (batch, 3, size, size) to
-        (batch, d). Input size, normalisation and pooling come with the encoder.
+        (batch, d). Input size, normalisation and pooling come with the encoder; a module goes back as it came.
     key_added
-        ``obsm`` key of the spot features; by default ``X_<encoder>``. Niche features go under ``<key>_niche``.
+        ``obsm`` key of the spot features; by default ``X_<encoder>``, which is refused where it holds features of another
+        encoder of that name. Niche features go under ``<key>_niche``.
     niche
         Encode the niches too: the niche windows of `stpredict.pp.tiles`, or the niche images of `stpredict.pp.niches`
         where it was run. A box is read as the square around its centre that holds it; networks see every square at
@@ -72,6 +78,12 @@ def encode(
     mpp
         Read the slide as if it had been scanned at this many microns per pixel. Needed where a model trained on fine
         images is to be used on coarse ones: encode both at the coarser scale.
+    input_size
+        Height and width of a network's tiles in pixels. By default what the network states, which timm models do, also in
+        ``torch.compile``, ``DataParallel`` or a module of your own; else 224.
+    mean, std
+        Normalisation of a network's tiles: of red, green and blue, scaled to 0–1. By default what the network states,
+        else ImageNet's.
     batch_size, device, precision
         Override `stpredict.settings`. With ``"cuda"``, all GPUs that are visible share the tiles of a network;
         ``"cuda:0"`` is one of them.
@@ -94,8 +106,9 @@ def encode(
     Raises
     ------
     ValueError
-        If `stpredict.pp.tiles` was not run, sections differ in scale, niches do not fit the spots, or the encoder cannot be loaded or returns
-        something else than one finite vector per tile.
+        If `stpredict.pp.tiles` was not run, sections differ in scale, niches do not fit the spots, features of another
+        encoder of the same name would be overwritten, or the encoder cannot be loaded, does not take tiles of its size,
+        gives one tile other features the second time or returns something else than one finite vector per tile.
 
     Examples
     --------
@@ -130,13 +143,24 @@ def encode(
     spot_um, niche_um = (_common(geometry, sections, key) for key in ("spot_um", "niche_um"))
     kind = Niche.of(sections[0]) if niche else Niche(um=niche_um)
     windows = [_windows(section, spot_um, niche) for section in sections]
-    tool = build_encoder(encoder, device=device, precision=precision, batch_size=batch_size, mpp=mpp)
-    scale = _common_scale(tool, sections, spot_um)
-    _warn_about_scale(tool, sections, spot_um)
-
-    key = key_added or keys.features(tool.name)
-    written = [key, keys.niche(key)] if niche else [key]
-    outputs = _run(tool, sections, windows, adata.n_obs, show_progress)
+    with lent(encoder):
+        tool = build_encoder(
+            encoder,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            mpp=mpp,
+            input_size=input_size,
+            mean=mean,
+            std=std,
+        )
+        scale = _common_scale(tool, sections, spot_um)
+        _warn_about_scale(tool, sections, spot_um)
+        key = key_added or keys.features(tool.name)
+        written = [key, keys.niche(key)] if niche else [key]
+        if key_added is None:
+            _refuse_overwriting(adata, written, tool)
+        outputs = _run(tool, sections, windows, adata.n_obs, show_progress)
     record: dict[str, Any] = {
         "encoder": tool.name,
         "encoder_hash": tool.hash,
@@ -155,6 +179,17 @@ def encode(
         del adata.uns[written[1]]["niche_um"]
         adata.uns[written[1]]["niche"] = str(kind)
     return data if copy else None
+
+
+def _refuse_overwriting(adata: AnnData, written: list[str], tool: Any) -> None:
+    for name in written:
+        record = adata.uns.get(name)
+        if name in adata.obsm and record is not None and record.get("encoder_hash", tool.hash) != tool.hash:
+            msg = (
+                f"obsm[{name!r}] holds features of another encoder called {tool.name!r} ({record['encoder_hash']}, this one "
+                f"is {tool.hash}). Pass key_added= to keep both, or delete them first: del adata.obsm[{name!r}]."
+            )
+            raise ValueError(msg)
 
 
 def _common(geometry: dict[str, Any], sections: list[Section], key: str) -> float:

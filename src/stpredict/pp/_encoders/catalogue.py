@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stpredict._core.device import resolve_device, resolve_devices, resolve_precision
 from stpredict._core.settings import settings
+from stpredict.pp._encoders.modules import IMAGENET, Input, inner_module, input_of, with_overrides
 from stpredict.pp._encoders.morphology_encoder import MorphologyEncoder
 from stpredict.pp._encoders.network_encoder import NetworkEncoder
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BIOPTIMUS = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -83,9 +83,22 @@ KNOWN = {
 }
 
 
-def build_encoder(encoder: Any, *, device: Any, precision: Any, batch_size: Any, mpp: float | None) -> Any:
+def build_encoder(
+    encoder: Any,
+    *,
+    device: Any,
+    precision: Any,
+    batch_size: Any,
+    mpp: float | None,
+    input_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Any:
     """The tool behind `encoder`: None and ``"morphology"`` are the weight-free descriptor, everything else a network."""
     if encoder is None or (isinstance(encoder, str) and encoder == "morphology"):
+        if not input_size is mean is std is None:
+            msg = "input_size=, mean= and std= are for networks; the morphology descriptor has none of them."
+            raise ValueError(msg)
         return MorphologyEncoder(resolve_device(device), mpp=mpp)
     return network_encoder(
         encoder,
@@ -93,6 +106,9 @@ def build_encoder(encoder: Any, *, device: Any, precision: Any, batch_size: Any,
         precision=resolve_precision(precision, where[0], inference=True),
         batch_size=batch_size or settings.batch_size,
         mpp=mpp,
+        input_size=input_size,
+        mean=mean,
+        std=std,
     )
 
 
@@ -103,8 +119,13 @@ def network_encoder(
     precision: str,
     batch_size: int | None,
     mpp: float | None,
+    input_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> NetworkEncoder:
     """Build the encoder that `encoder` names: a module, a known encoder, a hub id, a folder or a timm model.
+
+    A module is used as it is and changed on the way: `stpredict.pp._encoders.modules.lent` gives it back as it came.
 
     Raises
     ------
@@ -115,27 +136,28 @@ def network_encoder(
 
     forward, trained_mpp = None, None
     if isinstance(encoder, nn.Module):
-        module, name = encoder, type(encoder).__name__
-        size, mean, std = _data_config(module)
+        name, stated = type(inner_module(encoder)).__name__, input_of(encoder)
+        module = encoder if hasattr(encoder, "_orig_mod") else inner_module(encoder)
     elif not isinstance(encoder, str | Path):
         msg = f"encoder must be a name, a path or a torch module, got {type(encoder).__name__}."
         raise TypeError(msg)
     elif known := _known(str(encoder)):
         module, forward = _load_known(*known)
         name, spec = known
-        size, (mean, std), trained_mpp = spec.size, spec.normalisation, spec.mpp
+        stated, trained_mpp = Input(spec.size, *spec.normalisation), spec.mpp
     else:
         module, name = _load_timm(str(encoder)), str(encoder).removeprefix("hf-hub:")
-        size, mean, std = _data_config(module)
+        stated = input_of(module)
     import torch
 
+    given = with_overrides(stated, input_size, mean, std)
     module = module.eval().to(devices[0], memory_format=torch.channels_last)
     return NetworkEncoder(
         module=module,
         name=re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(name).name),
-        size=size,
-        mean=mean,
-        std=std,
+        size=given.size,
+        mean=given.mean,
+        std=given.std,
         devices=devices,
         precision=precision,
         batch_size=batch_size,
@@ -160,11 +182,12 @@ def _load_known(name: str, spec: KnownEncoder) -> tuple[nn.Module, Callable[...,
         import timm
         import torch
 
+        _check_reachable(spec.hub_id)
         arguments = dict(spec.arguments)
         if arguments.pop("swiglu", False):
             arguments |= {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": torch.nn.SiLU}
         module = timm.create_model(f"hf-hub:{spec.hub_id}", pretrained=True, **arguments)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # (damaged weights raise every kind of error)
         access = (
             f"Ask for access at huggingface.co/{spec.hub_id} and log in with `huggingface-cli login`. "
             if spec.gated
@@ -184,6 +207,7 @@ def _load_transformers(spec: KnownEncoder) -> nn.Module:
     except ImportError as error:
         msg = f"{spec.hub_id} is loaded by transformers: pip install 'stpredict[encoders]'"
         raise ValueError(msg) from error
+    _check_reachable(spec.hub_id)
     return AutoModel.from_pretrained(spec.hub_id, use_safetensors=True)
 
 
@@ -204,23 +228,38 @@ def _load_timm(encoder: str) -> nn.Module:
         )
         raise ValueError(msg)
     try:
+        if source.startswith("hf-hub:"):
+            _check_reachable(source.removeprefix("hf-hub:").split("@")[0])
+        elif source is encoder:
+            _check_reachable(getattr(timm.models.get_pretrained_cfg(encoder), "hf_hub_id", None))
         return timm.create_model(source, pretrained=True, num_classes=0)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # (damaged weights and foreign configurations raise every kind of error)
+        damaged = "Get the folder's files again, whole, in timm's format. " if source.startswith("local-dir:") else ""
         msg = (
-            f"The weights of {encoder!r} could not be loaded: {_brief(error)}. Offline, pass a folder with config.json "
+            f"The weights of {encoder!r} could not be loaded: {_brief(error)}. {damaged}Offline, pass a folder with config.json "
             "and model.safetensors, or a module: encoder=timm.create_model(name, num_classes=0, pretrained=False)."
         )
         raise ValueError(msg) from error
 
 
-def _data_config(module: nn.Module) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
-    """Input size and normalisation that travel with a timm model; 224 px and ImageNet's for other modules."""
-    if not (getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)):
-        return 224, *IMAGENET
-    from timm.data import resolve_model_data_config
+def _check_reachable(hub_id: str | None) -> None:
+    """Say within seconds that a hub cannot be reached, where its own client would try again and again.
 
-    config = resolve_model_data_config(module)
-    return int(config["input_size"][-1]), tuple(config["mean"]), tuple(config["std"])
+    Raises
+    ------
+    OSError
+        If it cannot, and nothing of `hub_id` is kept on this machine.
+    """
+    from huggingface_hub import constants, get_session
+
+    kept = Path(constants.HF_HUB_CACHE) / f"models--{hub_id}".replace("/", "--")
+    if not hub_id or constants.HF_HUB_OFFLINE or kept.is_dir():
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception as error:  # (of either HTTP library that the client may use)
+        msg = f"{constants.ENDPOINT} cannot be reached ({_brief(error)})"
+        raise OSError(msg) from error
 
 
 def _class_token(module: nn.Module, tiles: torch.Tensor) -> torch.Tensor:
@@ -240,4 +279,5 @@ def _first_hidden_token(module: nn.Module, tiles: torch.Tensor) -> torch.Tensor:
 
 def _brief(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
+    text = f"{type(error).__name__}: {text}" if isinstance(error, KeyError | AssertionError) else text
     return text.splitlines()[0][:200]

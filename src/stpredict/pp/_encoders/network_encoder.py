@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 import threading
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.pp._encoders.modules import Input, floating_type, identity_of
 from stpredict.pp._encoders.windows import ahead, block_groups, plan_cuts
 
 if TYPE_CHECKING:
@@ -34,8 +34,15 @@ GLASS = 0.08
 BRIGHT = 180
 """Glass is at least so bright: what is as grey but darker may be tissue on a slide without colour."""
 
+SAME, SAME_ROUNDED = 1e-3, 3e-2
+"""How far features of one tile may lie apart, as a share of their length: in float32, and with fewer bits."""
+
 GRAIN = 8
 """Glass is judged by the mean of so many pixels across."""
+
+
+class NotAnEncoderError(ValueError):
+    """A network that gives no features, or has no room to."""
 
 
 @dataclass
@@ -56,16 +63,13 @@ class NetworkEncoder:
     feature_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        module = getattr(self.module, "_orig_mod", self.module)  # what torch.compile wraps
-        digest = hashlib.sha256(repr((type(module).__name__, self.size, *self.mean, *self.std)).encode())
-        for key, value in sorted(module.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(-1).numpy().tobytes())
-        self.hash = digest.hexdigest()[:16]
+        self.hash = identity_of(self.module, Input(self.size, tuple(self.mean), tuple(self.std)))
         self._runners = [self._runner(device) for device in self.devices]
         self._on_cpu = self.devices[0].type == "cpu"
         self._limit = self.batch_size or (CPU_BATCH if self._on_cpu else GPU_BATCH)
         self._blank: np.ndarray | None = None
+        self._tried = False
+        self._type = floating_type(self.module)
 
     def mpp_of(self, section: Section, um: float | np.ndarray) -> float | np.ndarray:
         """Resolution (µm/px) of the content of an input tile."""
@@ -87,6 +91,8 @@ class NetworkEncoder:
 
         Threads cut and resize tiles ahead of the network, and batches run over from one part into the next.
         """
+        if parts and not self._tried:
+            self._try()
         collected = _Collected(section, parts, len(windows))
         for pieces, features in self._features(self._tiles(section, parts, windows)):
             collected.add(pieces, features)
@@ -137,6 +143,43 @@ class NetworkEncoder:
         return tiles
 
     # ------------------------------------------------------------------ network
+
+    def _try(self) -> None:
+        """Give the network a tile twice, beside different ones, before any work starts.
+
+        Raises
+        ------
+        ValueError
+            If it does not take tiles of this size, or gives other features the second time.
+        """
+        import torch
+
+        shape = (1, 3, self.size, self.size)
+        noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        pairs = torch.cat([noise, torch.full(shape, 255, dtype=torch.uint8)]), torch.cat([noise, noise])
+        try:
+            first, second = (self._run(pair, 0)[0] for pair in pairs)
+        except NotAnEncoderError:
+            raise
+        except Exception as error:  # (of the network's own)
+            if isinstance(error, RuntimeError) and _is_out_of_memory(error):
+                return  # `_forward` finds how many fit
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            msg = (
+                f"Encoder {self.name!r} does not take tiles of {self.size} × {self.size} px ({reason}). Pass input_size=, "
+                "the size that it was built for."
+            )
+            raise ValueError(msg) from error
+        exact = self._type == torch.float32 and self.precision == "float32"
+        apart, length = np.linalg.norm(first - second), np.linalg.norm(first)
+        if apart > (SAME if exact else SAME_ROUNDED) * length and np.isfinite(length):
+            msg = (
+                f"Encoder {self.name!r} gives one tile other features the second time ({apart / length:.1%} apart): "
+                "something in it is random or depends on the other tiles, such as dropout or batch normalisation in "
+                "training. Switch that off."
+            )
+            raise ValueError(msg)
+        self._tried = True
 
     def _features(
         self, tiles: Iterable[tuple[_Piece, torch.Tensor | None]]
@@ -199,7 +242,7 @@ class NetworkEncoder:
                     f"Not even one tile fits into the memory of {self.devices[which]} with encoder {self.name!r} "
                     f"({reason}). Use device='cpu', or a smaller encoder."
                 )
-                raise ValueError(msg) from error
+                raise NotAnEncoderError(msg) from error
         self._limit = min(self._limit, at_once // 2)
         if self.devices[which].type == "cuda":
             import torch
@@ -215,7 +258,7 @@ class NetworkEncoder:
             scale = torch.tensor(self.std, device=device).view(1, 3, 1, 1) * 255
             shift = torch.tensor(self.mean, device=device).view(1, 3, 1, 1) * 255
             inputs = tiles.to(device).float().sub_(shift).div_(scale)
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            inputs = inputs.to(self._type).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 output = self.forward(runner, inputs) if self.forward else runner(inputs)
             if not isinstance(output, torch.Tensor) or output.ndim not in (2, 4) or len(output) != len(tiles):
@@ -224,7 +267,7 @@ class NetworkEncoder:
                     f"Encoder {self.name!r} returned {what} for {len(tiles)} tiles; it must return one vector per tile. "
                     "Wrap it in a module whose forward pools to (batch, d)."
                 )
-                raise ValueError(msg)
+                raise NotAnEncoderError(msg)
             if output.ndim == 4:
                 output = output.mean(dim=(2, 3))
             return output.float().cpu().numpy()
@@ -336,13 +379,14 @@ def _folded(module: nn.Module, size: int) -> nn.Module:
     from torch.fx.experimental.optimization import fuse
     from torch.fx.proxy import TraceError
 
-    if not any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules()):
+    batch_norm = any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
+    if not batch_norm or hasattr(module, "_orig_mod"):  # (what is compiled is folded already)
         return module
     trial = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)
     try:
         folded = fuse(module).eval().to(memory_format=torch.channels_last)
         with torch.inference_mode():
             same = torch.allclose(folded(trial), module(trial), rtol=1e-3, atol=1e-4)
-    except (TraceError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+    except (TraceError, AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return module
     return folded if same else module

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from stpredict._images import tiff
-from stpredict._images.readers import WHOLE_SUFFIXES
 from stpredict._images.vendor import ONLY_OPENSLIDE, TIFF_TOO
+from stpredict._images.whole import SUFFIXES as WHOLE_SUFFIXES
 from stpredict._sections.stored import ENDINGS
 
 if TYPE_CHECKING:

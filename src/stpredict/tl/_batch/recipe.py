@@ -131,8 +131,10 @@ def _encoder(record: Mapping[str, Any], tools: Mapping[str, Encoder]) -> Encoder
 
 def _hash(encoder: Encoder) -> str:
     from stpredict.pp._encoders.catalogue import build_encoder
+    from stpredict.pp._encoders.modules import lent
 
-    return build_encoder(encoder, device="cpu", precision="float32", batch_size=None, mpp=None).hash
+    with lent(encoder):
+        return build_encoder(encoder, device="cpu", precision="float32", batch_size=None, mpp=None).hash
 
 
 def _lacking(key: str, record: Mapping[str, Any], given: Sequence[Any]) -> str:
