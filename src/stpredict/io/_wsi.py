@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.warning import warn
 from stpredict._images import open_image
 from stpredict._sections.scale import PLAUSIBLE_MPP
 from stpredict.io._library import check_mpp, check_name, library_entry
@@ -96,5 +96,5 @@ def _slide_mpp(path: Path, mpp: float | None) -> float:
         return float(stated)
     if stated is not None and abs(stated / mpp - 1) > CONTRADICTION:
         msg = f"mpp={mpp:g} µm per pixel is used for {path.name}, although the file says {stated:g}."
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return float(mpp)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from stpredict._core.checks import one_of
+from stpredict._core.warning import warn
 from stpredict._genes import facts, symbols
 from stpredict._genes.text_vectors import encoder_name, text_encoder
 
@@ -272,4 +272,4 @@ def _report_missing(names: list[str], parts: dict[str, pd.DataFrame]) -> None:
         msg = f"None of the {len(names)} genes has an embedding: {told}."
         raise ValueError(msg)
     msg = f"{len(missing)} of {len(names)} genes have no embedding and are left out: {told}."
-    warnings.warn(msg, UserWarning, stacklevel=3)
+    warn(msg)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import slot_name
 from stpredict._core.settings import settings
+from stpredict._core.warning import warn
 from stpredict._sections.open import copy_of, open_sections, table_of
 from stpredict._sections.scale import SPOT_UM
 from stpredict.pp._nuclei_detection.backends import segmenter
@@ -170,7 +170,7 @@ def _slide(section: Section, mpp: float | None) -> Slide:
             f"Section {section.name!r}: nuclei are looked for at {slide.mpp:.3g} µm per pixel, where those that touch run "
             "together; counts will be too low."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return slide
 
 

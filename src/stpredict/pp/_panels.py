@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import sparse
 
 from stpredict._core.checks import one_of
+from stpredict._core.warning import warn
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
 from stpredict._sections.open import open_sections
@@ -143,7 +143,7 @@ def _measured_markers(wanted: list[str], measured: list[str]) -> list[str]:
         msg = f"None of the markers is measured in all sections: {missing}."
         raise ValueError(msg)
     if missing:
-        warnings.warn(f"Markers that not all sections measure are left out: {missing}.", stacklevel=3)
+        warn(f"Markers that not all sections measure are left out: {missing}.")
     return list(dict.fromkeys(found.values()))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stpredict._core.settings import settings
+from stpredict._core.warning import warn
 from stpredict._sections.open import open_all
 from stpredict.models._base.contract import ExpressionModel
 from stpredict.models.adapted.model import Adapted
@@ -116,7 +116,7 @@ def adapt(
     adapted.fit(sections, genes=wanted, measured=masks)
     if (n := adapted.config["n_spots"]) < FEW:
         msg = f"Only {n} measured spots with min_counts={min_counts} counts or more; with fewer than {FEW} the correction is mostly a guess."
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     return adapted
 
 
@@ -160,5 +160,5 @@ def _wanted(model: ExpressionModel, genes: Iterable[str] | None, sections: Seque
             f"{len(lost)} of the model's genes are not measured in all sections; they stay as the model predicts them: "
             f"{', '.join(lost[:5])}{', …' if len(lost) > 5 else ''}."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return wanted

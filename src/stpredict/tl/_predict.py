@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from stpredict._core import keys
 from stpredict._core.checks import check_named_once, check_unique_genes, slot_name
+from stpredict._core.warning import warn
 from stpredict._sections.open import copy_of, open_all, table_of
 from stpredict.models._base.contract import UNITS
 from stpredict.tl._prediction.record import run_record
@@ -197,7 +197,7 @@ def _asked_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
         msg = (
             f"The model does not know {len(unknown)} of the genes asked for; they are NaN: {describe_missing(unknown)}."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return wanted
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.checks import slot_name
+from stpredict._core.warning import warn
 from stpredict._evaluation.agreement import UNDECIDED
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
@@ -231,7 +231,7 @@ def _call(
             f"The tumour scores of {', '.join(single)} form one group rather than two: the call cuts a continuum, "
             "which may hold no tumour or nothing else. Rank by the score, or pass threshold=."
         )
-        warnings.warn(msg, stacklevel=3)
+        warn(msg)
     return call, {"threshold": thresholds} | ({"two_groups": two_groups} if two_groups else {})
 
 
