@@ -6,7 +6,6 @@ import re
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import stpredict as st
@@ -30,27 +29,6 @@ def test_the_line_is_the_callers_whether_the_warning_is_near_or_deep(section):
 
     for function, match in ((near, "near"), (deep, "other spots")):
         assert told_at(function, match) == (__file__, function.__code__.co_firstlineno + 1)
-
-
-def test_the_line_is_the_users_also_when_joblib_calls_us(two_sections):
-    joblib = pytest.importorskip("joblib")
-
-    def by_another_library():
-        pool = joblib.Parallel(n_jobs=1)
-        return pool(joblib.delayed(st.pp.gene_panel)(one, kind="markers", markers=["ERBB2", "NOPE"]) for one in pair)
-
-    pair = two_sections[:1]
-    filename, _ = told_at(by_another_library, "left out: NOPE")
-    assert Path(filename).parts[-2] == "joblib"  # here it is joblib that calls the package
-
-    def through_us():
-        for one in two_sections:
-            st.pp.tiles(one)
-            one.obsm["X_own"] = np.asarray(one.obsm["spatial"], dtype=np.float32)
-        how = {"group_key": None, "n_genes": 3, "n_jobs": 1, "show_progress": False}
-        return st.tl.cross_validate(two_sections, ["mean"], markers=["ERBB2", "NOPE"], features=["X_own"], **how)
-
-    assert told_at(through_us, "NOPE")[0] == __file__
 
 
 def test_a_filter_for_the_packages_own_lines_does_not_meet_what_is_told_to_users():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._core.warning import warn
 from stpredict._sections.niches import Niche, niche_windows
@@ -32,6 +33,7 @@ MAX_ENLARGEMENT = 2.0
 SAME_SCALE = 0.05
 
 
+@with_shared_texts
 def encode(
     data: Data,
     encoder: str | Path | nn.Module | None = None,
@@ -77,12 +79,9 @@ def encode(
         ``"cuda:0"`` is one of them.
     library_key
         Column of ``obs`` that names each spot's section; by default what `stpredict.pp.tiles` was given.
-    table_key, image_key
-        Which table and image of a SpatialData to use.
-    show_progress
-        Show a progress bar; by default ``stpredict.settings.progress``.
-    copy
-        Return a changed copy and leave `data` untouched.
+    %(table_and_image_key)s
+    %(show_progress)s
+    %(copy)s
 
     Returns
     -------

@@ -9,6 +9,7 @@ from scipy import sparse
 
 from stpredict._core import keys
 from stpredict._core.checks import one_of
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
 from stpredict._sections.niches import MEMBERS, Niche, find_boxes, find_members
 from stpredict._sections.open import copy_of, open_sections, table_of
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
 
 
+@with_shared_texts
 def niches(
     data: Data,
     *,
@@ -52,12 +54,9 @@ def niches(
         Number of nearest spots; ST-Align takes 3 in its later version. Spots equally far are chosen arbitrarily.
     rings
         Steps on the lattice.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Which table of a SpatialData to use, where it has several.
-    copy
-        Return a changed copy and leave `data` untouched.
+    %(library_key)s
+    %(table_key)s
+    %(copy)s
 
     Returns
     -------

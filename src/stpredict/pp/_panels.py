@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from stpredict._core.checks import one_of
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
 
 
+@with_shared_texts
 def gene_panel(
     sections: Data | Sequence[Data],
     *,
@@ -56,12 +58,9 @@ def gene_panel(
         ribosomal protein genes.
     among
         See ``"hvg"``.
-    min_counts
-        Spots with fewer counts are not looked at.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(min_counts)s
+    %(library_key)s
+    %(table_key)s
 
     Returns
     -------

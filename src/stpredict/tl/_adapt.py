@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._core.warning import warn
 from stpredict._sections.open import open_all
@@ -22,6 +23,7 @@ FEW = 5
 """With fewer measured spots than this the correction is mostly a guess."""
 
 
+@with_shared_texts
 def adapt(
     model: ExpressionModel,
     data: Data | Sequence[Data],
@@ -42,8 +44,7 @@ def adapt(
 
     Parameters
     ----------
-    model
-        What `stpredict.tl.train` returned, or `stpredict.models.load` read, of any method.
+    %(model)s
     data
         Sections after `stpredict.pp.tiles` and `stpredict.pp.encode` as in training: one object or a list.
     measured
@@ -56,10 +57,8 @@ def adapt(
         Measured spots with fewer counts are not learned from.
     seed
         Seed of the choice of 1,500 spots where more are measured; by default ``stpredict.settings.seed``.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(library_key)s
+    %(table_key)s
 
     Returns
     -------

@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.checks import slot_name
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
 from stpredict._evaluation.agreement import UNDECIDED
 from stpredict._genes import symbols
@@ -27,6 +28,7 @@ TUMOR_WORDS = ("invasive", "in situ", "cancer", "carcinoma", "tumor", "tumour")
 MEASURED = "measured counts"
 
 
+@with_shared_texts
 def localize_tumor(
     data: Data,
     *,
@@ -60,8 +62,7 @@ def localize_tumor(
     layer
         Expression to score, as log1p of counts per 10,000: ``"predicted"``, with the genes that ``var`` lacks from
         ``obsm["predicted_genes"]``; any other layer; None normalises the measured counts.
-    key_added
-        Name of the results.
+    %(key_added)s
     threshold
         Score above which a spot is called tumour. None finds one per section, as described above.
     label_key
@@ -69,12 +70,9 @@ def localize_tumor(
     tumor_labels
         Which labels are tumour. None takes those with "invasive", "in situ", "cancer", "carcinoma" or "tumor" in them.
         Spots without a label, and those that are "undetermined", are left out.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
-    copy
-        Return a changed copy and leave `data` as it is.
+    %(library_key)s
+    %(table_key)s
+    %(copy)s
 
     Returns
     -------
