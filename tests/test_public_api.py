@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,7 @@ import pytest
 from numpydoc.docscrape import FunctionDoc
 
 import stpredict as st
+from stpredict._core.docs import TEXTS, with_shared_texts
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("datasets", "io", "models", "pl", "pp", "tl")
@@ -77,6 +79,36 @@ def test_docstrings_are_complete(name):
     assert all("".join(entry.desc).strip() for entry in doc["Parameters"])
     assert "None" not in inspect.signature(function).parameters
     assert function.__annotations__.keys() >= {*inspect.signature(function).parameters, "return"}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_shared_texts_stand_in_the_docstring_itself(name):
+    doc = inspect.getdoc(resolve(name))
+    assert not re.search(r"%\(\w+\)s", doc)
+    if "ax" in inspect.signature(resolve(name)).parameters:
+        assert "return_fig\n    Return the figure.\n" in doc
+
+
+def test_a_shared_text_takes_the_indentation_and_leaves_the_rest():
+    def function():
+        """50 % of {these}.
+
+        %(copy)s
+            And more.
+        """
+
+    shared = inspect.getdoc(with_shared_texts(function)).split("\n")
+    assert shared[0] == "50 % of {these}."
+    assert shared[2:] == [*TEXTS["copy"].split("\n"), "    And more."]
+
+
+def test_functions_without_docstrings_are_left_alone():
+    assert with_shared_texts(lambda: None).__doc__ is None
+
+
+def test_every_shared_text_serves_more_than_one_function():
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    assert [name for name in TEXTS if source.count(f"%({name})s") < 2] == []
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

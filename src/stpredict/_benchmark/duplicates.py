@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from stpredict._core.checks import raw_counts
+from stpredict._core.warning import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,7 @@ def warn_of_sisters(sections: Sequence[Section], groups: Sequence[str], group_ke
             f"the same patient are tested. Such scores say nothing about new patients; pass group_key={PATIENT!r} for "
             "those."
         )
-        warnings.warn(msg, UserWarning, stacklevel=4)
+        warn(msg)
 
 
 def refuse_disguised_references(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
+
+from stpredict._core.warning import warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -77,7 +78,7 @@ def _markers(name: str, wanted: str | Iterable[str], shared: Sequence[str]) -> l
         msg = f"None of the markers in {name!r} is measured in all sections: {missing}."
         raise ValueError(msg)
     if missing:
-        warnings.warn(f"Markers that not all sections measure are left out of {name!r}: {missing}.", stacklevel=6)
+        warn(f"Markers that not all sections measure are left out of {name!r}: {missing}.")
     return list(dict.fromkeys(found.values()))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from stpredict._core.warning import warn
 from stpredict._evaluation import metrics as m
 from stpredict._evaluation.ceiling import noise_ceiling
 
@@ -190,7 +190,7 @@ def _measured(genes: list[str], section: Section, panel: str) -> list[str]:
     if missing := [gene for gene in genes if gene not in there]:
         told = ", ".join(missing[:10])
         msg = f"Section {section.name!r} does not measure {len(missing)} genes of panel {panel!r}, left out: {told}."
-        warnings.warn(msg, UserWarning, stacklevel=6)
+        warn(msg)
     return kept
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from stpredict._core.warning import warn
 from stpredict._genes import symbols
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def gene_facts(genes: str | Iterable[str] | None = None) -> pd.DataFrame:
         msg = f"{len(missing)} of {len(names)} genes are not known: {symbols.describe_missing(missing)}."
         if not approved:
             raise ValueError(msg)
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     known = [name for name in names if name in approved]
     rows = symbols.rows_of(approved[name] for name in known)
     out = table.iloc[rows][["symbol", "name"]].set_axis(pd.Index(known, dtype=object), axis=0)

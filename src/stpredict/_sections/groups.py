@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +36,7 @@ def section_groups(sections: Sequence[Section], group_key: str | None) -> list[s
         msg = (
             f"obs[{group_key!r}] has groups that differ in upper and lower case only ({told}); they count as different."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return groups
 
 

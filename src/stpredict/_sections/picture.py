@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.warning import warn
 from stpredict._images.readers import WHOLE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def check_same_picture(image: SlideImage, small: np.ndarray, name: str, key: str
     )
     if own <= UNLIKE:
         raise ValueError(msg)
-    warnings.warn(msg, UserWarning, stacklevel=4)
+    warn(msg)
 
 
 def _resized(picture: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

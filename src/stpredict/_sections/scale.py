@@ -7,7 +7,6 @@ than 10 %; that number only serves to notice coordinates of the wrong image.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -129,7 +128,7 @@ def resolve_mpp(hints: ScaleHints, lattice: Lattice | None, name: str) -> tuple[
             f"Section {name!r}: {source} says {mpp:.3g} µm per pixel, and spots that lie {lattice.pitch_px:.1f} px apart say "
             f"{from_lattice:.3g}. The scale of the {taken[1]} is taken; pass mpp= where you know better."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
         return taken
     return mpp, source
 

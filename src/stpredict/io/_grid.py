@@ -11,6 +11,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import one_of, slot_name
 from stpredict._core.device import release
+from stpredict._core.docs import with_shared_texts
 from stpredict._images import open_image
 from stpredict._images.mask import find_tissue, tissue_fraction
 from stpredict._sections.anndata import section_from_anndata
@@ -35,6 +36,7 @@ SPOT_PER_PITCH = 0.55
 MASK_MPP = 8.0
 
 
+@with_shared_texts
 def grid(
     data: Data,
     *,
@@ -75,10 +77,8 @@ def grid(
         SpatialData do not say it: pass it, unless a table's spots tell. A ``WSIData`` knows it.
     library_id
         Which slide, where an AnnData holds several, or which region of a SpatialData.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key, image_key
-        Which table and image of a SpatialData to use, where it has several.
+    %(library_key)s
+    %(table_and_image_key)s
 
     Returns
     -------

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.warning import warn
 from stpredict._images import open_image
 from stpredict._sections.scale import PLAUSIBLE_MPP
 from stpredict.io._library import check_mpp, check_name, library_entry
@@ -80,7 +80,7 @@ def read_wsi(path: str | Path, mpp: float | None = None, *, library_id: str | No
     )
     if (bits := open_image(path).bits) not in (None, 16):
         msg = f"{path.name} uses {bits} of its 16 bits per colour; they are taken for the whole range from black to white."
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     return AnnData(obsm={keys.SPATIAL: np.empty((0, 2))}, uns={keys.SPATIAL: {name: entry}})
 
 
@@ -105,5 +105,5 @@ def _slide_mpp(path: Path, mpp: float | None) -> float:
         return float(stated)
     if stated is not None and abs(stated / mpp - 1) > CONTRADICTION:
         msg = f"mpp={mpp:g} µm per pixel is used for {path.name}, although the file says {stated:g}."
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return float(mpp)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from stpredict._core.checks import check_named_once, one_of
+from stpredict._core.warning import warn
 from stpredict._genes.symbols import match
 from stpredict._sections.groups import section_groups
 from stpredict._sections.open import check_sizes, open_all, table_of
@@ -148,7 +148,7 @@ def _check_gene_ids(genes: list[str], sections: Sequence[Section]) -> None:
         if twice := [gene for gene in ids.index if f"{gene}-1" in section.genes]:
             told = ", ".join(f"{gene} ({known[gene][0]})" for gene in twice[:5])
             msg = f"More than one gene is called {', '.join(twice[:5])}; learned is the one with the first id: {told}."
-            warnings.warn(msg, UserWarning, stacklevel=4)
+            warn(msg)
 
 
 def _other_names(missing: list[str], section: Section) -> str:

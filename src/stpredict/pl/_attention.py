@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict.pl import _canvas
 from stpredict.pl._nuclei import chosen_spots, draw_ellipses
@@ -31,6 +32,7 @@ LEAST_TOP = 2.0
 """Colours reach at least so far, so that attention that is nearly even looks even."""
 
 
+@with_shared_texts
 def attention(
     data: Data,
     model: ExpressionModel,
@@ -63,27 +65,17 @@ def attention(
         A section with its H&E image, encoded as in training, after `stpredict.pp.nuclei`.
     model
         A model trained by ``stpredict.tl.train(method="align_st", nuclei=True)``.
-    spots
-        Names of the spots to draw; by default `n` drawn at random, the same that `stpredict.pl.tiles` draws.
-    n, seed
-        How many spots, and the seed of the choice; None takes ``stpredict.settings.seed``.
+    %(spots)s
+    %(n_and_seed)s
     cmap, alpha
         Colours of attention, and how much they hide of the tile.
-    library_id
-        Section to draw, where there are several.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key, image_key
-        Which table and image of a SpatialData to use, where it has several.
+    %(library_id)s
+    %(library_key)s
+    %(table_and_image_key)s
     ax
         Axes to draw on, first those of the tiles, then those of attention, one each per spot; by default a new figure is
         made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

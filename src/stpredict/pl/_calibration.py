@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from stpredict._core import keys
+from stpredict._core.docs import with_shared_texts
 from stpredict._evaluation import metrics
 from stpredict.pl import _canvas
 from stpredict.pl._scores import LABELS
@@ -29,6 +30,7 @@ NOMINAL = np.array([0.5, 0.8, 0.9, 0.95])
 LEGEND = {"fontsize": 8, "framealpha": 0.8, "edgecolor": "none"}
 
 
+@with_shared_texts
 def calibration(
     data: Data | pd.DataFrame,
     *,
@@ -58,26 +60,16 @@ def calibration(
     data
         A section with raw counts and a prediction; or the table of `tl.evaluate`, of which each section and gene is a
         dot, and which has no right panel.
-    predicted
-        Layer of the prediction, in log1p of counts per 10,000.
+    %(predicted)s
     genes
         Genes to draw; by default all that were predicted. Aliases and Ensembl ids are resolved for a section.
-    min_counts
-        Spots with fewer counts are left out.
-    library_id
-        Section to draw, where there are several.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(min_counts)s
+    %(library_id)s
+    %(library_key)s
+    %(table_key)s
     ax
         Axes to draw on, one, or two with a standard deviation; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.docs import with_shared_texts
 from stpredict._evaluation import metrics
 from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 DIFFERENCE = "RdBu_r"
 
 
+@with_shared_texts
 def compare(
     data: Data,
     genes: str | Iterable[str],
@@ -55,30 +57,19 @@ def compare(
         A section with counts and a prediction.
     genes
         One or more genes that were measured and predicted. Aliases and Ensembl ids are resolved.
-    predicted
-        Layer of the prediction, in log1p of counts per 10,000.
+    %(predicted)s
     measured
         Layer to hold it against, in the same units; None normalises the measured counts.
     cmap
         Colour map of measured and predicted expression.
-    size
-        Diameter of the drawn spots, in true diameters.
-    alpha_img
-        How strongly the image shows, from 0 (not at all) to 1.
-    library_id
-        Section to draw, where there are several.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key, image_key
-        Which table and image of a SpatialData to use, where it has several.
+    %(size)s
+    %(alpha_img)s
+    %(library_id)s
+    %(library_key)s
+    %(table_and_image_key)s
     ax
         Axes to draw on, three per gene, row by row; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from stpredict._core import keys
+from stpredict._core.docs import with_shared_texts
 from stpredict._evaluation.agreement import agreement
 from stpredict._evaluation.labels import read_labels
 from stpredict.pl import _canvas
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from stpredict._core.typing import Data
 
 
+@with_shared_texts
 def domains(
     data: Data,
     key: str = keys.DOMAINS,
@@ -56,24 +58,14 @@ def domains(
     label_key
         Column of ``obs`` with labels; None takes the one that `tl.domains` was given, if any. The adjusted Rand index
         in the title is that of the section drawn.
-    size
-        Diameter of the drawn spots, in true diameters.
-    alpha_img
-        How strongly the image shows under the spots, from 0 (not at all) to 1.
-    library_id
-        Section to draw, where there are several.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key, image_key
-        Which table and image of a SpatialData to use, where it has several.
+    %(size)s
+    %(alpha_img)s
+    %(library_id)s
+    %(library_key)s
+    %(table_and_image_key)s
     ax
         Axes to draw on, one, or two with labels; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

@@ -9,6 +9,7 @@ import pandas as pd
 
 from stpredict._core import keys
 from stpredict._core.checks import one_of
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._sections.open import open_sections, table_of
 from stpredict.models._base.contract import UNITS
@@ -32,6 +33,7 @@ Layout = Literal["umap", "pca"]
 LEAST_FOR_UMAP = 15
 
 
+@with_shared_texts
 def embedding(
     data: Data,
     basis: str = keys.ST_ALIGN,
@@ -67,28 +69,20 @@ def embedding(
     layout
         ``"umap"``: scanpy's, on 15 neighbours. ``"pca"``: the first two principal components, with the share of
         variance that they hold.
-    layer
-        Layer of the genes; None normalises the measured counts (log1p of counts per 10,000).
+    %(layer)s
     cmap
         Colour map of numbers.
     size
         Area of the points, in square points; by default the more spots, the smaller.
-    ncols
-        Panels per row.
+    %(ncols)s
     seed
         Seed of UMAP and of the order in which spots are drawn; None takes ``stpredict.settings.seed``.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several; for genes.
-    table_key
-        Table of a SpatialData that has several.
+    %(library_key)s
+        Only genes need it.
+    %(table_key)s
     ax
         Axes to draw on, one per colouring; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

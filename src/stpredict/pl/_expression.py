@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stpredict._core import keys
+from stpredict._core.docs import with_shared_texts
 from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
 from stpredict.pl._values import expression_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from stpredict._core.typing import Data
 
 
+@with_shared_texts
 def expression(
     data: Data,
     genes: str | Iterable[str],
@@ -50,32 +52,20 @@ def expression(
     genes
         One or more genes, of ``var`` or of those predicted beside it (``obsm["predicted_genes"]``). Aliases and
         Ensembl ids are resolved.
-    layer
-        Layer to draw; None normalises the measured counts (log1p of counts per 10,000).
+    %(layer)s
     cmap
         Colour map.
     vmin, vmax
         Limits of every panel's colours; by default each gene's 1st and 99th percentile.
-    size
-        Diameter of the drawn spots, in true diameters.
-    alpha_img
-        How strongly the image shows, from 0 (not at all) to 1.
-    ncols
-        Panels per row.
-    library_id
-        Section to draw, where there are several.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key, image_key
-        Which table and image of a SpatialData to use, where it has several.
+    %(size)s
+    %(alpha_img)s
+    %(ncols)s
+    %(library_id)s
+    %(library_key)s
+    %(table_and_image_key)s
     ax
         Axes to draw on, one per gene; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

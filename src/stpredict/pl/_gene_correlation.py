@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.docs import with_shared_texts
 from stpredict._evaluation import metrics
 from stpredict.pl import _canvas
 from stpredict.pl._values import both_of
@@ -25,6 +26,7 @@ MAX_NAMES = 50
 """Up to as many genes are named along the axes."""
 
 
+@with_shared_texts
 def gene_correlation(
     data: Data,
     *,
@@ -51,29 +53,19 @@ def gene_correlation(
     ----------
     data
         A section with raw counts and a prediction.
-    predicted
-        Layer of the prediction, in log1p of counts per 10,000.
+    %(predicted)s
     genes
         Genes to draw, at least three; by default all that were predicted. Aliases and Ensembl ids are resolved. Genes
         that are constant on either side, or were not predicted for all spots, are left out.
-    min_counts
-        Spots with fewer counts are left out.
+    %(min_counts)s
     cmap
         Colour map of the correlations.
-    library_id
-        Section to draw, where there are several.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(library_id)s
+    %(library_key)s
+    %(table_key)s
     ax
         Two axes to draw on; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

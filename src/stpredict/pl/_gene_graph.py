@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.docs import with_shared_texts
 from stpredict.pl import _canvas
 from stpredict.pl._categories import palette
 
@@ -34,6 +35,7 @@ APART = 1.8
 STEPS = 600
 
 
+@with_shared_texts
 def gene_graph(
     model: ExpressionModel,
     genes: str | Sequence[str],
@@ -64,20 +66,12 @@ def gene_graph(
         on it.
     n
         Neighbours to draw of every gene, the strongest; those of a model of several members may be more.
-    library_id
-        Section to use, where there are several.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(library_id)s
+    %(library_key)s
+    %(table_key)s
     ax
         Axes to draw on; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.docs import with_shared_texts
 from stpredict._genes import symbols
 from stpredict.pl import _canvas
 
@@ -24,6 +25,7 @@ LETTERS = 46
 """A gene's name is cut to as many."""
 
 
+@with_shared_texts
 def gene_neighbors(
     embeddings: pd.DataFrame,
     genes: str | Iterable[str],
@@ -52,12 +54,7 @@ def gene_neighbors(
         Genes that neighbours are taken from, for example those of a panel; None takes all in `embeddings`.
     ax
         Axes to draw on, one per gene; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

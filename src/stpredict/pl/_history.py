@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.docs import with_shared_texts
 from stpredict.models._base.contract import History
 from stpredict.pl import _canvas
 from stpredict.pl._tumor import COLOURS
@@ -40,6 +41,7 @@ STYLES = {
 """How lines are drawn, by the first word of their names."""
 
 
+@with_shared_texts
 def history(
     model: ExpressionModel | History,
     *,
@@ -66,12 +68,7 @@ def history(
         What `stpredict.tl.train` returned or `stpredict.models.load` read, or its ``history``.
     ax
         Axes to draw on, one per panel; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

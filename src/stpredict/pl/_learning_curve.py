@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.docs import with_shared_texts
 from stpredict._evaluation.units import student_interval, unit_of, unit_values
 from stpredict.pl import _canvas
 from stpredict.pl._scores import LABELS, chosen_rows, method_style
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@with_shared_texts
 def learning_curve(
     table: pd.DataFrame,
     *,
@@ -39,18 +41,11 @@ def learning_curve(
     ----------
     table
         What `tl.learning_curve` returned.
-    metric
-        Metric to draw; None takes ``"pcc"``, or the first one if that is missing.
-    methods, panels
-        Which to draw and in what order; None takes all, in the order of the table.
+    %(metric)s
+    %(methods_and_panels)s
     ax
         Axes to draw on, one per panel; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

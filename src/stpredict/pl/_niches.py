@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.docs import with_shared_texts
 from stpredict._sections.niches import boxes_of, members_of, niche_windows
 from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
@@ -27,6 +28,7 @@ MARGIN = 0.25
 """What is shown around the niche, as a share of its longer side."""
 
 
+@with_shared_texts
 def niches(
     data: Data,
     spot: str | None = None,
@@ -57,24 +59,15 @@ def niches(
     gene
         Gene whose map is drawn beside it, by spot and as the mean of every niche, with the same colours. Aliases and
         Ensembl ids are resolved.
-    layer
-        Layer with the gene's expression; None normalises the measured counts (log1p of counts per 10,000).
+    %(layer)s
     cmap
         Colour map.
-    library_id
-        Section to draw, where there are several.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key, image_key
-        Which table and image of a SpatialData to use, where it has several.
+    %(library_id)s
+    %(library_key)s
+    %(table_and_image_key)s
     ax
         Axes to draw on: one, or three with a gene; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict.pl import _canvas
 from stpredict.pl._tiles import OUTLINE, read_tile
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
 
 
+@with_shared_texts
 def nuclei(
     data: Data,
     spots: str | Sequence[str] | None = None,
@@ -50,30 +52,19 @@ def nuclei(
     ----------
     data
         A section that went through `stpredict.pp.nuclei`, with its H&E image.
-    spots
-        Names of the spots to draw; by default `n` drawn at random, the same that `stpredict.pl.tiles` draws.
-    n, seed
-        How many spots, and the seed of the choice; None takes ``stpredict.settings.seed``.
+    %(spots)s
+    %(n_and_seed)s
     key
         ``key_added`` of `stpredict.pp.nuclei`.
-    ncols
-        Windows per row.
+    %(ncols)s
     color
         Colour of the outlines.
-    library_id
-        Section to draw, where there are several.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key, image_key
-        Which table and image of a SpatialData to use, where it has several.
+    %(library_id)s
+    %(library_key)s
+    %(table_and_image_key)s
     ax
         Axes to draw on, one per spot; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.checks import one_of
+from stpredict._core.docs import with_shared_texts
 from stpredict._sections.open import open_sections
 from stpredict.pl import _canvas
 from stpredict.pl._tiles import read_tile
@@ -27,6 +28,7 @@ ROWS = 4
 """Spots drawn by default."""
 
 
+@with_shared_texts
 def retrieval(
     data: Data,
     reference: Data | Sequence[Data],
@@ -65,20 +67,12 @@ def retrieval(
         Name of the results, the ``key_added`` of `tl.retrieve`.
     window
         Which window to draw, see `pl.tiles`.
-    library_id
-        Section to draw, where there are several.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key, image_key
-        Which table and image of a SpatialData to use, where it has several.
+    %(library_id)s
+    %(library_key)s
+    %(table_and_image_key)s
     ax
         Axes to draw on, ``1 + n_neighbors`` for each spot, row by row; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.docs import with_shared_texts
 from stpredict._evaluation.units import student_interval, unit_of, unit_values
 from stpredict.pl import _canvas
 from stpredict.pl._tumor import COLOURS
@@ -35,6 +36,7 @@ LABELS = {
 """Metrics of `tl.evaluate`, in words."""
 
 
+@with_shared_texts
 def scores(
     table: pd.DataFrame,
     *,
@@ -63,20 +65,13 @@ def scores(
     table
         Tidy table as `tl.cross_validate` or `tl.evaluate` returns it: columns ``panel``, ``gene``, ``metric``, ``value`` and, where there are
         several, ``method``, ``section`` or ``fold``.
-    metric
-        Metric to draw; None takes ``"pcc"``, or the first one if that is missing.
-    methods, panels
-        Which to draw and in what order; None takes all, in the order of the table.
+    %(metric)s
+    %(methods_and_panels)s
     against
         Draw every other method minus this one, unit by unit.
     ax
         Axes to draw on; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

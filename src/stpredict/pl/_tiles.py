@@ -9,6 +9,7 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.checks import one_of
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._sections.niches import niche_windows
 from stpredict._sections.scale import SPOT_UM
@@ -30,6 +31,7 @@ PIXELS = 300
 OUTLINE = "#ffd400"
 
 
+@with_shared_texts
 def tiles(
     data: Data,
     n: int = 8,
@@ -58,26 +60,16 @@ def tiles(
         been called; niches are those of `pp.niches` if it has.
     n
         Number of spots, drawn at random; all of them if there are fewer.
-    seed
-        Seed of the choice; None takes ``stpredict.settings.seed``.
+    %(seed)s
     window
         Which window to draw.
-    ncols
-        Tiles per row.
-    library_id
-        Section to draw, where there are several.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key, image_key
-        Which table and image of a SpatialData to use, where it has several.
+    %(ncols)s
+    %(library_id)s
+    %(library_key)s
+    %(table_and_image_key)s
     ax
         Axes to draw on, one per tile; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

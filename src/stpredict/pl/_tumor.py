@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.docs import with_shared_texts
 from stpredict.pl import _canvas
 from stpredict.pl._categories import draw_categories
 
@@ -26,6 +27,7 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F
 """Colours of Okabe and Ito, which all kinds of colour vision tell apart."""
 
 
+@with_shared_texts
 def tumor(
     data: Data,
     *,
@@ -58,24 +60,14 @@ def tumor(
         is in the title if it was measured against this column.
     cmap
         Colour map of the score.
-    size
-        Diameter of the drawn spots, in true diameters.
-    alpha_img
-        How strongly the image shows under spots, from 0 (not at all) to 1.
-    library_id
-        Section to draw, where there are several.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key, image_key
-        Which table and image of a SpatialData to use, where it has several.
+    %(size)s
+    %(alpha_img)s
+    %(library_id)s
+    %(library_key)s
+    %(table_and_image_key)s
     ax
         Axes to draw on, two, or three with labels; by default a new figure is made.
-    show
-        Show the figure. By default it is, unless `ax`, `save` or `return_fig` is given.
-    save
-        File to save the figure to.
-    return_fig
-        Return the figure.
+    %(figure)s
 
     Returns
     -------

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import warnings
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
+from stpredict._core.warning import warn
 from stpredict._sections.niches import Niche, niche_windows
 from stpredict._sections.open import copy_of, open_sections, table_of
 from stpredict.pp._encoders.catalogue import build_encoder
@@ -34,6 +35,7 @@ MAX_ENLARGEMENT = 2.0
 SAME_SCALE = 0.05
 
 
+@with_shared_texts
 def encode(
     data: Data,
     encoder: str | Path | nn.Module | None = None,
@@ -89,12 +91,9 @@ def encode(
         ``"cuda:0"`` is one of them.
     library_key
         Column of ``obs`` that names each spot's section; by default what `stpredict.pp.tiles` was given.
-    table_key, image_key
-        Which table and image of a SpatialData to use.
-    show_progress
-        Show a progress bar; by default ``stpredict.settings.progress``.
-    copy
-        Return a changed copy and leave `data` untouched.
+    %(table_and_image_key)s
+    %(show_progress)s
+    %(copy)s
 
     Returns
     -------
@@ -225,13 +224,13 @@ def _warn_about_scale(tool: Any, sections: list[Section], spot_um: float) -> Non
                 f"enlarged {enlarged:.1f}× to the encoder's {tool.size} px ({spot_um / tool.size:.3g} µm per pixel). "
                 "Is this the full-resolution image? If so, use wider tiles or the default encoder."
             )
-            warnings.warn(msg, UserWarning, stacklevel=3)
+            warn(msg)
     if tool.trained_mpp and not 1 / 1.5 <= spot_um / tool.size / tool.trained_mpp <= 1.5:
         msg = (
             f"Encoder {tool.name!r} was trained at {tool.trained_mpp:g} µm per pixel; {spot_um:g} µm tiles give it "
             f"{spot_um / tool.size:.3g}. stpredict.pp.tiles(spot_um={tool.trained_mpp * tool.size:g}) would match."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
 
 
 def _run(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from stpredict._core.checks import one_of
+from stpredict._core.docs import with_shared_texts
+from stpredict._core.warning import warn
 from stpredict._genes import facts, symbols
 from stpredict._genes.text_vectors import encoder_name, text_encoder
 
@@ -28,6 +29,7 @@ TEXT_WEIGHT = 0.3
 MIN_DIMS = 2
 
 
+@with_shared_texts
 def gene_embeddings(
     genes: str | Iterable[str] | None = None,
     *,
@@ -70,8 +72,7 @@ def gene_embeddings(
     library_key
         Column of ``obs`` that names each row's study or section, in references that have it; others are one study each.
         Differences between studies do not count.
-    table_key
-        Table of a SpatialData that has several.
+    %(table_key)s
 
     Returns
     -------
@@ -272,4 +273,4 @@ def _report_missing(names: list[str], parts: dict[str, pd.DataFrame]) -> None:
         msg = f"None of the {len(names)} genes has an embedding: {told}."
         raise ValueError(msg)
     msg = f"{len(missing)} of {len(names)} genes have no embedding and are left out: {told}."
-    warnings.warn(msg, UserWarning, stacklevel=3)
+    warn(msg)

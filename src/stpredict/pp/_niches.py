@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,6 +9,8 @@ from scipy import sparse
 
 from stpredict._core import keys
 from stpredict._core.checks import one_of
+from stpredict._core.docs import with_shared_texts
+from stpredict._core.warning import warn
 from stpredict._sections.niches import MEMBERS, Niche, find_boxes, find_members
 from stpredict._sections.open import copy_of, open_sections, table_of
 from stpredict._sections.scale import NICHE_UM
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
 
 
+@with_shared_texts
 def niches(
     data: Data,
     *,
@@ -52,12 +54,9 @@ def niches(
         Number of nearest spots; ST-Align takes 3 in its later version. Spots equally far are chosen arbitrarily.
     rings
         Steps on the lattice.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Which table of a SpatialData to use, where it has several.
-    copy
-        Return a changed copy and leave `data` untouched.
+    %(library_key)s
+    %(table_key)s
+    %(copy)s
 
     Returns
     -------
@@ -164,8 +163,8 @@ def _warn(niche: Niche, sections: list[Section], members: sparse.csr_matrix) -> 
     if alone:
         mend = "" if niche.members == "nearest" else " A wider niche, or members='nearest', would give them company."
         msg = f"{alone} of {members.shape[0]} spots are alone in their niche, which is then the spot itself.{mend}"
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     small = [f"{section.name} ({len(section)})" for section in sections if len(section) <= niche.k]
     if niche.members == "nearest" and small:
         msg = f"Sections with no {niche.k} other spots: {', '.join(small)}. Their niches hold all of their spots."
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)

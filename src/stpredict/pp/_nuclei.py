@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.checks import slot_name
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
+from stpredict._core.warning import warn
 from stpredict._sections.open import copy_of, open_sections, table_of
 from stpredict._sections.scale import SPOT_UM
 from stpredict.pp._nuclei_detection.backends import segmenter
@@ -33,6 +34,7 @@ COARSE = 1.25
 """µm per pixel beyond which neighbours run together."""
 
 
+@with_shared_texts
 def nuclei(
     data: Data,
     *,
@@ -71,12 +73,9 @@ def nuclei(
         Add the outlines to a SpatialData, as shapes ``<key_added>_<region>``.
     library_key
         Column of ``obs`` that names each spot's section; by default what `stpredict.pp.tiles` was given.
-    table_key, image_key
-        Which table and image of a SpatialData to use.
-    show_progress
-        Show a progress bar; by default ``stpredict.settings.progress``.
-    copy
-        Return a changed copy and leave `data` untouched.
+    %(table_and_image_key)s
+    %(show_progress)s
+    %(copy)s
 
     Returns
     -------
@@ -170,7 +169,7 @@ def _slide(section: Section, mpp: float | None) -> Slide:
             f"Section {section.name!r}: nuclei are looked for at {slide.mpp:.3g} µm per pixel, where those that touch run "
             "together; counts will be too low."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return slide
 
 

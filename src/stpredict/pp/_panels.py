@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import sparse
 
 from stpredict._core.checks import one_of
+from stpredict._core.docs import with_shared_texts
+from stpredict._core.warning import warn
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
 from stpredict._sections.open import open_sections
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
 
 
+@with_shared_texts
 def gene_panel(
     sections: Data | Sequence[Data],
     *,
@@ -56,12 +58,9 @@ def gene_panel(
         ribosomal protein genes.
     among
         See ``"hvg"``.
-    min_counts
-        Spots with fewer counts are not looked at.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(min_counts)s
+    %(library_key)s
+    %(table_key)s
 
     Returns
     -------
@@ -143,7 +142,7 @@ def _measured_markers(wanted: list[str], measured: list[str]) -> list[str]:
         msg = f"None of the markers is measured in all sections: {missing}."
         raise ValueError(msg)
     if missing:
-        warnings.warn(f"Markers that not all sections measure are left out: {missing}.", stacklevel=3)
+        warn(f"Markers that not all sections measure are left out: {missing}.")
     return list(dict.fromkeys(found.values()))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.checks import raw_counts
+from stpredict._core.docs import with_shared_texts
 from stpredict._images.mask import find_tissue, tissue_fraction
 from stpredict._sections.open import copy_of, open_sections, table_of
 from stpredict.pp._tiles import SPOT_UM
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
 
 
+@with_shared_texts
 def tissue_mask(
     data: Data,
     *,
@@ -40,12 +42,9 @@ def tissue_mask(
         A section with an H&E image; spots are not needed.
     mpp
         Microns per pixel of the mask; never finer than the image.
-    library_id
-        Which section, where `data` holds several.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key, image_key
-        Which table and image of a SpatialData to use, where it has several.
+    %(library_id)s
+    %(library_key)s
+    %(table_and_image_key)s
 
     Returns
     -------
@@ -87,6 +86,7 @@ def tissue_mask(
     return find_tissue(section.slide, image_mpp=section.mpp, mpp=mpp)
 
 
+@with_shared_texts
 def qc(
     data: Data,
     *,
@@ -109,12 +109,9 @@ def qc(
         Fewest counts of a spot that passes.
     min_tissue
         Smallest share of a passing spot's window that is tissue; the window is the one of `pp.tiles`, or 112 µm wide.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key, image_key
-        Which table and image of a SpatialData to use, where it has several.
-    copy
-        Return a changed copy and leave `data` as it is.
+    %(library_key)s
+    %(table_and_image_key)s
+    %(copy)s
 
     Returns
     -------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stpredict._core import keys
+from stpredict._core.docs import with_shared_texts
 from stpredict._sections.open import copy_of, open_sections, table_of
 from stpredict._sections.scale import NICHE_UM, SPOT_UM
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from stpredict._core.typing import Data
 
 
+@with_shared_texts
 def tiles(
     data: Data,
     *,
@@ -39,12 +41,9 @@ def tiles(
     mpp
         Microns per pixel of the full-resolution image. By default it is taken from the scale factors, the image
         file or the spot lattice (100 µm centre to centre on Visium), in this order.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key, image_key
-        Which table and image of a SpatialData to use, where it has several.
-    copy
-        Return a changed copy and leave `data` untouched.
+    %(library_key)s
+    %(table_and_image_key)s
+    %(copy)s
 
     Returns
     -------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
+from stpredict._core.warning import warn
 from stpredict._sections.open import open_all
 from stpredict.models._base.contract import ExpressionModel
 from stpredict.models.adapted.model import Adapted
@@ -24,6 +25,7 @@ FEW = 5
 """With fewer measured spots than this the correction is mostly a guess."""
 
 
+@with_shared_texts
 def adapt(
     model: ExpressionModel,
     data: Data | Sequence[Data],
@@ -44,8 +46,7 @@ def adapt(
 
     Parameters
     ----------
-    model
-        What `stpredict.tl.train` returned, or `stpredict.models.load` read, of any method.
+    %(model)s
     data
         Sections after `stpredict.pp.tiles` and `stpredict.pp.encode` as in training: one object or a list.
     measured
@@ -58,10 +59,8 @@ def adapt(
         Measured spots with fewer counts are not learned from.
     seed
         Seed of the choice of 1,500 spots where more are measured; by default ``stpredict.settings.seed``.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(library_key)s
+    %(table_key)s
 
     Returns
     -------
@@ -118,7 +117,7 @@ def adapt(
     adapted.fit(sections, genes=wanted, measured=masks)
     if (n := adapted.config["n_spots"]) < FEW:
         msg = f"Only {n} measured spots with min_counts={min_counts} counts or more; with fewer than {FEW} the correction is mostly a guess."
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     return adapted
 
 
@@ -169,5 +168,5 @@ def _wanted(model: ExpressionModel, genes: Iterable[str] | None, sections: Seque
             f"{len(lost)} of the model's genes are not measured in all sections; they stay as the model predicts them: "
             f"{', '.join(lost[:5])}{', …' if len(lost) > 5 else ''}."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return wanted

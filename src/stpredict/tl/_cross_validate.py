@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stpredict._benchmark.jobs import Split, run
 from stpredict._benchmark.splits import leave_one_group_out
 from stpredict._benchmark.study import open_study
+from stpredict._core.docs import with_shared_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,7 @@ METRICS = (
 )
 
 
+@with_shared_texts
 def cross_validate(
     sections: Data | Sequence[Data],
     *,
@@ -89,8 +91,8 @@ def cross_validate(
         Metrics of `stpredict.tl.evaluate`; ``"ceiling"`` and ``"pcc_of_ceiling"`` are always added.
     seeds
         Seeds of methods that depend on chance; the others run once, under the first.
-    min_counts
-        Spots with fewer counts are neither learned from nor scored.
+    %(min_counts)s
+        They are neither learned from nor scored.
     n_jobs
         Jobs (fold × method × seed) at a time. None takes as many as there are cores, as long as free memory holds
         1.5 GiB and twice the data for each, and one where a method trains on a GPU. Every job works on one thread, so
@@ -98,12 +100,9 @@ def cross_validate(
     path
         Folder that keeps the result of every finished job. The same call again does only what is missing; methods,
         seeds and tested groups may be added.
-    show_progress
-        Show a progress bar; by default as ``stpredict.settings.progress``.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(show_progress)s
+    %(library_key)s
+    %(table_key)s
 
     Returns
     -------

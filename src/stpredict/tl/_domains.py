@@ -11,6 +11,7 @@ import pandas as pd
 
 from stpredict._core import keys
 from stpredict._core.checks import check_key_added
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._evaluation.agreement import agreement
 from stpredict._evaluation.labels import read_labels
@@ -32,6 +33,7 @@ RESTARTS = 20
 LEAST_SPOTS = 3
 
 
+@with_shared_texts
 def domains(
     data: Data,
     *,
@@ -70,16 +72,12 @@ def domains(
     label_key
         Column of ``obs`` with labels, such as a pathologist's, to compare the domains with. They do not change the
         domains. Spots without a label, and those that are "undetermined", are left out of the comparison.
-    key_added
-        Name of the results.
-    seed
-        Seed of the clustering; None takes ``stpredict.settings.seed``.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several; for `refine`.
-    table_key
-        Table of a SpatialData that has several.
-    copy
-        Return a changed copy and leave `data` as it is.
+    %(key_added)s
+    %(seed)s
+    %(library_key)s
+        Only `refine` needs it.
+    %(table_key)s
+    %(copy)s
 
     Returns
     -------

@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.checks import check_key_added
+from stpredict._core.docs import with_shared_texts
 from stpredict._sections.open import copy_of, open_all, table_of
 from stpredict.tl._prediction.record import run_record
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from stpredict.models import ExpressionModel
 
 
+@with_shared_texts
 def embed(
     data: Data,
     model: ExpressionModel,
@@ -33,10 +35,8 @@ def embed(
 
     Parameters
     ----------
-    data
-        One or more sections, after `stpredict.pp.tiles` and `stpredict.pp.encode` as in training.
-    model
-        What `stpredict.tl.train` returned or `stpredict.models.load` read.
+    %(encoded_data)s
+    %(model)s
     use
         What to embed:
 
@@ -47,12 +47,9 @@ def embed(
           learned token stands in for its expression.
     key_added
         Name of the result; by default ``X_<method>``.
-    copy
-        Return a changed copy and leave `data` untouched.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(copy)s
+    %(library_key)s
+    %(table_key)s
 
     Returns
     -------

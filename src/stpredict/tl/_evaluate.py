@@ -9,6 +9,7 @@ import pandas as pd
 
 from stpredict._core import keys
 from stpredict._core.checks import one_of
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, score
 from stpredict._sections.open import open_all, unique_names
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
 
 
+@with_shared_texts
 def evaluate(
     data: Data | Sequence[Data],
     *,
@@ -41,8 +43,7 @@ def evaluate(
     ----------
     data
         Sections with raw counts and a prediction: one object or a list.
-    predicted
-        Layer to score, in log1p of counts per 10,000.
+    %(predicted)s
     panels
         Names of gene sets and their genes, chosen on training sections; by default ``"all"``, every predicted gene.
         Genes that a section does not measure are left out there, with a warning.
@@ -54,14 +55,11 @@ def evaluate(
         of Moran's I over genes) and ``"undefined"`` (genes whose PCC is undefined). All of these by default. Where the
         prediction was made with ``std=True``, also per gene: ``"coverage"`` (share of spots inside their 90 % interval)
         and ``"interval_width"`` (its mean width).
-    min_counts
-        Spots with fewer counts are left out.
-    seed
-        Seed of the thinning; by default ``stpredict.settings.seed``.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(min_counts)s
+    %(seed)s
+        It is the counts that are thinned for the ceiling.
+    %(library_key)s
+    %(table_key)s
 
     Returns
     -------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from stpredict._core import keys
 from stpredict._core.checks import check_key_added, check_named_once, check_unique_genes
+from stpredict._core.docs import with_shared_texts
+from stpredict._core.warning import warn
 from stpredict._sections.open import copy_of, open_all, table_of
 from stpredict.models._base.contract import UNITS
 from stpredict.tl._prediction.record import run_record
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from stpredict.models import ExpressionModel
 
 
+@with_shared_texts
 def predict_expression(
     data: Data,
     model: ExpressionModel,
@@ -46,29 +48,22 @@ def predict_expression(
 
     Parameters
     ----------
-    data
-        One or more sections, after `stpredict.pp.tiles` and `stpredict.pp.encode` as in training. Counts are neither
-        needed nor looked at.
-    model
-        What `stpredict.tl.train` returned or `stpredict.models.load` read.
+    %(encoded_data)s
+        Counts are neither needed nor read.
+    %(model)s
     genes
         Genes to predict, by default all that the model learned from. Aliases and Ensembl ids are resolved. A model of
         ``"align_st"`` predicts all genes of ``model.vocabulary``, most of which no section needs to have measured.
-    key_added
-        Name of the results.
-    std
-        Write the predictive standard deviation too.
+    %(key_added)s
+    %(std)s
     as_anndata
         Return a new AnnData of the predicted genes and leave `data` untouched.
     out
         Write that AnnData to this zarr store (``"<name>.zarr"``) instead, and leave `data` untouched. It stands there once
         it is whole; one that an earlier call wrote is replaced then.
-    copy
-        Return a changed copy and leave `data` untouched.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(copy)s
+    %(library_key)s
+    %(table_key)s
 
     Returns
     -------
@@ -205,7 +200,7 @@ def _asked_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
         msg = (
             f"The model does not know {len(unknown)} of the genes asked for; they are NaN: {describe_missing(unknown)}."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return wanted
 
 
@@ -224,7 +219,7 @@ def _places(
     outside = {gene: in_model.get(gene) for gene in asked if gene not in in_var}
     if bad := [gene for gene in outside if "/" in gene]:
         msg = f"Left out, because names with '/' cannot be stored: {', '.join(bad[:5])}."
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return inside, {gene: known for gene, known in outside.items() if gene not in bad}
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict.tl._batch.dask import check_portable, dask_client, outcomes_of
 from stpredict.tl._batch.job import Job, Outcome
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from stpredict.tl._batch.manifest import Slide
 
 
+@with_shared_texts
 def predict_many(
     manifest: str | Path | Iterable[str | Path] | pd.DataFrame,
     model: ExpressionModel | str | Path,
@@ -69,12 +71,10 @@ def predict_many(
         the model learned from several. On a Dask cluster a name or a path, not a module.
     genes
         Genes to predict, all known to the model; by default all that it learned from.
-    std
-        Write the predictive standard deviation too.
+    %(std)s
     markers
         Find the tumour by these markers, as in `stpredict.tl.localize_tumor`.
-    show_progress
-        Show a progress bar; by default ``stpredict.settings.progress``.
+    %(show_progress)s
 
     Returns
     -------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from stpredict._core.docs import with_shared_texts
 from stpredict._sections.open import open_all, unique_names
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ ROWS = 2048
 """Queries compared at once."""
 
 
+@with_shared_texts
 def recall(
     data: Data | Sequence[Data],
     model: ExpressionModel,
@@ -41,10 +43,8 @@ def recall(
         A model that brings image and expression into one space: ``"cmrcnet"`` or ``"st_align"``.
     k
         Ranks up to which a find counts.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(library_key)s
+    %(table_key)s
 
     Returns
     -------

@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.checks import check_key_added
+from stpredict._core.docs import with_shared_texts
 from stpredict._sections.open import copy_of, open_all, table_of
 from stpredict.tl._prediction.record import run_record
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from stpredict.models import ExpressionModel
 
 
+@with_shared_texts
 def retrieve(
     data: Data,
     model: ExpressionModel,
@@ -34,21 +36,16 @@ def retrieve(
 
     Parameters
     ----------
-    data
-        One or more sections, after `stpredict.pp.tiles` and `stpredict.pp.encode` as in training. Counts are neither
-        needed nor looked at.
+    %(encoded_data)s
+        Counts are neither needed nor read.
     model
         A model with a reference bank, ``"knn"`` for example.
     k
         Reference spots to find for each spot.
-    key_added
-        Name of the results.
-    copy
-        Return a changed copy and leave `data` untouched.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(key_added)s
+    %(copy)s
+    %(library_key)s
+    %(table_key)s
 
     Returns
     -------

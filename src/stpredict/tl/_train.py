@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stpredict._core.docs import with_shared_texts
 from stpredict.models.fit import fit
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from stpredict.models import ExpressionModel
 
 
+@with_shared_texts
 def train(
     sections: Data | Sequence[Data] | str | Path | Sequence[str | Path],
     *,
@@ -68,8 +70,7 @@ def train(
         Column of ``obs`` that names each section's patient. With None, and where no section has
         ``obs["patient"]``, every section counts as a patient of its own in the inner folds; the model's ``history`` says
         so. Any other column must be in every section.
-    min_counts
-        Spots with fewer counts are not learned from.
+    %(min_counts)s
     preset
         For trained networks: ``"default"``, what measured best, or ``"published"``, the paper's recipe as far as it is
         known.
@@ -78,12 +79,10 @@ def train(
     checkpoint
         Folder for checkpoints of trained networks, written after each epoch and within a long one every five minutes; a
         run that was interrupted is continued from there, to the numbers that it would have come to.
-    show_progress
-        Show a progress bar while networks train; by default ``stpredict.settings.progress``.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
+    %(show_progress)s
+        Only networks have one.
+    %(library_key)s
+    %(table_key)s
     **options
         Options of the method, in place of the preset's. For ``"cmrcnet"`` and ``"st_align"`` among others
         ``image_encoder`` (a timm network to train end to end on 112 µm tiles; None learns from frozen features),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.checks import check_key_added
+from stpredict._core.docs import with_shared_texts
+from stpredict._core.warning import warn
 from stpredict._evaluation.labels import TumorLabels, read_labels, split_tumor_labels
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
@@ -29,6 +30,7 @@ MOST_MISSING = 0.5
 """Share of the markers that may be missing before a warning says so."""
 
 
+@with_shared_texts
 def localize_tumor(
     data: Data,
     *,
@@ -62,8 +64,7 @@ def localize_tumor(
     layer
         Expression to score, as log1p of counts per 10,000: ``"predicted"``, with the genes that ``var`` lacks from
         ``obsm["predicted_genes"]``; any other layer; None normalises the measured counts.
-    key_added
-        Name of the results.
+    %(key_added)s
     threshold
         Score above which a spot is called tumour. None finds one per section, as described above.
     label_key
@@ -73,12 +74,9 @@ def localize_tumor(
         "invasive cancer", "DCIS") and refuses labels that can be read both ways ("tumor edge", "tumor-adjacent normal",
         "tumor stroma"). "Non-tumor" is other tissue. Spots whose label is missing, "NA", "unknown", "unassigned" or
         "undetermined" are left out.
-    library_key
-        Column of ``obs`` that names each spot's section, where an AnnData holds several.
-    table_key
-        Table of a SpatialData that has several.
-    copy
-        Return a changed copy and leave `data` as it is.
+    %(library_key)s
+    %(table_key)s
+    %(copy)s
 
     Returns
     -------
@@ -211,7 +209,7 @@ def _warn_of_missing(wanted: list[str], columns: Mapping[str, str]) -> None:
             f"{len(missing)} of {len(wanted)} markers are missing ({symbols.describe_missing(missing)}): the tumour map rests "
             f"on {', '.join(columns.values())} alone. Predict the other markers too, or choose markers= that are there."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
 
 
 def _section_score(expression: np.ndarray, weights: np.ndarray, name: str) -> np.ndarray:
@@ -248,7 +246,7 @@ def _call(
             f"The tumour scores of {', '.join(single)} form one group rather than two: the call cuts a continuum, "
             "which may hold no tumour or nothing else. Rank by the score, or pass threshold=."
         )
-        warnings.warn(msg, stacklevel=3)
+        warn(msg)
     return call, {"threshold": thresholds} | ({"two_groups": two_groups} if two_groups else {})
 
 

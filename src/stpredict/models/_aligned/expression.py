@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.warning import warn
 from stpredict.models._data.rows import chunks
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def measured_expression(section: Section, genes: Sequence[str], level: np.ndarra
             f"Section {section.name!r} measures {len(known)} of the model's {len(genes)} genes; the others count as "
             "average, so its expression is embedded from few."
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     out = np.repeat(level[None].astype(np.float32), len(section), axis=0)
     out[:, known] = section.log_expression([genes[i] for i in known])
     return out

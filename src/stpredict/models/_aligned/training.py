@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
+from stpredict._core.warning import warn
 from stpredict._evaluation.metrics import pearson
 from stpredict.models._aligned.hard_negatives import Companions
 from stpredict.models._base.contract import History
@@ -195,7 +195,7 @@ def _warn_of_chance(name: str, recall: float, chance: float, n: int) -> None:
             f"{RECALL_AT} nearest to their image, where guessing finds {chance:.1%}. Do not trust its predictions; "
             "more sections, other features (stpredict.pp.encode) or method='ridge' may serve better."
         )
-        warnings.warn(msg, UserWarning, stacklevel=5)
+        warn(msg)
 
 
 # ---------------------------------------------------------------------- networks and arrays

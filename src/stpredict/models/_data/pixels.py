@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.warning import warn
 from stpredict.pp._encoders.windows import read_crops
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def read_tiles(section: Section, size: int, *, um: float = SPOT_UM, rows: slice 
             f"Section {section.name!r}: the image has {section.mpp:.3g} µm per pixel, so a {um:g} µm tile is enlarged "
             f"{section.mpp * size / um:.1f}× to {size} px. Is this the full-resolution image?"
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     wanted = np.arange(len(section))[rows]
     tiles = np.empty((len(wanted), 3, size, size), dtype=np.uint8)
     for read, crops in read_crops(section, wanted, um, max(um / size, section.mpp)):

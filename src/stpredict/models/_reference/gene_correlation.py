@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from stpredict._core.warning import warn
 from stpredict._sections.references import checked_counts, log_rows, study_codes
 from stpredict.models._data.chunks import Parts, moments, rows_of
 from stpredict.models._data.linalg import cross
@@ -146,7 +146,7 @@ class GeneStructure:
                 f"{len(known) - n_known} of the model's {len(known)} genes are not measured, or constant, in all "
                 "references; their predictions do not profit from reference."
             )
-            warnings.warn(msg, UserWarning, stacklevel=2)
+            warn(msg)
         size = np.sqrt(power[known])
         values, vectors = np.linalg.eigh(products[np.ix_(known, known)] / size[:, None] / size)
         order = np.argsort(-values)[:N_AXES]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from stpredict._core.device import resolve_device
 from stpredict._core.settings import settings
+from stpredict._core.warning import warn
 from stpredict.models._aligned.options import checked
 from stpredict.models._base.contract import ExpressionModel, Prediction
 from stpredict.models._base.spotwise import ArrayModel
@@ -176,7 +176,7 @@ class AlignSt(ArrayModel):
                 f"Fewer than {MIN_TOLD} genes have both an embedding and a measured place, too few to learn one from the "
                 f"other: {lost} genes that have an embedding only cannot be predicted."
             )
-            warnings.warn(msg, UserWarning, stacklevel=4)
+            warn(msg)
 
     def _space(self, table: Table, genes: list[str], text: pd.DataFrame | None) -> GeneSpace:
         from stpredict.models.align_st._genes import gene_space

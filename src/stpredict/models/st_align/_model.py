@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from stpredict._core.warning import warn
 from stpredict._sections.niches import Niche
 from stpredict.models._aligned.expression import GeneScale, mean_and_sd
 from stpredict.models._aligned.model import TILE_PX, Aligned
@@ -184,7 +184,7 @@ class StAlign(Aligned):
             f"Section {section.name!r} has no expression; its fused embedding comes from the image alone, with a learned "
             "token in place of expression."
         )
-        warnings.warn(msg, UserWarning, stacklevel=4)
+        warn(msg)
         nothing = np.zeros((len(section), self.config.get("n_expression", len(self.genes))), dtype=np.float32)
         return (nothing, nothing), np.zeros(len(section), dtype=bool)
 

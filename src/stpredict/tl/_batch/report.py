@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from html import escape
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from stpredict._core.warning import warn
 from stpredict.tl._batch.results import write_whole
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def write_report(folder: Path, outcomes: Sequence[Outcome], run: Run) -> pd.Data
         write_whole(folder / "report.html", _page(outcomes, run))
     except OSError as error:
         msg = f"The report could not be written to {folder} ({error}); the returned table says the same."
-        warnings.warn(msg, UserWarning, stacklevel=4)
+        warn(msg)
     return table
 
 
