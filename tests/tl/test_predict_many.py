@@ -83,7 +83,7 @@ def times(out):
 
 
 def leftovers(out):
-    return [path.name for path in out.iterdir() if path.name.startswith((".unfinished", ".running"))]
+    return [path.name for path in out.iterdir() if path.name.endswith(".tmp") or path.name == ".running.json"]
 
 
 # ---------------------------------------------------------------------- what comes out
@@ -121,20 +121,21 @@ def test_the_earlier_result_stays_where_the_new_one_cannot_take_its_place(tmp_pa
 
     from stpredict.tl._batch.results import Results
 
-    results, replace = Results(tmp_path), Path.replace
+    results, rename = Results(tmp_path), Path.rename
     (tmp_path / "a.zarr").mkdir()
     (tmp_path / "a.zarr" / "kept").touch()
 
     def refused(self, target):
         if self.name == "new":
             raise KeyboardInterrupt
-        return replace(self, target)
+        return rename(self, target)
 
-    monkeypatch.setattr(Path, "replace", refused)
+    monkeypatch.setattr("stpredict._core.files._exchanged", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", refused)
     with pytest.raises(KeyboardInterrupt), results.place("a") as path:
         path.mkdir()
     assert (tmp_path / "a.zarr" / "kept").exists()
-    (tmp_path / ".unfinished-file").touch()
+    (tmp_path / ".b.zarr.abcdefgh.tmp" / "new").mkdir(parents=True)
     results.clear_unfinished()
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
@@ -312,7 +313,7 @@ def test_report_that_cannot_be_written_is_returned(slides, model, out, monkeypat
     def full(path, text):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(report, "write_whole", full)
+    monkeypatch.setattr(report, "write_text", full)
     with pytest.warns(UserWarning, match="report could not be written .*No space left"):
         report = st.tl.predict_many([slides / "a.tif"], model, out)
     assert report["status"].tolist() == ["done"]
