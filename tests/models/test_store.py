@@ -210,3 +210,19 @@ def test_files_are_plain_safetensors_and_json(saved):
     assert rest["config"]["features"]["X_fake"]["encoder"] == "fake"
     save_file(arrays, saved / "model.safetensors")
     assert st.models.load(saved).genes == ["GENE1", "GENE4"]
+
+
+def test_a_configuration_of_no_model_is_one_clear_error(saved):
+    import json
+
+    from stpredict.models._base.files import Stored, identity, read
+
+    stored = read(saved)
+    rest = json.loads((saved / "model.json").read_text())
+    rest["config"]["features"] = 3
+    rest["id"] = identity(Stored(stored.method, stored.genes, rest["config"], stored.arrays))
+    del rest["config"]["n_design"]
+    rest["id"] = identity(Stored(stored.method, stored.genes, rest["config"], stored.arrays))
+    (saved / "model.json").write_text(json.dumps(rest))
+    with pytest.raises(ValueError, match=r"The model at .* is damaged"):
+        models.load(saved)

@@ -108,7 +108,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise ValueError(msg)
     header = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(",;\t", key=header.count)  # the first of them where there is none, as in a table of one column
-    return pd.read_csv(StringIO(text), sep=separator, dtype=str, index_col=False, skip_blank_lines=True)
+    return pd.read_csv(StringIO(text), sep=separator, dtype=str, index_col=False).dropna(how="all")
 
 
 def _slide(path: Path) -> Slide:
@@ -116,7 +116,7 @@ def _slide(path: Path) -> Slide:
 
 
 def _from_table(table: pd.DataFrame, folder: Path, what: str) -> list[Slide]:
-    table = table.rename(columns=lambda name: str(name).strip()).dropna(how="all")
+    table = table.rename(columns=lambda name: str(name).strip())
     if twice := sorted(name for name, n in Counter(table.columns).items() if n > 1):
         msg = f"{what} has several columns called {', '.join(map(repr, twice))}. Give each a name of its own."
         raise ValueError(msg)

@@ -72,12 +72,18 @@ def write_report(folder: Path, outcomes: Sequence[Outcome], run: Run) -> pd.Data
     """
     table = table_of(outcomes)
     try:
-        write_text(folder / "report.csv", table.map(_no_formula).to_csv(index=False))
+        write_text(
+            folder / "report.csv",
+            table.assign(**{name: table[name].map(_no_formula) for name in TEXT}).to_csv(index=False),
+        )
         write_text(folder / "report.html", _page(outcomes, run))
     except OSError as error:
         msg = f"The report could not be written to {folder} ({error}); the returned table says the same."
         warnings.warn(msg, UserWarning, stacklevel=4)
     return table
+
+
+TEXT = ("slide", "path", "error", "warnings", "result")
 
 
 def _no_formula(value: Any) -> Any:
