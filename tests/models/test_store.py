@@ -213,16 +213,11 @@ def test_files_are_plain_safetensors_and_json(saved):
 
 
 def test_a_configuration_of_no_model_is_one_clear_error(saved):
-    import json
-
-    from stpredict.models._base.files import Stored, identity, read
-
-    stored = read(saved)
+    stored = files.read(saved)
     rest = json.loads((saved / "model.json").read_text())
-    rest["config"]["features"] = 3
-    rest["id"] = identity(Stored(stored.method, stored.genes, rest["config"], stored.arrays))
-    del rest["config"]["n_design"]
-    rest["id"] = identity(Stored(stored.method, stored.genes, rest["config"], stored.arrays))
+    del rest["config"]["features"]
+    rest["method"] = "cmrcnet"
+    rest["id"] = files.identity(files.Stored("cmrcnet", stored.genes, rest["config"], stored.arrays))
     (saved / "model.json").write_text(json.dumps(rest))
-    with pytest.raises(ValueError, match=r"The model at .* is damaged"):
-        models.load(saved)
+    with pytest.raises(ValueError, match=r"The model at .* is damaged: model.json describes no model of method"):
+        st.models.load(saved)
