@@ -89,7 +89,7 @@ def run_predict(chosen: argparse.Namespace) -> int:
 
 @contextmanager
 def _processes(n: int) -> Iterator[None]:
-    """`n` worker processes, where there is to be more than one; only this run can send them work, by certificates of its own."""
+    """`n` worker processes, where there is to be more than one."""
     if n == 1:
         yield
         return
@@ -98,7 +98,7 @@ def _processes(n: int) -> Iterator[None]:
     from distributed import Client, LocalCluster
 
     how = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
-    with LocalCluster(n_workers=n, security=True, **how) as cluster, Client(cluster):
+    with LocalCluster(n_workers=n, **how) as cluster, Client(cluster):
         yield
 
 
