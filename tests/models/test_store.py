@@ -210,3 +210,14 @@ def test_files_are_plain_safetensors_and_json(saved):
     assert rest["config"]["features"]["X_fake"]["encoder"] == "fake"
     save_file(arrays, saved / "model.safetensors")
     assert st.models.load(saved).genes == ["GENE1", "GENE4"]
+
+
+def test_a_configuration_of_no_model_is_one_clear_error(saved):
+    stored = files.read(saved)
+    rest = json.loads((saved / "model.json").read_text())
+    del rest["config"]["features"]
+    rest["method"] = "cmrcnet"
+    rest["id"] = files.identity(files.Stored("cmrcnet", stored.genes, rest["config"], stored.arrays))
+    (saved / "model.json").write_text(json.dumps(rest))
+    with pytest.raises(ValueError, match=r"The model at .* is damaged: model.json describes no model of method"):
+        st.models.load(saved)

@@ -54,8 +54,14 @@ def test_table_paths_are_relative_to_it_and_columns_are_kept(folder, tmp_path):
         ({"path": ["b.svs"], "slide": ["p1/b"]}, "'p1/b' cannot name a slide"),
         ({"path": ["b.svs"], "slide": [".."]}, "'..' cannot name a slide"),
         ({"path": ["b.svs"], "slide": [" "]}, "'' cannot name a slide"),
-        ({"path": ["b.svs"], "library_id": ["x"]}, "cannot take over into obs: library_id"),
-        ({"path": ["b.svs"], "a/b": ["x"]}, "cannot take over into obs: a/b"),
+        ({"path": ["b.svs"], "library_id": ["x"]}, "cannot take over into obs: 'library_id'"),
+        ({"path": ["b.svs"], "a/b": ["x"]}, "cannot take over into obs: 'a/b'"),
+        ({"path": ["b.svs"], "..": ["x"]}, r"cannot take over into obs: '\.\.'"),
+        ({"path": ["b.svs"], "a\0b": ["x"]}, "cannot take over into obs"),
+        ({"path": ["b.svs"], "mpp": [0]}, r"mpp=0.0 µm per pixel is outside of 0.05–20"),
+        ({"path": ["b.svs"], "slide": ["x" * 300]}, "too long for a folder"),
+        ({"path": ["b.svs"], "slide": ["x\ty"]}, "cannot name a slide"),
+        ({"path": ["~nobody_here/b.svs"]}, "Give the path without '~'"),
     ],
 )
 def test_bad_tables(folder, monkeypatch, table, message):
@@ -80,3 +86,19 @@ def test_what_is_no_manifest(tmp_path):
     (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\x00path")
     with pytest.raises(ValueError, match=r"bad\.csv cannot be read as a table"):
         slides_of(tmp_path / "bad.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("path\nb.svs\n", [("b", {})]),
+        ("\npath,slide\nb.svs,one tumour\n\n,\n", [("one tumour", {})]),
+        ("path;note\nb.svs;x\n", [("b", {"note": "x"})]),
+        ("path\tslide\nb.svs\tx\n", [("x", {})]),
+        ('path,note\nb.svs,"grade 2, old"\n', [("b", {"note": "grade 2, old"})]),
+        ("path,note\nb.svs,x;y;z\n", [("b", {"note": "x;y;z"})]),
+    ],
+)
+def test_tables_are_read_as_their_header_says(folder, text, expected):
+    (folder / "cohort.csv").write_text(text)
+    assert [(slide.name, slide.metadata) for slide in slides_of(folder / "cohort.csv")] == expected

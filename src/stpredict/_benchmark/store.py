@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stpredict._core.files import digest, replacing, tell_damaged, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ def _told(value: Any) -> str:
 class ResultStore:
     """Tables by name, in the folder `path`, of one and the same plan.
 
-    Every file is written under another name and renamed, so a name that exists is whole.
+    Every table is written whole or not at all, with its digest beside it; one that was changed since is made anew.
 
     Parameters
     ----------
@@ -61,8 +62,7 @@ class ResultStore:
             self._check(known, plan, methods)
             methods = known["methods"] | methods
         self.path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"format": FORMAT, "plan": plan, "methods": methods}, indent=1)
-        self._write(PLAN, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+        write_text(self.path / PLAN, json.dumps({"format": FORMAT, "plan": plan, "methods": methods}, indent=1))
 
     def _plan(self) -> dict[str, Any]:
         """What the folder was made for; empty where there is nothing."""
@@ -70,7 +70,7 @@ class ResultStore:
             return {}
         try:
             known = json.loads((self.path / PLAN).read_text(encoding="utf-8"))
-            if known["format"] == FORMAT and {"plan", "methods"} <= known.keys():
+            if known["format"] == FORMAT and all(isinstance(known[part], dict) for part in ("plan", "methods")):
                 return known
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -89,29 +89,39 @@ class ResultStore:
             raise ValueError(msg)
 
     def load(self, name: str) -> pd.DataFrame | None:
-        """Return the table `name`, or None where it is not there or cannot be read."""
+        """Return the table `name`, or None where it is not there or was changed since it was kept.
+
+        Warns
+        -----
+        UserWarning
+            If it was changed.
+        """
         import pandas as pd
 
-        if self.path is None or not self._file(name).exists():
+        if self.path is None or not (file := self._file(name)).exists():
             return None
         try:
-            return pd.read_parquet(self._file(name))
+            if digest(file) == _beside(file).read_text(encoding="utf-8").strip():
+                return pd.read_parquet(file)
         except (OSError, ValueError):
-            return None
+            pass
+        tell_damaged(f"{file}, of the job {name},")
+        return None
 
     def save(self, name: str, table: pd.DataFrame) -> None:
         """Keep `table` as `name`."""
-        if self.path is not None:
-            self._write(self._file(name).name, lambda unfinished: table.to_parquet(unfinished, index=False))
+        if self.path is None:
+            return
+        file = self._file(name)
+        with replacing(file) as new:
+            table.to_parquet(new, index=False)
+        write_text(_beside(file), digest(file))
 
     def _file(self, name: str) -> Path:
         plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:80]
         return self.path / f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:10]}.parquet"
 
-    def _write(self, name: str, write: Any) -> None:
-        unfinished = self.path / f".{name}.{os.getpid()}.tmp"
-        try:
-            write(unfinished)
-            unfinished.replace(self.path / name)
-        finally:
-            unfinished.unlink(missing_ok=True)
+
+def _beside(file: Path) -> Path:
+    """Where the digest of a file is kept."""
+    return file.with_name(f"{file.name}.sha256")

@@ -25,6 +25,25 @@ def check_unique_genes(names: pd.Index, what: str) -> None:
         raise ValueError(msg)
 
 
+def check_sparse(matrix: Any, where: str) -> None:
+    """Refuse a sparse matrix whose indices point out of it: libraries in C would read there, and end the process.
+
+    Raises
+    ------
+    ValueError
+        If so, or if it is damaged otherwise.
+    """
+    if not sparse.issparse(matrix) or matrix.format not in ("csr", "csc"):
+        return
+    rows, columns = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
+    starts, indices = matrix.indptr, matrix.indices
+    fits = len(starts) == rows + 1 and starts[0] == 0 and starts[-1] == len(indices) == len(matrix.data)
+    fits = fits and not (starts[1:] < starts[:-1]).any()
+    if not fits or (len(indices) and not 0 <= indices.min() <= indices.max() < columns):
+        msg = f"{where} is damaged: its sparse matrix has indices outside of its {matrix.shape} values. Get it again."
+        raise ValueError(msg)
+
+
 def raw_counts(adata: AnnData) -> Matrix:
     """Raw counts of `adata`: ``layers['counts']`` where present, else ``X``.
 
@@ -43,6 +62,7 @@ def raw_counts(adata: AnnData) -> Matrix:
     if getattr(adata, "isbacked", False) or hasattr(matrix, "dask") or hasattr(matrix, "to_memory"):
         msg = f"{where} is on disk or lazy (backed, dask); load it first: adata = adata.to_memory()."
         raise ValueError(msg)
+    check_sparse(matrix, where)
     values = matrix.data if sparse.issparse(matrix) else np.asarray(matrix)
     if values.size and not np.isfinite(values).all():
         msg = f"{where} holds NaN or infinite values; raw counts are needed. Fill or drop them first."

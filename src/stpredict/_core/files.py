@@ -1,33 +1,278 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and digests that tell whether they are still whole."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import ctypes
+import errno
+import hashlib
+import os
+import re
+import shutil
+import sys
+import warnings
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: what a killed process left there stays until someone deletes it
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PACKAGE = Path(__file__).parents[1]
+
+LOCK, NEW, OLD = "lock", "new", "old"
+"""What lies in a scratch folder: a locked file with the name of what is written, the new version, and the old one."""
+
+SCRATCH = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp", re.DOTALL)
+LONGEST = 200
+"""Bytes of a name that are repeated in the name of its scratch folder; a file's name has 255 at most."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Name of a folder to make, which takes the place of `path` if the block ends well; else nothing is left of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
-        yield new
-        take_place(new, path, old)
+    """Name of a file or folder to make, which takes the place of `path` if the block ends well; else nothing is left of it.
 
+    What is new is on the disk before it takes its place, in one step where the system has one. A process that is killed
+    leaves the old version or the new one; what else it leaves is cleared up when `path` is next written.
 
-def take_place(new: Path, path: Path, old: Path) -> None:
-    """Move `new` to `path`; what is there goes to `old`, and comes back if that fails or is interrupted."""
+    Raises
+    ------
+    OSError
+        If it cannot be written, as on a full or read-only disk: the message names `path`, and what was there stays.
+    """
+    scratch = None
     try:
-        if path.exists():
-            path.replace(old)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_up(path.parent, path.name)
+        with scratch_folder(path) as scratch:
+            yield scratch / NEW
+            _flush(scratch / NEW)
+            _take_place(scratch / NEW, path, scratch)
+            _flush(path.parent, deep=False)
+    except OSError as error:
+        if (
+            scratch is not None
+            and error.errno not in NO_ROOM
+            and not str(error.filename or "").startswith(str(scratch))
+        ):
+            raise
+        if error.errno in NO_ROOM:
+            msg = f"There is no room left for {path}, and nothing of it was kept ({error.strerror}). Free some, or choose another place."
+        else:
+            msg = f"{path} cannot be written ({error.strerror}), and nothing of it was kept. Choose another place."
+        raise OSError(error.errno, msg) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
+
+
+def check_writable(folder: str | Path) -> None:
+    """Refuse a folder in which nothing can be written; it is made where it is missing.
+
+    Raises
+    ------
+    OSError
+        If so; the message names it.
+    """
+    probe = Path(folder) / ".writable"
+    with replacing(probe) as new:
+        new.touch()
+    probe.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Folder beside `path` that is gone when the block ends, or once `clear_up` finds that its process has died."""
+    while True:
+        folder = Path(mkdtemp(prefix=f".{_short(path.name)}.", suffix=".tmp", dir=path.parent))
+        with suppress(FileNotFoundError):  # another process found it before it was locked, and took it for left behind
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            if _locked(lock) is not False and (folder / LOCK).exists():
+                break
+            os.close(lock)
+    try:
+        os.write(lock, path.name.encode("utf-8", "surrogateescape"))
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def clear_up(folder: Path, name: str | None = None) -> None:
+    """Remove what processes that were killed left in `folder` of the file `name`, or of all; old versions come back.
+
+    An old version lies aside where the system cannot exchange two names in one step, and the process was killed between
+    moving the old one away and the new one in.
+    """
+    beginning = "." if name is None else f".{_short(name)}."
+    with suppress(OSError):
+        for scratch in sorted(folder.iterdir()):
+            rest = scratch.name.removeprefix(beginning)
+            if SCRATCH.fullmatch(scratch.name) and (name is None or re.fullmatch(r"[a-z0-9_]{8}\.tmp", rest)):
+                _clear(scratch)
+
+
+def recovered(path: Path) -> Path:
+    """`path`; where it is missing, the old version that a killed process had moved aside is back."""
+    if not os.path.lexists(path):
+        clear_up(path.parent, path.name)
+    return path
+
+
+def _clear(scratch: Path) -> None:
+    """Remove a scratch folder whose process has died; an old version in it comes back first, if nothing has its place."""
+    try:
+        if not scratch.is_dir() or {p.name for p in scratch.iterdir()} - {LOCK, NEW, OLD}:
+            return
+        lock = os.open(scratch / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:
+        return
+    try:
+        if not _locked(lock):
+            return
+        name = os.read(lock, 4096).decode("utf-8", "surrogateescape")
+        if name and (scratch / OLD).exists() and not os.path.lexists(scratch.parent / name):
+            (scratch / OLD).rename(scratch.parent / name)
+        shutil.rmtree(scratch, ignore_errors=True)
+    except OSError:
+        return
+    finally:
+        os.close(lock)
+
+
+def _locked(file: int) -> bool | None:
+    """Whether the file could be locked; None where the file system has no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _short(name: str) -> str:
+    raw = name.encode("utf-8", "surrogateescape")
+    return name if len(raw) <= LONGEST else hashlib.sha256(raw).hexdigest()[:32]
+
+
+def _take_place(new: Path, path: Path, scratch: Path) -> None:
+    """Move `new` to `path`; what was there ends in the scratch folder, or comes back if that fails or is interrupted."""
+    if new.is_file() and not path.is_dir():
         new.replace(path)
+        return
+    for _ in range(100):  # another process may take the place in between
+        try:
+            if not os.path.lexists(path):
+                new.rename(path)
+                return
+            if _exchanged(new, path):
+                return
+            _in_two_steps(new, path, scratch / OLD)
+        except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            if not new.exists():
+                raise
+            last = error
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            last = error
+        else:
+            return
+    raise last
+
+
+def _in_two_steps(new: Path, path: Path, old: Path) -> None:
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        path.rename(old)
+        new.rename(path)
     except BaseException:
-        if old.exists() and not path.exists():
-            old.replace(path)
+        if old.exists() and not os.path.lexists(path):
+            old.rename(path)
         raise
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system or its disk cannot."""
+    renameat2 = getattr(_libc(), "renameat2", None)
+    if renameat2 is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if renameat2(here, os.fsencode(one), here, os.fsencode(other), ctypes.c_uint(exchange)) == 0:
+        return True
+    if (code := ctypes.get_errno()) == errno.ENOENT:
+        raise FileNotFoundError(code, os.strerror(code), str(other))
+    return False
+
+
+def _libc() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    except OSError:
+        return None
+
+
+def _flush(path: Path, *, deep: bool = True) -> None:
+    """Have the system write a file, or a folder and what it holds, to the disk."""
+    for inner in sorted(path.iterdir()) if deep and path.is_dir() and not path.is_symlink() else ():
+        _flush(inner)
+    file = -1
+    try:
+        file = os.open(path, os.O_RDONLY)
+        os.fsync(file)
+    except OSError as error:
+        if error.errno in (*NO_ROOM, errno.EIO):
+            raise
+    finally:
+        if file >= 0:
+            os.close(file)
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with ``~`` as the home folder.
+
+    Raises
+    ------
+    ValueError
+        If there is no such home, as for users of containers that have none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        msg = f"{path} cannot be found: {error} Give the path without '~'."
+        raise ValueError(msg) from error
+
+
+# ---------------------------------------------------------------------- digests
+
+
+def tell_damaged(what: str) -> None:
+    """Warn, at the user's line, that something kept earlier is made anew because its digest is not what it was."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"{what} is damaged, or of an earlier version, and is made anew.", UserWarning, stacklevel=level)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files in a folder."""
+    total = hashlib.sha256()
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+        total.update(f"{inner.relative_to(path).as_posix()} {digest(inner)}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()

@@ -6,18 +6,28 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, Literal
+
+from stpredict._core.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stpredict"
+    """Folder of the user's caches; one in the folder of temporary files for users who have no home, as in containers."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if named.is_absolute():
+        return named / "stpredict"
+    try:
+        return Path.home() / ".cache" / "stpredict"
+    except RuntimeError:
+        return Path(gettempdir()) / f"stpredict-{os.getuid()}"
 
 
 def _default_data() -> Path:
-    return Path(os.environ.get("STPREDICT_DATA", "../shared/data"))
+    return Path(os.environ.get("STPREDICT_DATA") or "../shared/data")
 
 
 @dataclass
@@ -83,7 +93,7 @@ class Settings:
             msg = f"settings.search must be 'exact' or 'approximate', got {value!r}."
             raise ValueError(msg)
         if name in ("cache_dir", "data_dir") and value is not None:
-            value = Path(value).expanduser()
+            value = expanded(value)
         super().__setattr__(name, value)
 
     def reset(self) -> None:

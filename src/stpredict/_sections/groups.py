@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.warning import warn
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

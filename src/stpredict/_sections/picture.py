@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core.warning import warn
-from stpredict._images.readers import WHOLE_SUFFIXES
+from stpredict._images import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ def check_same_picture(image: SlideImage, small: np.ndarray, name: str, key: str
     UserWarning
         If the two differ much, but not so much that they must be of different slides.
     """
-    if image.source.lower().endswith(WHOLE_SUFFIXES) or np.prod(image.shape) / image.downsamples[-1] ** 2 > MOST_PIXELS:
+    if image.source.lower().endswith(whole.SUFFIXES) or np.prod(image.shape) / image.downsamples[-1] ** 2 > MOST_PIXELS:
         return
     full = image.thumbnail(SIDE).mean(axis=-1)
     mine = _resized(small, full.shape)

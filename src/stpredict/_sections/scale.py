@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stpredict._core.warning import warn
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stpredict._core import keys
-from stpredict._core.checks import raw_counts
+from stpredict._core.checks import check_sparse, raw_counts
 from stpredict._sections.open import open_sections
 from stpredict._sections.section import Section
 
@@ -70,7 +70,10 @@ class Store:
 
         try:
             with opened(self.path) as group:
-                return {name: read_elem(group[name]) for name in names if name in group}
+                parts = {name: read_elem(group[name]) for name in names if name in group}
+            for name in ("X", f"layers/{keys.COUNTS}"):
+                check_sparse(parts.get(name), name)
+            return parts
         except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
             msg = f"The store {self.path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})."
             raise ValueError(msg) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.checks import check_sparse
 from stpredict._core.settings import settings
 from stpredict.io._library import library_entry
 
@@ -235,27 +236,47 @@ def mob_stutility(section: str = "MOB1") -> AnnData:
 
 
 def _read_section(dataset: str, section: str) -> AnnData:
+    folder = _folder(dataset, section)
+    try:
+        return _read_folder(folder, dataset, section)
+    except FileNotFoundError as error:
+        msg = f"{folder} is incomplete: there is no {error.filename}. Get the section again."
+        raise FileNotFoundError(msg) from error
+    except Exception as error:  # (pandas, json, zipfile and scipy each raise their own on damaged files)
+        msg = f"The section {folder} cannot be read ({type(error).__name__}: {error}). Get it again."
+        raise ValueError(msg) from error
+
+
+def _read_folder(folder: Path, dataset: str, section: str) -> AnnData:
+    """Read the files of a section, which may be damaged."""
     import pandas as pd
     from anndata import AnnData
     from anndata.utils import make_index_unique
     from scipy import sparse
 
-    folder = _folder(dataset, section)
+    if special := [path.name for path in folder.iterdir() if not path.is_file()]:
+        msg = f"{', '.join(special)} is no regular file"
+        raise ValueError(msg)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     spots = pd.read_csv(folder / "spots.csv", dtype={"spot_id": str, "label": str, "cluster": str})
     genes = (folder / "genes.txt").read_text(encoding="utf-8").splitlines()
     counts = sparse.load_npz(folder / "counts.npz")
+    check_sparse(counts, "counts.npz")
     if counts.shape != (len(spots), len(genes)):
         msg = (
             f"{folder} is damaged: counts are {counts.shape}, but there are {len(spots)} spots and {len(genes)} genes."
         )
+        raise ValueError(msg)
+    centres = spots[["pixel_x", "pixel_y"]].to_numpy(np.float64)
+    if not len(centres) or not np.isfinite(centres).all() or not all(gene.strip() for gene in genes):
+        msg = "there are no spots, spots without place or genes without name"
         raise ValueError(msg)
     library = f"{dataset}_{section}"
     return AnnData(
         sparse.csr_matrix(counts, dtype=np.float32),
         obs=_obs(spots, meta, section, library),
         var=pd.DataFrame(index=make_index_unique(pd.Index(genes, dtype=object))),
-        obsm={keys.SPATIAL: spots[["pixel_x", "pixel_y"]].to_numpy(np.float64)},
+        obsm={keys.SPATIAL: centres},
         uns={keys.SPATIAL: {library: _library(folder, meta)}},
     )
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from stpredict._core import keys
+from stpredict._core.checks import check_sparse
 from stpredict._images import open_image
 from stpredict._sections.scale import VISIUM_PITCH_UM, check_full_resolution
 from stpredict.io._library import check_mpp, check_name, library_entry
@@ -215,6 +216,7 @@ def _read_counts(path: Path) -> AnnData:
             warnings.filterwarnings("ignore", ".* names are not unique")
             # (every feature, of which the genes are taken below: scanpy's own choice copies the matrix)
             adata = _read_mtx(path) if path.is_dir() else sc.read_10x_h5(path, gex_only=False)
+            check_sparse(adata.X, "the matrix")
             if "feature_types" in adata.var and not (genes := adata.var["feature_types"] == GENES).all():
                 adata = adata[:, genes].copy()
     except Exception as error:  # (scanpy, h5py, gzip and scipy each raise their own on damaged files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stpredict._core.checks import check_named_once, one_of
+from stpredict._core.files import check_writable
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import match
 from stpredict._sections.groups import section_groups
@@ -75,6 +76,8 @@ def fit(
         tables = [table_of(one, table_key) for one in several]
         study_key = library_key or "library_id"
         model.learn_reference(tables, genes, min_counts=min_counts, study_key=study_key)
+    if checkpoint is not None:
+        check_writable(checkpoint)
     model.fit(opened, genes=genes, groups=section_groups(opened, group_key))
     return model
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from stpredict._sections.open import copy_of, open_sections, table_of
 from stpredict.pp._encoders.catalogue import build_encoder
 from stpredict.pp._encoders.modules import lent
 from stpredict.pp._encoders.network_encoder import NetworkEncoder
+from stpredict.pp._encoders.parts import load_part, resume_folder, save_part
 from stpredict.pp._encoders.windows import Windows
 
 if TYPE_CHECKING:
@@ -245,7 +244,7 @@ def _run(
     with tqdm(total=sum(map(len, sections)), desc=f"encode ({tool.name})", unit="spot", disable=not show) as bar:
         for section, kinds in zip(sections, windows, strict=True):
             parts = tool.parts(section)
-            folder = _resume_folder(tool, section, parts, kinds) if len(parts) > 1 else None
+            folder = resume_folder(tool, section, parts, kinds) if len(parts) > 1 else None
             folders.append(folder)
             for rows, features in _parts(tool, section, parts, kinds, folder, bar.update):
                 if not all(np.isfinite(f).all() for f in features):
@@ -272,7 +271,7 @@ def _parts(
     """Rows and features of every part: those on disk first, then the others, which are left there too."""
     left = []
     for number, rows in enumerate(parts):
-        stored = _load(folder / f"{number}.npy", len(rows), len(windows)) if folder else None
+        stored = load_part(folder, number, (len(windows), len(rows))) if folder else None
         if stored is None:
             left.append(number)
         else:
@@ -281,37 +280,5 @@ def _parts(
     with closing(tool.encode(section, [parts[number] for number in left], windows, progress)) as encoded:
         for number, features in zip(left, encoded, strict=True):
             if folder:
-                _save(folder / f"{number}.npy", features)
+                save_part(folder, number, features)
             yield parts[number], features
-
-
-def _save(path: Path, features: list[np.ndarray]) -> None:
-    """Keep a part for a call that resumes; without room for it, or where another process has resumed, nothing is kept."""
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            np.save(file, np.stack(features))
-        unfinished.replace(path)
-    except OSError:
-        with suppress(OSError):
-            unfinished.unlink()
-
-
-def _load(path: Path, n_rows: int, n_windows: int) -> np.ndarray | None:
-    try:
-        stored = np.load(path)
-    except (OSError, ValueError, EOFError):
-        return None
-    return stored if stored.ndim == 3 and stored.shape[:2] == (n_windows, n_rows) else None
-
-
-def _resume_folder(tool: Any, section: Section, parts: list[np.ndarray], windows: list[Windows]) -> Path:
-    identity = hashlib.sha256(section.centres.tobytes())
-    for rows in parts:
-        identity.update(rows.tobytes() + b"/")
-    for kind in windows:
-        identity.update(kind.centres.tobytes() + np.float64(kind.um).tobytes())
-    identity.update(repr((section.image.fingerprint, tool.hash, section.mpp, tool.mpp)).encode())
-    identity.update(repr(getattr(tool, "precision", None)).encode())
-    return settings.cache_dir / "encode" / identity.hexdigest()[:24]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._core.files import replacing
+from stpredict._core.files import recovered, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,11 +53,12 @@ def write(path: str | Path, model: Stored) -> None:
     FileExistsError
         If `path` holds something else than a model.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     from stpredict._core.version import __version__
 
-    path = Path(path)
+    path = recovered(Path(path))
     if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= {ARRAYS, REST}):
         msg = f"{path} exists and is not a model; choose another path."
         raise FileExistsError(msg)
@@ -70,7 +72,10 @@ def write(path: str | Path, model: Stored) -> None:
     }
     with replacing(path) as new:
         new.mkdir()
-        save_file({name: np.asarray(array, order="C") for name, array in model.arrays.items()}, new / ARRAYS)
+        try:
+            save_file({name: np.asarray(array, order="C") for name, array in model.arrays.items()}, new / ARRAYS)
+        except SafetensorError as error:  # (what the disk says, such as that it is full, in words only)
+            raise OSError(errno.EIO, str(error), str(new / ARRAYS)) from error
         (new / REST).write_text(json.dumps(rest, indent=1), encoding="utf-8")
 
 
@@ -86,7 +91,7 @@ def read(path: str | Path) -> Stored:
     """
     from safetensors import SafetensorError
 
-    path = Path(path)
+    path = recovered(Path(path))
     for name in (REST, ARRAYS):
         if not (path / name).is_file():
             msg = f"There is no model at {path}: {name} is missing. Pass the folder that model.save wrote."

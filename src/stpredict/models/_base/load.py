@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stpredict.models._base.files import REST
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -23,4 +25,9 @@ def rebuilt(stored: Stored, path: str | Path, methods: Mapping[str, type[Express
     if stored.method not in methods:
         msg = f"The model at {path} is a {stored.method!r}; this version of stpredict knows {', '.join(methods)}."
         raise ValueError(msg)
-    return methods[stored.method].from_stored(stored, path)
+    try:
+        return methods[stored.method].from_stored(stored, path)
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError, MemoryError) as error:
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        msg = f"The model at {path} is damaged: {REST} describes no model of method {stored.method!r} ({told})."
+        raise ValueError(msg) from error

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+
+from stpredict._core.files import digest, recovered, replacing
 
 TENSORS = "tensors.safetensors"
 REST = "rest.json"
@@ -22,28 +24,26 @@ class SafeCheckpointIO(CheckpointIO):
         """Write `checkpoint` in place of what is at `path`."""
         from safetensors.torch import save_file
 
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, torch.Tensor] = {}
         rest = _pack(checkpoint, tensors)
-        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-            new, old = Path(scratch) / "new", Path(scratch) / "old"
+        with replacing(Path(path)) as new:
             new.mkdir()
             save_file(tensors, new / TENSORS)
-            (new / REST).write_text(json.dumps(rest), encoding="utf-8")
-            if path.exists():
-                path.replace(old)
-            new.replace(path)
+            kept = {"sha256": _digest(rest, new / TENSORS), "rest": rest}
+            (new / REST).write_text(json.dumps(kept), encoding="utf-8")
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """Read what `save_checkpoint` wrote."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = Path(path)
+        path = recovered(Path(path))
         try:
-            rest = json.loads((path / REST).read_text(encoding="utf-8"))
-            return _unpack(rest, load_file(path / TENSORS))
+            kept = json.loads((path / REST).read_text(encoding="utf-8"))
+            if kept["sha256"] != _digest(kept["rest"], path / TENSORS):
+                msg = "its content is not what was written, or it is of an earlier version"
+                raise ValueError(msg)
+            return _unpack(kept["rest"], load_file(path / TENSORS))
         except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             msg = f"The checkpoint at {path} is damaged ({error}); delete it to train from the start."
             raise ValueError(msg) from error
@@ -51,6 +51,16 @@ class SafeCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint."""
         shutil.rmtree(path, ignore_errors=True)
+
+
+def latest(folder: Path | None, name: str) -> Path | None:
+    """The checkpoint `name` in `folder`, where there is one to go on from."""
+    path = None if folder is None else recovered(folder / name)
+    return path if path is not None and path.exists() else None
+
+
+def _digest(rest: Any, tensors: Path) -> str:
+    return hashlib.sha256((json.dumps(rest) + digest(tensors)).encode()).hexdigest()
 
 
 def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

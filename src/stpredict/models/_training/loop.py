@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from stpredict._core.device import resolve_device, resolve_precision
 from stpredict.models._training.callbacks import Progress, Saves, interruptible, quiet
-from stpredict.models._training.checkpoints import SafeCheckpointIO
+from stpredict.models._training.checkpoints import SafeCheckpointIO, latest
 from stpredict.models._training.processes import Share, agreed, share_buffers, started
 
 if TYPE_CHECKING:
@@ -138,7 +138,6 @@ def train_network(
         callbacks.append(Saves(checkpoint / LAST))
     if show_progress:
         callbacks.append(Progress(plan.epochs))
-    unfinished = checkpoint / LAST if checkpoint is not None and (checkpoint / LAST).exists() else None
     with quiet(), interruptible(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         trainer = L.Trainer(
             max_epochs=plan.epochs,
@@ -152,7 +151,7 @@ def train_network(
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(module, range(module.steps), ckpt_path=unfinished)
+        trainer.fit(module, range(module.steps), ckpt_path=latest(checkpoint, LAST))
     network.cpu().eval()
     best = module.best_epoch or plan.epochs
     if module.best_state is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from stpredict._core.files import NEW, scratch_folder
 from stpredict.tl._batch.job import Outcome, brief
-from stpredict.tl._batch.results import UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,9 +73,6 @@ def _on_workers(job: Job, slides: Sequence[Slide], client: Any) -> Iterator[Outc
 @contextmanager
 def _on_disk(job: Job) -> Iterator[Job]:
     """The job with its model in a folder, from which every worker reads it once, also one that starts later."""
-    folder = job.out / f"{UNFINISHED}model-{job.model_id}"
-    job.model.save(folder)
-    try:
-        yield replace(job, model=folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with scratch_folder(job.out / "model") as folder:
+        job.model.save(folder / NEW)
+        yield replace(job, model=folder / NEW)

@@ -115,10 +115,10 @@ class Job:
             try:
                 if (made := self.kept(slide)) is not None:
                     return replace(made, status="done")
+                adata = self._predicted(slide, known)
+                known |= {"seconds": round(time.perf_counter() - start, 2), "warnings": _told(caught)}
+                adata.uns[keys.SLIDE_JOB] = self._record(slide, known)
                 with (results := Results(self.out)).place(slide.name) as path:
-                    adata = self._predicted(slide, known)
-                    known |= {"seconds": round(time.perf_counter() - start, 2), "warnings": _told(caught)}
-                    adata.uns[keys.SLIDE_JOB] = self._record(slide, known)
                     write_store(path, adata)
                 known["result"] = str(results.path(slide.name))
             except Exception as error:  # noqa: BLE001 (whatever a slide does, the others go on)

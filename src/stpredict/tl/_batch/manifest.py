@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from stpredict._core.files import expanded
 from stpredict._images import tiff
 from stpredict._images.vendor import ONLY_OPENSLIDE, TIFF_TOO
 from stpredict._images.whole import SUFFIXES as WHOLE_SUFFIXES
 from stpredict._sections.stored import ENDINGS
+from stpredict.io._library import check_mpp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
 IMAGES = (*tiff.SUFFIXES, *WHOLE_SUFFIXES, *TIFF_TOO, *ONLY_OPENSLIDE)
 TABLES = (".csv", ".tsv")
 OWN_COLUMNS = ("path", "slide", "mpp")
-TAKEN = ("array_row", "array_col", "tissue_fraction", "library_id", "tumor", "tumor_score")
+LONGEST = 240
+"""Bytes of a name, of 255 that a file's name can have with its ending."""
+
+TAKEN = ("index", "array_row", "array_col", "tissue_fraction", "library_id", "tumor", "tumor_score")
 """Columns that results have in ``obs`` anyway."""
 
 
@@ -55,7 +61,7 @@ def slides_of(manifest: str | Path | Iterable[str | Path] | pd.DataFrame) -> lis
     if isinstance(manifest, pd.DataFrame):
         slides = _from_table(manifest, Path(), "The manifest")
     elif isinstance(manifest, str | Path):
-        slides = _from_path(Path(manifest).expanduser())
+        slides = _from_path(expanded(manifest))
     elif hasattr(manifest, "__iter__"):
         paths = list(manifest)
         if wrong := [path for path in paths if not isinstance(path, str | Path)]:
@@ -75,7 +81,7 @@ def _from_path(path: Path) -> list[Slide]:
         raise FileNotFoundError(msg)
     if path.suffix.lower() in TABLES:
         try:
-            table = pd.read_csv(path, sep=None, engine="python", dtype=str, encoding="utf-8-sig")
+            table = _read_table(path)
         except (ValueError, OSError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
             msg = f"{path} cannot be read as a table ({error}). Pass a CSV with a column 'path'."
             raise ValueError(msg) from error
@@ -91,18 +97,39 @@ def _from_path(path: Path) -> list[Slide]:
     return [_slide(p) for p in found]
 
 
+def _read_table(path: Path) -> pd.DataFrame:
+    """Cells of a table as text; columns are separated by the one of ``,``, ``;`` and tab that the header has most of."""
+    if not path.is_file():
+        msg = "it is no file"
+        raise ValueError(msg)
+    text = path.read_text(encoding="utf-8-sig")
+    if "\0" in text:
+        msg = "it holds zero bytes"
+        raise ValueError(msg)
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    separator = max(",;\t", key=header.count)  # the first of them where there is none, as in a table of one column
+    return pd.read_csv(StringIO(text), sep=separator, dtype=str, index_col=False).dropna(how="all")
+
+
 def _slide(path: Path) -> Slide:
-    return Slide(path.name.split(".ome.")[0].removesuffix(path.suffix), path.expanduser().absolute())
+    return Slide(path.name.split(".ome.")[0].removesuffix(path.suffix), expanded(path).absolute())
 
 
 def _from_table(table: pd.DataFrame, folder: Path, what: str) -> list[Slide]:
-    table = table.rename(columns=str)
+    table = table.rename(columns=lambda name: str(name).strip())
+    if twice := sorted(name for name, n in Counter(table.columns).items() if n > 1):
+        msg = f"{what} has several columns called {', '.join(map(repr, twice))}. Give each a name of its own."
+        raise ValueError(msg)
     if "path" not in table:
         msg = f"{what} has no column 'path'; it has {', '.join(table.columns) or 'none'}."
         raise ValueError(msg)
     metadata = [column for column in table.columns if column not in OWN_COLUMNS]
-    if bad := [column for column in metadata if "/" in column or column.startswith("_") or column in TAKEN]:
-        msg = f"{what} has columns that results cannot take over into obs: {', '.join(bad)}. Rename them."
+    if bad := [column for column in metadata if not _can_be_stored(column)]:
+        shown = ", ".join(repr(column[:40]) for column in bad)
+        msg = (
+            f"{what} has columns that results cannot take over into obs: {shown}. Rename them: not empty, not longer than "
+            f"{LONGEST} bytes, without '/', control characters, and a '.' or '_' to begin with, and none of {', '.join(TAKEN)}."
+        )
         raise ValueError(msg)
     if table["path"].isna().any():
         msg = f"{what} lacks the path in line {int(np.flatnonzero(table['path'].isna())[0]) + 1}."
@@ -110,10 +137,16 @@ def _from_table(table: pd.DataFrame, folder: Path, what: str) -> list[Slide]:
     scales = _scales(table, what)
     slides = []
     for number, (_, row) in enumerate(table.iterrows()):
-        plain = _slide(folder / Path(str(row["path"]).strip()).expanduser())
+        plain = _slide(folder / expanded(str(row["path"]).strip()))
         name = plain.name if "slide" not in table or pd.isna(row["slide"]) else str(row["slide"]).strip()
         slides.append(Slide(name, plain.path, scales[number], {key: _plain(row[key]) for key in metadata}))
     return slides
+
+
+def _can_be_stored(column: str) -> bool:
+    """Whether a name can be a column of ``obs`` in a store, where every column is a folder."""
+    fits = 0 < len(column.encode("utf-8", "surrogateescape")) <= LONGEST and column.isprintable()
+    return fits and "/" not in column and column[0] not in "._" and column not in TAKEN
 
 
 def _scales(table: pd.DataFrame, what: str) -> list[float | None]:
@@ -125,6 +158,12 @@ def _scales(table: pd.DataFrame, what: str) -> list[float | None]:
             f"{what} has mpp={table['mpp'].iloc[int(np.flatnonzero(wrong)[0])]!r}, which is no number of µm per pixel."
         )
         raise ValueError(msg)
+    for mpp in numbers.dropna():
+        try:
+            check_mpp(float(mpp))
+        except ValueError as error:
+            msg = f"{what}: {error}"
+            raise ValueError(msg) from error
     return [None if np.isnan(mpp) else float(mpp) for mpp in numbers]
 
 
@@ -141,11 +180,25 @@ def _check(slides: list[Slide]) -> None:
         msg = "The manifest lists no slide."
         raise ValueError(msg)
     for slide in slides:
-        if not slide.name or slide.name.startswith((".", "_")) or set(slide.name) & set("/\\\0\n"):
+        if (
+            not slide.name
+            or not slide.name.isprintable()
+            or slide.name.startswith((".", "_"))
+            or set(slide.name) & set("/\\")
+        ):
             msg = (
                 f"{slide.name!r} cannot name a slide, as its result is a folder of that name: it must not be empty, start "
-                "with '.' or '_', or hold '/'. Name slides in a column 'slide'."
+                "with '.' or '_', or hold '/', '\\' or control characters. Name slides in a column 'slide'."
             )
+            raise ValueError(msg)
+        if len(slide.name.encode("utf-8", "surrogateescape")) > LONGEST:
+            msg = (
+                f"The name of the slide {slide.name[:40]!r}… is too long for a folder: {LONGEST} bytes at most. "
+                "Name slides in a column 'slide'."
+            )
+            raise ValueError(msg)
+        if "\0" in str(slide.path):
+            msg = f"The path of the slide {slide.name!r} holds a zero byte."
             raise ValueError(msg)
     count = Counter(slide.name.casefold() for slide in slides)
     if twice := [slide for slide in slides if count[slide.name.casefold()] > 1]:

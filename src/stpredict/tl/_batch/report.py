@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from stpredict._core.files import write_text
 from stpredict._core.warning import warn
-from stpredict.tl._batch.results import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,12 +72,23 @@ def write_report(folder: Path, outcomes: Sequence[Outcome], run: Run) -> pd.Data
     """
     table = table_of(outcomes)
     try:
-        write_whole(folder / "report.csv", table.to_csv(index=False))
-        write_whole(folder / "report.html", _page(outcomes, run))
+        write_text(
+            folder / "report.csv",
+            table.assign(**{name: table[name].map(_no_formula) for name in TEXT}).to_csv(index=False),
+        )
+        write_text(folder / "report.html", _page(outcomes, run))
     except OSError as error:
         msg = f"The report could not be written to {folder} ({error}); the returned table says the same."
         warn(msg)
     return table
+
+
+TEXT = ("slide", "path", "error", "warnings", "result")
+
+
+def _no_formula(value: Any) -> Any:
+    """A cell that no spreadsheet program takes for a formula: it would compute what a file's name says."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip()[:1] in tuple("=+-@") else value
 
 
 def summary(table: pd.DataFrame) -> str:

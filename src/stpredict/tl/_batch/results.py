@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from stpredict._core import keys
-from stpredict._core.files import take_place
+from stpredict._core.files import check_writable, clear_up, digest, recovered, replacing, tell_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from anndata import AnnData
 
-UNFINISHED = ".unfinished-"
 LOCK = ".lock"
 OWNER = ".running.json"
-ALIVE = "alive"
+
+MARK = {"stpredict": "predict_many"}
+DIGEST = "stpredict_sha256"
+ROOTS = ("zarr.json", ".zattrs")
+"""Files that hold the attributes of a store's root, of either version of zarr."""
 
 
 class Results:
@@ -51,42 +53,37 @@ class Results:
         OSError
             If it cannot be written, as on a full disk. What was there stays, and nothing half-written is left.
         """
-        beside = self.folder / f"{UNFINISHED}{uuid4().hex[:12]}"
-        beside.mkdir()
-        try:
-            (beside / ALIVE).touch()
-            yield beside / "new"
-            if not (beside / ALIVE).exists():  # a later run took this one for dead, and cleared up after it
-                msg = f"{beside} was removed by another run while it was written."
-                raise OSError(msg)
-            take_place(beside / "new", self.path(name), beside / "old")
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        with replacing(self.path(name)) as new:
+            yield new
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """How the result of a slide was made; None where there is none.
+        """How the result of a slide was made; None where there is none, or one that was changed since it was written.
 
         Raises
         ------
         FileExistsError
             If something else has its place.
+
+        Warns
+        -----
+        UserWarning
+            If it was changed.
         """
-        path = self.path(name)
+        path = recovered(self.path(name))
         if not path.exists():
             return None
         try:
+            if not _is_whole(path):
+                tell_damaged(f"The result of slide {name!r} in {self.folder}")
+                return None
             return _read_record(path)
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
             msg = f"{path} is no result of stpredict.tl.predict_many, and is not overwritten. Move it, or choose another out."
             raise FileExistsError(msg) from error
 
     def clear_unfinished(self) -> None:
         """Remove what a run or a worker that was killed left behind."""
-        for path in self.folder.glob(f"{UNFINISHED}*"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        clear_up(self.folder)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -102,7 +99,7 @@ class Results:
         if self.folder.exists() and not self.folder.is_dir():
             msg = f"out={self.folder} is a file; name a folder."
             raise FileExistsError(msg)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        check_writable(self.folder)
         owner = self.folder / OWNER
         try:
             lock = FileLock(self.folder / LOCK).acquire(timeout=0)
@@ -111,12 +108,18 @@ class Results:
                 f"{self.folder} is in use by another run{_told(owner)}. Wait until it has ended, or choose another out."
             )
             raise FileExistsError(msg) from None
+        except OSError as error:
+            why = "a folder has its name" if (self.folder / LOCK).is_dir() else error.strerror
+            msg = f"The lock {self.folder / LOCK} cannot be taken ({why}). Remove it, or choose another out."
+            raise OSError(error.errno, msg) from error
         with lock:
-            owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": now()}))
+            with suppress(OSError):  # (it only names this run to others, and may be something else, or on a full disk)
+                owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": now()}))
             try:
                 yield
             finally:
-                owner.unlink(missing_ok=True)
+                with suppress(OSError):
+                    owner.unlink(missing_ok=True)
 
 
 def _told(owner: Path) -> str:
@@ -128,11 +131,47 @@ def _told(owner: Path) -> str:
 
 
 def write_store(path: Path, adata: AnnData) -> None:
-    """Write a result."""
+    """Write a result, with the digest of all of its files among the attributes of its root."""
     import zarr
     from anndata.io import write_elem
 
-    write_elem(zarr.open_group(path, mode="w"), "/", adata)
+    group = zarr.open_group(path, mode="w")
+    write_elem(group, "/", adata)
+    group.attrs.update(MARK)
+    group.attrs.update({DIGEST: _digest(path)})
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a result is what was written.
+
+    Raises
+    ------
+    ValueError
+        If it is none of ours.
+    """
+    import zarr
+
+    attributes = zarr.open_group(path, mode="r").attrs.asdict()
+    if not MARK.items() <= attributes.items() and f"{keys.SLIDE_JOB}" not in zarr.open_group(path / "uns", mode="r"):
+        msg = f"{path} was not written by stpredict.tl.predict_many."
+        raise ValueError(msg)
+    return attributes.get(DIGEST) == _digest(path)
+
+
+def _digest(path: Path) -> str:
+    """Digest of a store without the attribute that holds it."""
+    total = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        name = file.relative_to(path).as_posix()
+        total.update(f"{name} {_root(file) if name in ROOTS else digest(file)}\n".encode())
+    return total.hexdigest()
+
+
+def _root(file: Path) -> str:
+    """What the root's file of attributes says beside the digest."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    (content if file.name == ".zattrs" else content["attributes"]).pop(DIGEST, None)
+    return json.dumps(content, sort_keys=True)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -145,16 +184,6 @@ def _read_record(path: Path) -> dict[str, Any]:
         msg = f"{path} is incomplete."
         raise ValueError(msg)
     return record
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file in one step."""
-    beside = path.with_name(f"{UNFINISHED}{uuid4().hex[:12]}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def now() -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._core.files import replacing
+from stpredict._core.files import expanded, recovered, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
 
@@ -35,7 +34,7 @@ def checked_path(out: str | Path) -> Path:
     FileExistsError
         If something else is there already.
     """
-    path = Path(out).expanduser()
+    path = recovered(expanded(out))
     if path.suffix != ENDING:
         msg = f"out must name a zarr store, such as 'predicted{ENDING}'; got {str(out)!r}."
         raise ValueError(msg)
@@ -60,21 +59,14 @@ def _is_ours(path: Path) -> bool:
 class RowsOnDisk:
     """A float32 matrix of a store, written by ``matrix[rows] = values``."""
 
-    def __init__(self, array: Any, path: Path) -> None:
+    def __init__(self, array: Any) -> None:
         self._array = array
-        self._path = path
 
     def __setitem__(self, rows: slice | np.ndarray, values: np.ndarray) -> None:
-        try:
-            if isinstance(rows, slice):
-                self._array[rows] = values
-            else:
-                self._array.oindex[rows, slice(None)] = values
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            msg = f"There is no room left for {self._path}, and nothing of it was kept. Free some, or choose another out=."
-            raise OSError(error.errno, msg) from error
+        if isinstance(rows, slice):
+            self._array[rows] = values
+        else:
+            self._array.oindex[rows, slice(None)] = values
 
 
 @contextmanager
@@ -100,7 +92,7 @@ def predicted_store(path: Path, adata: AnnData, matrices: Sequence[str], rows: i
             adata.write_zarr(new)
         group = zarr.open_group(new, mode="r+", use_consolidated=False)
         group.attrs.update(MARK)
-        yield [RowsOnDisk(_array(group, name, adata.shape, rows), path) for name in matrices]
+        yield [RowsOnDisk(_array(group, name, adata.shape, rows)) for name in matrices]
         with _whichever_format():
             write_elem(group, "uns", dict(adata.uns))
             zarr.consolidate_metadata(group.store)

@@ -1,0 +1,123 @@
+"""What is written stands whole or not at all, whenever its process is killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from stpredict._core import files
+
+WRITER = """
+import sys
+from pathlib import Path
+from stpredict._core import files
+
+if sys.argv[2] == "two steps":
+    files._exchanged = lambda one, other: False
+number = 0
+while True:
+    with files.replacing(Path(sys.argv[1])) as new:
+        new.mkdir()
+        for part in "ab":
+            (new / part).write_text(str(number) * 1000)
+    if number == 0:
+        print("first", flush=True)
+    number = (number + 1) % 10
+"""
+
+
+def write(path, text):
+    with files.replacing(path) as new:
+        new.mkdir()
+        (new / "a").write_text(text)
+
+
+@pytest.mark.parametrize("steps", ["one step", "two steps"])
+@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path, steps, kills):
+    rng, path = random.Random(0), tmp_path / "model"
+    for _ in range(kills):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, path, steps], stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as run:
+            assert run.stdout.readline() == "first\n"
+            time.sleep(rng.random() * 0.05)
+            run.send_signal(signal.SIGKILL)
+        files.recovered(path)
+        one, other = ((path / part).read_text() for part in "ab")
+        assert one == other
+        assert len(one) == 1000
+    write(path, "last")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_exchanged", lambda one, other: False)
+    for name in ("read", "written"):
+        path = tmp_path / name
+        write(path, "old")
+        if (pid := os.fork()) == 0:
+            rename = type(path).rename
+
+            def killed(self, target, rename=rename):
+                rename(self, target)
+                if target.name == files.OLD:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            type(path).rename = killed
+            write(path, "new")
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert not path.exists()
+    assert (files.recovered(tmp_path / "read") / "a").read_text() == "old"
+    write(tmp_path / "written", "newer")
+    assert (tmp_path / "written" / "a").read_text() == "newer"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["read", "written"]
+
+
+def test_what_a_living_process_writes_is_not_cleared_up(tmp_path):
+    with files.replacing(tmp_path / "a") as new:
+        new.mkdir()
+        write(tmp_path / "a", "of another")
+        files.clear_up(tmp_path)
+        (new / "a").write_text("mine")
+    assert (tmp_path / "a" / "a").read_text() == "mine"
+
+
+def test_names_as_long_as_the_system_allows(tmp_path):
+    for text in ("one", "two"):
+        files.write_text(tmp_path / ("x" * 255), text)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["two"]
+
+
+def test_a_folder_that_cannot_be_made_is_named_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/inside/.writable cannot be written \(Not a directory\)"):
+        files.check_writable(tmp_path / "file" / "inside")
+
+
+def test_a_digest_tells_any_change(tmp_path):
+    write(tmp_path / "a", "text")
+    whole = files.digest(tmp_path / "a")
+    (tmp_path / "a" / "a").write_text("next")
+    assert files.digest(tmp_path / "a") != whole
+    (tmp_path / "a" / "a").rename(tmp_path / "a" / "b")
+    (tmp_path / "a" / "b").write_text("text")
+    assert files.digest(tmp_path / "a") != whole
+
+
+def test_the_package_needs_no_home(tmp_path):
+    code = "import pathlib, stpredict as st; print(st.settings.cache_dir)"
+    code = "import pathlib\ndef none(*_): raise RuntimeError('no home')\npathlib.Path.home = none\n" + code
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
+    for more, expected in (({}, f"stpredict-{os.getuid()}"), ({"XDG_CACHE_HOME": str(tmp_path)}, str(tmp_path))):
+        run = subprocess.run(
+            [sys.executable, "-c", code], env=environment | more, capture_output=True, text=True, check=True
+        )
+        assert expected in run.stdout
