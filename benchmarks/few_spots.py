@@ -30,14 +30,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from accuracy import panels
-from cmrcnet import FEATURES, her2st
+from common import FEATURES, C, her2st, panels
 from scipy import stats
 
 import stpredict as st
 from stpredict._sections.open import open_sections
 
-C = ("C2", "C3", "C4", "C5")
 PERCENT = (1, 5, 10, 20)
 KNN = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 RANGES = (0.5, 1, 2, 4, 8, 16)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from accuracy import joined, panels
+from common import joined, panels
 
 import stpredict as st
 

@@ -18,7 +18,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
-from accuracy import encoded
+from common import encoded
 
 import stpredict as st
 from stpredict._evaluation.agreement import labelled

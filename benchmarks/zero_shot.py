@@ -25,7 +25,7 @@ import time
 
 import numpy as np
 import pandas as pd
-from accuracy import encoded
+from common import encoded
 
 import stpredict as st
 from stpredict._sections.anndata import section_from_anndata

