@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict._core.labels import as_text
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -15,7 +17,7 @@ UNDECIDED = ("undetermined", "unknown", "nan", "")
 
 def labelled(labels: pd.Series) -> np.ndarray:
     """(n,) bool: which spots have a label that says something."""
-    return (labels.notna() & ~labels.astype(str).str.strip().str.lower().isin(UNDECIDED)).to_numpy()
+    return ~as_text(labels).fillna("").str.strip().str.lower().isin(UNDECIDED).to_numpy()
 
 
 def agreement(domains: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

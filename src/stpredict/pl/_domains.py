@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from stpredict._core import keys
+from stpredict._core.labels import as_text
 from stpredict._evaluation.agreement import agreement, labelled
 from stpredict.pl import _canvas
 from stpredict.pl._categories import categories_of, colours_of, draw_categories, palette, stored_colours
@@ -130,7 +131,7 @@ def _measured(domains: pd.Series, labels: pd.Series) -> str:
     counted = labelled(labels) & domains.notna().to_numpy()
     if labels[counted].nunique() < 2:
         return ""
-    both = (values[counted].astype(str).to_numpy() for values in (domains, labels))
+    both = (as_text(values[counted]).to_numpy() for values in (domains, labels))
     return f" (ARI = {agreement(*both)['ari']:.2f})"
 
 

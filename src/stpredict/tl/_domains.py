@@ -10,6 +10,7 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.checks import slot_name
+from stpredict._core.labels import as_text
 from stpredict._core.settings import settings
 from stpredict._evaluation.agreement import agreement, labelled
 from stpredict._sections.open import copy_of, open_sections, table_of
@@ -138,7 +139,7 @@ def domains(
     record["n_domains"] = len(result.categories)
     if labels is not None:
         counted = labelled(labels)
-        record |= {"label_key": label_key, **agreement(result.codes[counted], labels[counted].astype(str).to_numpy())}
+        record |= {"label_key": label_key, **agreement(result.codes[counted], as_text(labels[counted]).to_numpy())}
     if copy:
         data = copy_of(data)
         adata = table_of(data, table_key)
@@ -189,7 +190,7 @@ def _labels(adata: AnnData, label_key: str) -> pd.Series:
         msg = f"There is no obs[{label_key!r}]; obs has {', '.join(adata.obs.columns) or 'no columns'}."
         raise KeyError(msg)
     labels = adata.obs[label_key]
-    kinds = sorted(labels[labelled(labels)].astype(str).unique())
+    kinds = sorted(as_text(labels[labelled(labels)]).unique())
     if len(kinds) < 2:
         msg = (
             f"obs[{label_key!r}] has {'one label only, ' + kinds[0] if kinds else 'no labels'}; "

@@ -9,7 +9,8 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.checks import slot_name
-from stpredict._evaluation.agreement import UNDECIDED
+from stpredict._core.labels import as_text, layer_names
+from stpredict._evaluation.agreement import labelled
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
 from stpredict._sections.open import copy_of, open_sections, table_of
@@ -174,7 +175,7 @@ def _layer_table(adata: AnnData, wanted: list[str], layer: str) -> pd.DataFrame:
     extra = adata.obsm.get(keys.extra_genes(layer))
     if layer not in adata.layers and extra is None:
         hint = "Call tl.predict_expression first, or pass layer=None for the measured counts."
-        msg = f"There is no layers[{layer!r}]; there is {', '.join(adata.layers) or 'none'}. {hint}"
+        msg = f"There is no layers[{layer!r}]; there is {', '.join(layer_names(adata)) or 'none'}. {hint}"
         raise KeyError(msg)
     if layer not in adata.layers:  # a slide on which no gene was measured
         return extra.dropna(axis=1, how="all")
@@ -251,8 +252,8 @@ def _tumor_truth(adata: AnnData, label_key: str, tumor_labels: Iterable[str] | N
     if label_key not in adata.obs:
         msg = f"There is no obs[{label_key!r}]; obs has {', '.join(adata.obs.columns) or 'no columns'}."
         raise KeyError(msg)
-    labels = adata.obs[label_key].astype(str).str.strip()
-    decided = ~labels.str.lower().isin(UNDECIDED)
+    labels = as_text(adata.obs[label_key]).str.strip()
+    decided = labelled(labels)
     present = sorted(set(labels[decided]))
     if tumor_labels is None:
         chosen = {label for label in present if any(word in label.lower() for word in TUMOR_WORDS)}
