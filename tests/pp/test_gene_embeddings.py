@@ -19,7 +19,7 @@ from stpredict.pp._gene_embeddings import check_embeddings
 
 def cosines(frame):
     vectors = frame.to_numpy(dtype=float)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return pd.DataFrame(vectors @ vectors.T, index=frame.index, columns=frame.index)
 
 

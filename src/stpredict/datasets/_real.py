@@ -254,8 +254,8 @@ def _read_section(dataset: str, section: str) -> AnnData:
     return AnnData(
         sparse.csr_matrix(counts, dtype=np.float32),
         obs=_obs(spots, meta, section, library),
-        var=pd.DataFrame(index=make_index_unique(pd.Index(genes, dtype=object))),
-        obsm={keys.SPATIAL: spots[["pixel_x", "pixel_y"]].to_numpy(np.float64)},
+        var=pd.DataFrame(index=make_index_unique(pd.Index(genes, dtype=str))),
+        obsm={keys.SPATIAL: spots[["pixel_x", "pixel_y"]].to_numpy(np.float64, copy=True)},
         uns={keys.SPATIAL: {library: _library(folder, meta)}},
     )
 

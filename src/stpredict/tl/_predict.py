@@ -229,7 +229,7 @@ def _bare_anndata(adata: AnnData, genes: dict[str, str | None], key_added: str, 
 
     import anndata
 
-    names = pd.Index(list(genes), dtype=object)
+    names = pd.Index(list(genes), dtype=str)
     var = pd.DataFrame({key_added: [gene is not None for gene in genes.values()]}, index=names)
     new = anndata.AnnData(obs=adata.obs.copy(), var=var)
     if keys.SPATIAL in adata.obsm:
