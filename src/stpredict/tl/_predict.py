@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from stpredict._core import keys
-from stpredict._core.checks import check_named_once, check_unique_genes, slot_name
+from stpredict._core.checks import check_named_once, check_section_names, check_unique_genes, slot_name
 from stpredict._sections.open import copy_of, open_all, table_of
 from stpredict.models._base.contract import UNITS
 from stpredict.tl._prediction.record import run_record
@@ -97,7 +97,7 @@ def predict_expression(
     ------
     ValueError
         If features are missing or were not made as in training, the model knows none of `genes`, gene names are
-        duplicated, or a section has fewer than two spots. `data` is then unchanged.
+        duplicated, or a section has fewer than two spots; with `out`, if the name of a section holds ``/``. `data` is then unchanged.
     FileExistsError
         If something else than such a store is at `out`.
     OSError
@@ -145,6 +145,8 @@ def predict_expression(
     wanted = None if genes is None else _asked_genes(genes, model)
     inside, outside = _places(wanted, model, adata.var_names)
     sections = open_all(data, library_key=library_key, table_key=table_key)
+    if path is not None:
+        check_section_names(section.name for section in sections)
     record = run_record(model, adata, {"genes": wanted or "all", "std": std}) | {"units": UNITS}
     kinds = {key_added: "mean"} | ({keys.std(key_added): "std"} if std else {})
 
