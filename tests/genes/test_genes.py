@@ -108,3 +108,19 @@ def test_marker_genes_refuses_what_it_does_not_know():
         marker_genes([])
     with pytest.raises(TypeError, match="must be names"):
         marker_genes([1, 2])
+
+
+def test_an_alias_never_takes_the_place_of_the_gene_itself():
+    """her2st measures MYO18A and TIAF1, which is an alias of it in this table."""
+    assert symbols.match(["MYO18A", "TIAF1"], ["MYO18A"]) == {"MYO18A": "MYO18A"}
+    assert symbols.match(["TIAF1"], ["MYO18A"]) == {"TIAF1": "MYO18A"}
+    assert symbols.match(["ERBB2"], ["HER2", "CD340"]) == {}  # two names, neither its own
+
+
+def test_mouse_genes_are_no_aliases_of_human_ones():
+    mouse = ["Alb", "Penk", "Gad1", "Doc2g"]
+    assert symbols.species_of(mouse) == "mouse"
+    assert symbols.species_of(["ERBB2", "KRT8", "Alb"]) == "human"
+    assert symbols.species_of(["x", "GENE1"]) is None
+    assert symbols.match(["FBF1", "ALB"], mouse) == {}
+    assert symbols.match(["Alb", "Penk"], mouse) == {"Alb": "Alb", "Penk": "Penk"}

@@ -207,10 +207,6 @@ def words(adata):
     adata.obs["measured"] = adata.obs["measured"].map({True: "yes", False: "no"})
 
 
-def missing(adata):
-    adata.obs["measured"] = pd.array([None] + [True] * (adata.n_obs - 1), dtype="boolean")
-
-
 def no_column(adata):
     del adata.obs["measured"]
 
@@ -241,9 +237,8 @@ def twice(adata):
         (none, ValueError, r"0 measured spot\(s\) with min_counts=50 .* at least 2 .*measured="),
         (one, ValueError, r"1 measured spot\(s\)"),
         (shallow, ValueError, r"0 measured spot\(s\) with min_counts=50"),
-        (numbers, TypeError, r"must be boolean .* it is int64\. .*astype\(bool\)"),
+        (numbers, TypeError, r"must be boolean, .*adata\.obs\[.measured.\] == 1"),
         (words, TypeError, r"obs\['measured'\] of section 'section2' must be boolean"),
-        (missing, TypeError, "without missing values"),
         (no_column, KeyError, r"has no obs\['measured'\]"),
         (nan_counts, ValueError, "NaN or infinite values; raw counts"),
         (normalised, ValueError, "raw counts"),
@@ -296,3 +291,22 @@ def test_real_a_fifth_of_a_section(real):
     pcc, mse = np.mean(gained, axis=0)
     assert pcc > 0.01
     assert mse > 0
+
+
+def test_missing_values_of_a_mask_mean_not_measured(base, new):
+    mask = new.obs["measured"].to_numpy()
+    right = st.tl.adapt(base, new, measured="measured").config
+    for column in (pd.array(mask, dtype="boolean"), np.where(mask, True, None)):
+        new.obs["holes"] = column
+        new.obs["holes"] = new.obs["holes"].where(mask, None)
+        assert st.tl.adapt(base, new, measured="holes").config == right
+
+
+@pytest.mark.parametrize("values", [("yes", "no"), (1.0, np.nan)])
+def test_the_advice_on_other_masks_works(base, new, values):
+    right = st.tl.adapt(base, new, measured="measured").config
+    new.obs["m"] = np.where(new.obs["measured"], *values)
+    with pytest.raises(TypeError, match=r"adata\.obs\['m'\] == "):
+        st.tl.adapt(base, new, measured="m")
+    new.obs["m"] = new.obs["m"] == values[0]
+    assert st.tl.adapt(base, new, measured="m").config == right

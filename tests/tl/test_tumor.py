@@ -215,3 +215,24 @@ def test_spatialdata_is_scored_alike():
     np.testing.assert_allclose(table.obs["tumor_score"], adata.obs["tumor_score"])
     assert table.uns["tumor"]["auroc"] == adata.uns["tumor"]["auroc"]
     assert adata.uns["tumor"]["auroc"]["sim_1"] > 0.9
+
+
+def test_labels_and_layers_of_others_are_never_overwritten():
+    adata = section()
+    adata.obs["tumor"] = adata.obs["label"]
+    with pytest.raises(ValueError, match=r"obs\['tumor'\] is there already .*key_added="):
+        st.tl.localize_tumor(adata, markers=["ERBB2"], label_key="tumor")
+    with pytest.raises(ValueError, match="means something else"):
+        st.tl.localize_tumor(adata, markers=["ERBB2"], key_added="counts")
+    st.tl.localize_tumor(adata, markers=["ERBB2"], key_added="map")
+    st.tl.localize_tumor(adata, markers=["ERBB2", "EPCAM"], key_added="map")  # what we wrote may be replaced
+    assert adata.uns["map"]["markers"] == ["ERBB2", "EPCAM"]
+
+
+def test_which_labels_were_taken_for_what_is_recorded_and_few_markers_are_told():
+    adata = section()
+    with pytest.warns(UserWarning, match=r"13 of 14 markers are missing .* rests on ERBB2 alone"):
+        st.tl.localize_tumor(adata[:, ["ERBB2"]].copy(), markers="breast", label_key="label")
+    st.tl.localize_tumor(adata, markers=["ERBB2"], label_key="label")
+    assert adata.uns["tumor"]["tumor_labels"] == ["Invasive cancer"]
+    assert adata.uns["tumor"]["other_labels"] == ["connective tissue"]

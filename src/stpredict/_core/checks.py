@@ -40,6 +40,9 @@ def raw_counts(adata: AnnData) -> Matrix:
     if matrix is None or adata.n_vars == 0:
         msg = "This section has no expression matrix: counts are needed in X or layers['counts']."
         raise ValueError(msg)
+    if getattr(adata, "isbacked", False) or hasattr(matrix, "dask") or hasattr(matrix, "to_memory"):
+        msg = f"{where} is on disk or lazy (backed, dask); load it first: adata = adata.to_memory()."
+        raise ValueError(msg)
     values = matrix.data if sparse.issparse(matrix) else np.asarray(matrix)
     if values.size and not np.isfinite(values).all():
         msg = f"{where} holds NaN or infinite values; raw counts are needed. Fill or drop them first."
@@ -78,6 +81,44 @@ def check_section_names(names: Iterable[str]) -> None:
             "the key in adata.uns['spatial'], and the values of the obs column that names each spot's section."
         )
         raise ValueError(msg)
+
+
+RESERVED = frozenset(
+    {"counts", "spatial", "tiles", "niches", "nuclei", "spatialdata_attrs", "slide_job", "total_counts"}
+)
+"""Names of slots that mean something else, so that no result may take them."""
+
+
+def check_key_added(adata: AnnData, key: str, *, mark: str, **slots: Iterable[str]) -> None:
+    """Refuse a name whose results would replace what somebody else wrote.
+
+    Parameters
+    ----------
+    adata
+        What is written to.
+    key
+        The name, under which ``uns`` records how a result was made.
+    mark
+        An entry that this record has where it is ours: such results may be replaced.
+    **slots
+        Names that are written, by slot: ``obs=["tumor", "tumor_score"]``.
+
+    Raises
+    ------
+    ValueError
+        If the name cannot be stored, is reserved, or one of the slots holds something of another origin.
+    """
+    slot_name(key)
+    if key in RESERVED:
+        msg = f"key_added={key!r} is the name of a slot that means something else; choose another name."
+        raise ValueError(msg)
+    record = adata.uns.get(key)
+    if hasattr(record, "keys") and mark in record:
+        return
+    for slot, names in slots.items():
+        if taken := [name for name in names if name in getattr(adata, slot)]:
+            msg = f"{slot}[{taken[0]!r}] is there already and was not written by this function; choose another key_added=."
+            raise ValueError(msg)
 
 
 def slot_name(key: str) -> None:

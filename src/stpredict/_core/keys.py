@@ -39,6 +39,9 @@ DOMAINS = "domains"
 SLIDE_JOB = "slide_job"
 """``uns``: how `tl.predict_many` made a result, so that a rerun knows what is done."""
 
+TOTAL_COUNTS = "total_counts"
+"""``obs``: total counts as `pp.qc` and scanpy write them; the total of a spot where genes were dropped since."""
+
 DEFAULT_LIBRARY = "section"
 """Library name for an AnnData without ``uns['spatial']``."""
 

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-from stpredict._core.labels import as_text
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-UNDECIDED = ("undetermined", "unknown", "nan", "")
-"""Labels, in lower case, of spots that nobody could name; they are left out."""
-
-
-def labelled(labels: pd.Series) -> np.ndarray:
-    """(n,) bool: which spots have a label that says something."""
-    return ~as_text(labels).fillna("").str.strip().str.lower().isin(UNDECIDED).to_numpy()
 
 
 def agreement(domains: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 MAX_NAMED = 20
 """A message names as many genes at most."""
 
+HUMAN, MOUSE = "human", "mouse"
+
 _ENSEMBL = re.compile(r"(ENSG\d{11})\.\d+")
 
 
@@ -89,17 +91,38 @@ def rows_of(symbols: Iterable[str]) -> list[int]:
 def match(wanted: Iterable[str], measured: Iterable[str]) -> dict[str, str]:
     """Which of the `measured` names each of the `wanted` names is; those that are not measured are left out.
 
-    The same name wins; otherwise two names are the same gene when both stand for the same approved symbol.
+    The same name wins. Otherwise two names are the same gene when both stand for the same approved human symbol, unless
+    that symbol is measured under several other names, or the gene's own name is among the wanted ones too. Names of
+    mouse genes only match themselves, since many of them happen to be aliases of unrelated human genes.
     """
-    measured = list(measured)
+    wanted, measured = list(wanted), list(measured)
     exact = set(measured)
-    by_symbol: dict[str, str] = {}
+    found = {name: name for name in wanted if name in exact}
+    if MOUSE in (species_of(wanted), species_of(measured)):
+        return found
+    by_symbol: dict[str, list[str]] = {}
     for name, symbol in resolve(measured).items():
-        if name == symbol or symbol not in by_symbol:
-            by_symbol[symbol] = name
-    symbols = resolve(wanted := list(wanted))
-    pairs = ((name, name if name in exact else by_symbol.get(symbols.get(name, ""))) for name in wanted)
-    return {name: hit for name, hit in pairs if hit is not None}
+        by_symbol.setdefault(symbol, []).append(name)
+    for name, symbol in resolve(name for name in wanted if name not in exact).items():
+        called = by_symbol.get(symbol, [])
+        hit = symbol if symbol in called else called[0] if len(called) == 1 else None
+        if hit is not None and found.get(hit) != hit:
+            found[name] = hit
+    return {name: found[name] for name in wanted if name in found}
+
+
+def species_of(names: Iterable[str]) -> str | None:
+    """``"human"`` or ``"mouse"``, by what most of the `names` are: symbols and Ensembl ids; None where none tells."""
+    approved, _ = _index()
+    human = mouse = 0
+    for name in dict.fromkeys(map(str, names)):
+        if name in approved or name.startswith("ENSG"):
+            human += 1
+        elif name.startswith("ENSMUSG") or (
+            name[:1].isupper() and name[1:] == name[1:].lower() and name.upper() in approved
+        ):
+            mouse += 1
+    return None if human == mouse else HUMAN if human > mouse else MOUSE
 
 
 def describe_missing(names: Iterable[str]) -> str:

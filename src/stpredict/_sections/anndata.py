@@ -9,8 +9,16 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.labels import as_text
 from stpredict._images import SlideImage, open_image
+from stpredict._sections.picture import check_same_picture
 from stpredict._sections.scale import ScaleHints, check_full_resolution
 from stpredict._sections.section import Section
+
+X_NAMES = frozenset({"x", "pxl_col_in_fullres", "pixel_x", "imagecol", "array_x", "col"})
+Y_NAMES = frozenset({"y", "pxl_row_in_fullres", "pixel_y", "imagerow", "array_y", "row"})
+"""Names of columns with x and y."""
+
+LIBRARY_ID = "library_id"
+"""Column of ``obs`` that names every spot's section, where the caller names no other."""
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +35,7 @@ def section_from_anndata(
     kind: type[Section] = Section,
 ) -> Section:
     """View the section `library_id` of an AnnData (the only one, where there is only one)."""
-    libraries = list(adata.uns.get(keys.SPATIAL, {})) or [keys.DEFAULT_LIBRARY]
+    libraries = list(libraries_of(adata)) or [keys.DEFAULT_LIBRARY]
     if library_id is None and len(libraries) > 1:
         msg = f"This AnnData holds {len(libraries)} sections ({', '.join(libraries)}); pass library_id=."
         raise ValueError(msg)
@@ -38,8 +46,10 @@ def section_from_anndata(
     rows = np.arange(adata.n_obs)
     if len(libraries) > 1 or library_key is not None:
         rows = np.flatnonzero(library_column(adata, library_key, libraries) == name)
+    else:
+        _refuse_joined(adata, library_key, name)
     centres = spot_centres(adata, rows, name)
-    library = adata.uns.get(keys.SPATIAL, {}).get(name, {})
+    library = libraries_of(adata).get(name, {})
     factors = numbers(library.get("scalefactors", {}))
     metadata = library.get("metadata", {})
     hires = library.get("images", {}).get("hires")
@@ -48,8 +58,10 @@ def section_from_anndata(
     if path:
 
         def opener() -> SlideImage:
-            image = open_image(str(path))
-            check_full_resolution(image, library, name)
+            image = _source_image(path, name, has_hires=hires is not None)
+            check_full_resolution(image, library.get("images", {}), factors, name)
+            if hires is not None:
+                check_same_picture(image, hires, name, "hires")
             return image
 
     elif hires is not None:
@@ -80,6 +92,53 @@ def section_from_anndata(
     )
 
 
+def libraries_of(adata: AnnData) -> dict[str, Any]:
+    """Sections of ``uns["spatial"]`` by name, without flags that stand beside them (``is_single`` of CELLxGENE).
+
+    Of several entries of which one alone has images or scale factors, in a table that names no sections, that one is
+    the section: the others are names without content, as spatialdata-io leaves them.
+    """
+    entries = {str(name): entry for name, entry in adata.uns.get(keys.SPATIAL, {}).items() if hasattr(entry, "get")}
+    filled = {
+        name: entry
+        for name, entry in entries.items()
+        if len(entry.get("images", ())) or len(entry.get("scalefactors", ()))
+    }
+    return filled if len(filled) == 1 and LIBRARY_ID not in adata.obs else entries
+
+
+def _source_image(path: str, name: str, *, has_hires: bool) -> SlideImage:
+    try:
+        return open_image(str(path))
+    except FileNotFoundError as error:
+        slot = f"adata.uns['spatial'][{name!r}]['metadata']['source_image_path']"
+        coarse = f" Or use the coarse hires image knowingly: del {slot}." if has_hires else ""
+        msg = f"Section {name!r}: there is no image at {path}. Was it moved? Set {slot} to where it is.{coarse}"
+        raise FileNotFoundError(msg) from error
+
+
+def _refuse_joined(adata: AnnData, library_key: str | None, name: str) -> None:
+    """Refuse several sections that were joined into one library, or lost theirs when they were joined.
+
+    Raises
+    ------
+    ValueError
+        If ``obs["library_id"]`` names several sections.
+    """
+    if LIBRARY_ID not in adata.obs:
+        return
+    named = adata.obs[LIBRARY_ID].dropna().astype(str).unique()
+    if len(named) > 1:
+        has = f"only {name!r}" if libraries_of(adata) else "none of them"
+        msg = (
+            f"obs['library_id'] names {len(named)} sections ({', '.join(named[:5])}) but uns['spatial'] has {has}, so they "
+            "would be taken for one. Give every section a library of its own name before joining: "
+            "adata.uns['spatial'] = {'name': adata.uns['spatial'].pop('ST')} for each, then anndata.concat({'name': adata, "
+            "…}, label='library_id', uns_merge='unique', index_unique='-'); or pass the sections as a list."
+        )
+        raise ValueError(msg)
+
+
 def library_column(adata: AnnData, library_key: str | None, libraries: list[str]) -> np.ndarray:
     """Name of the section of every spot, where an AnnData holds several `libraries`.
 
@@ -89,7 +148,7 @@ def library_column(adata: AnnData, library_key: str | None, libraries: list[str]
         If no column tells, or it names sections that there are not.
     """
     remembered = (tiles["library_key"] for tiles in adata.uns.get(keys.TILES, {}).values() if "library_key" in tiles)
-    key = library_key or next(remembered, "library_id")
+    key = library_key or next(remembered, LIBRARY_ID)
     if key not in adata.obs:
         msg = (
             f"This AnnData holds {len(libraries)} sections; pass library_key=, the obs column that names each spot's "
@@ -118,7 +177,7 @@ def spot_centres(adata: AnnData, rows: np.ndarray, name: str) -> np.ndarray:
     if keys.SPATIAL not in adata.obsm:
         msg = "obsm['spatial'] is missing: spot centres (x, y) in full-resolution pixels are needed."
         raise KeyError(msg)
-    centres = np.asarray(adata.obsm[keys.SPATIAL], dtype=np.float64)[rows]
+    centres = _xy(adata.obsm[keys.SPATIAL])[rows]
     if centres.ndim != 2 or centres.shape[1] != 2:
         msg = f"obsm['spatial'] must have two columns (x, y), got shape {centres.shape}."
         raise ValueError(msg)
@@ -128,9 +187,19 @@ def spot_centres(adata: AnnData, rows: np.ndarray, name: str) -> np.ndarray:
     return centres
 
 
+def _xy(coordinates: Any) -> np.ndarray:
+    """Coordinates as (x, y); columns of a DataFrame are taken by their names, where these tell."""
+    if hasattr(coordinates, "columns"):
+        names = [str(name).lower() for name in coordinates.columns]
+        x, y = ([i for i, name in enumerate(names) if name in known] for known in (X_NAMES, Y_NAMES))
+        if len(x) == len(y) == 1:
+            return coordinates.to_numpy(dtype=np.float64)[:, [x[0], y[0]]]
+    return np.asarray(coordinates, dtype=np.float64)
+
+
 def scale_hints(adata: AnnData, name: str, mpp: float | None) -> ScaleHints:
     """What the table knows of the scale of section `name`, in pixels of its spots' own coordinates."""
-    library = adata.uns.get(keys.SPATIAL, {}).get(name, {})
+    library = libraries_of(adata).get(name, {})
     factors = numbers(library.get("scalefactors", {}))
     pitch_um = library.get("metadata", {}).get("spot_pitch_um")
     tiles = adata.uns.get(keys.TILES, {}).get(name, {})
@@ -138,12 +207,20 @@ def scale_hints(adata: AnnData, name: str, mpp: float | None) -> ScaleHints:
         argument=mpp,
         metadata=factors.get("microns_per_pixel"),
         pitch_um=float(pitch_um) if pitch_um else None,
-        spot_diameter_px=factors.get("spot_diameter_fullres"),
+        spot_diameter_px=_spot_diameter(factors),
         remembered=(float(tiles["mpp"]), str(tiles["mpp_source"])) if tiles else None,
         scalefactors=factors,
     )
 
 
+def _spot_diameter(factors: Mapping[str, float]) -> float | None:
+    """The recorded diameter, px; None where it is a scale factor instead, as in files that Seurat wrote."""
+    diameter = factors.get("spot_diameter_fullres")
+    is_factor = any(diameter == factors.get(f"tissue_{image}_scalef") for image in ("hires", "lowres"))
+    return None if diameter is None or is_factor or diameter < 1 else diameter
+
+
 def numbers(factors: Mapping[str, Any]) -> dict[str, float]:
-    """Those of `factors` that are single numbers."""
-    return {key: float(value) for key, value in factors.items() if np.isscalar(value)}
+    """Those of `factors` that are single numbers; R writes them as arrays of length one."""
+    single = {key: np.asarray(value) for key, value in factors.items()}
+    return {key: float(value.item()) for key, value in single.items() if value.size == 1 and value.dtype.kind in "fiu"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +26,19 @@ def section_groups(sections: Sequence[Section], group_key: str | None) -> list[s
     ValueError
         If a section has no value there, or spots of several groups.
     """
-    return [section.name if group_key is None else _group(section, group_key) for section in sections]
+    if group_key is None:
+        return [section.name for section in sections]
+    groups = [_group(section, group_key) for section in sections]
+    alike: dict[str, set[str]] = {}
+    for group in groups:
+        alike.setdefault(group.lower(), set()).add(group)
+    if several := [sorted(names) for names in alike.values() if len(names) > 1]:
+        told = "; ".join(" and ".join(names) for names in several)
+        msg = (
+            f"obs[{group_key!r}] has groups that differ in upper and lower case only ({told}); they count as different."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return groups
 
 
 def _group(section: Section, group_key: str) -> str:
@@ -43,4 +58,11 @@ def _group(section: Section, group_key: str) -> str:
             "A section is never split: give it one group, or pass another group_key."
         )
         raise ValueError(msg)
-    return str(values[0])
+    return group_name(values[0])
+
+
+def group_name(value: object) -> str:
+    """Name of a group: 1, 1.0 and "1 " are one."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        value = int(value)
+    return str(value).strip()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stpredict._core import keys
 from stpredict._sections import spatialdata
-from stpredict._sections.anndata import section_from_anndata
+from stpredict._sections.anndata import libraries_of, section_from_anndata
 from stpredict._sections.section import Section
 from stpredict._sections.wsidata import of_same_slide
 
@@ -45,7 +45,7 @@ def open_sections(
             for region in spatialdata.regions_of(adata)
         ]
     else:
-        libraries = list(adata.uns.get(keys.SPATIAL, {})) or [keys.DEFAULT_LIBRARY]
+        libraries = list(libraries_of(adata)) or [keys.DEFAULT_LIBRARY]
         sections = [
             section_from_anndata(adata, library_id=lib, library_key=library_key, mpp=mpp, kind=kind)
             for lib in libraries

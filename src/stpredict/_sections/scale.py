@@ -7,6 +7,7 @@ than 10 %; that number only serves to notice coordinates of the wrong image.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,9 @@ VISIUM_PITCH_UM = 100.0
 """Centre to centre distance of Visium spots (10x Genomics, Visium Spatial Gene Expression)."""
 
 PLAUSIBLE_MPP = (0.05, 20.0)
+TOLD = 1.05
+"""Scale and lattice may differ by this factor before a warning says so."""
+
 DISAGREEMENT = 1.25
 """Scale and lattice may differ by this factor before it is called a mix-up."""
 
@@ -119,6 +123,14 @@ def resolve_mpp(hints: ScaleHints, lattice: Lattice | None, name: str) -> tuple[
             f"{_mixup_advice(mpp / from_lattice / DISAGREEMENT, mpp / from_lattice * DISAGREEMENT, hints)}"
         )
         raise ValueError(msg)
+    if from_lattice is not None and not 1 / TOLD <= mpp / from_lattice <= TOLD:
+        taken = (from_lattice, "spot lattice") if source == "image file" else (mpp, source)
+        msg = (
+            f"Section {name!r}: {source} says {mpp:.3g} µm per pixel, and spots that lie {lattice.pitch_px:.1f} px apart say "
+            f"{from_lattice:.3g}. The scale of the {taken[1]} is taken; pass mpp= where you know better."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+        return taken
     return mpp, source
 
 
@@ -134,7 +146,7 @@ def check_coordinates(hints: ScaleHints, lattice: Lattice | None, name: str) -> 
         return
     ratio = lattice.pitch_px / hints.spot_diameter_px
     smallest, largest = PITCH_PER_DIAMETER
-    if not smallest <= ratio <= largest:
+    if not smallest <= ratio <= largest and not _is_confirmed(hints, lattice):
         msg = (
             f"Section {name!r}: spots lie {lattice.pitch_px:.1f} px apart but spot_diameter_fullres is "
             f"{hints.spot_diameter_px:.1f} px. "
@@ -163,6 +175,12 @@ def check_inside(centres: np.ndarray, shape: tuple[int, int], name: str, hints: 
         f"Section {name!r}: {off.sum()} of {len(off)} spot centres lie outside the image of {width} × {height} px "
         f"({reach}). "
     )
+    if (centres[:, ::-1] < [width, height]).all() and (centres >= 0).all():
+        msg += (
+            "With x and y exchanged they fit: obsm['spatial'] seems to hold (y, x). Write adata.obsm['spatial'] = "
+            "adata.obsm['spatial'][:, ::-1]."
+        )
+        raise ValueError(msg)
     for key, factor in hints.scalefactors.items():
         if key.startswith("tissue_") and factor and (centres * factor < [width, height]).all() and (centres >= 0).all():
             msg += f"Multiplied by {key}={factor:g} they would fit: this looks like the downscaled image. "
@@ -172,7 +190,9 @@ def check_inside(centres: np.ndarray, shape: tuple[int, int], name: str, hints: 
     raise ValueError(msg)
 
 
-def check_full_resolution(image: SlideImage, library: Mapping[str, Any], name: str) -> None:
+def check_full_resolution(
+    image: SlideImage, images: Mapping[str, Any], scalefactors: Mapping[str, float], name: str
+) -> None:
     """Refuse a downscaled image where the full-resolution one is meant, by the size of the downscaled ones at hand.
 
     Raises
@@ -181,8 +201,8 @@ def check_full_resolution(image: SlideImage, library: Mapping[str, Any], name: s
         If the image is not about as large as ``hires`` and ``lowres`` of ``uns["spatial"]`` say.
     """
     for key in ("hires", "lowres"):
-        small = library.get("images", {}).get(key)
-        factor = library.get("scalefactors", {}).get(f"tissue_{key}_scalef")
+        small = images.get(key)
+        factor = scalefactors.get(f"tissue_{key}_scalef")
         if small is None or not factor:
             continue
         full = tuple(round(n / factor) for n in small.shape[:2])
@@ -202,6 +222,12 @@ def _lattice_mpp(hints: ScaleHints, lattice: Lattice | None) -> float | None:
         return None
     pitch_um = hints.pitch_um or (VISIUM_PITCH_UM if lattice.kind == "hexagonal" else None)
     return pitch_um / lattice.pitch_px if pitch_um else None
+
+
+def _is_confirmed(hints: ScaleHints, lattice: Lattice) -> bool:
+    """Whether the caller's scale and the lattice agree, so that a recorded diameter must be what is wrong."""
+    from_lattice = _lattice_mpp(hints, lattice)
+    return bool(hints.argument and from_lattice and 1 / TOLD <= hints.argument / from_lattice <= TOLD)
 
 
 def _mixup_advice(low: float, high: float, hints: ScaleHints) -> str:

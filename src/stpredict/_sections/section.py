@@ -172,13 +172,26 @@ class Section:
         """
         return raw_counts(self.adata)[self.rows]
 
+    def totals(self, counts: Matrix | None = None) -> np.ndarray:
+        """float64 (n spots,): total count of every spot over the whole measured transcriptome.
+
+        That is the sum of `counts`, unless genes were dropped since ``obs["total_counts"]`` was written (by
+        `stpredict.pp.qc` or scanpy): then it is that column.
+        """
+        own = np.asarray((self.counts() if counts is None else counts).sum(axis=1), dtype=np.float64).ravel()
+        if keys.TOTAL_COUNTS not in self.adata.obs:
+            return own
+        known = pd.to_numeric(self.adata.obs[keys.TOTAL_COUNTS].iloc[self.rows], errors="coerce").to_numpy(np.float64)
+        are_counts = np.isfinite(known).all() and (known == np.rint(known)).all() and len(np.unique(known)) > 1
+        return known if are_counts and (known >= own).all() else own
+
     def log_expression(self, genes: Iterable[str]) -> np.ndarray:
         """float32 (n spots, genes): log1p of counts per 10,000, by the total over all genes of the section."""
         from scipy import sparse
 
         genes = list(genes)
         counts = self.counts()
-        totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        totals = self.totals(counts)
         columns = self.genes.get_indexer(genes)
         if (columns < 0).any():
             lost = [g for g, c in zip(genes, columns, strict=True) if c < 0]

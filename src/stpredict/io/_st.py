@@ -18,6 +18,8 @@ from stpredict.io._library import check_mpp, check_name, library_entry
 if TYPE_CHECKING:
     from anndata import AnnData
 
+SEPARATORS = ("\t", ",", ";")
+
 SPOT_ID = re.compile(r"X?(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)$")
 """``10x13``, with fractions where the array was fitted to the image; R writes ``X10x13``."""
 
@@ -135,10 +137,15 @@ def _read_counts(path: Path) -> pd.DataFrame:
     """Spots × genes, with the spots' own names."""
     separator, header = _first_line(path)
     try:
-        table = pd.read_csv(path, sep=separator, header=None, skiprows=1, index_col=0, low_memory=False)
+        table = pd.read_csv(
+            path, sep=separator, decimal=_decimal(separator), header=None, skiprows=1, index_col=0, low_memory=False
+        )
     except DAMAGE as error:
         msg = f"{path} cannot be read as a table of counts ({error}). Get it again."
         raise ValueError(msg) from error
+    if not table.shape[1]:
+        msg = f"{path} has one column; counts of several genes are needed, separated by tabs, commas or semicolons."
+        raise ValueError(msg)
     if len(header) - table.shape[1] not in (0, 1):
         msg = f"{path} is damaged: {len(header)} names in its first line, but {table.shape[1] + 1} columns below it."
         raise ValueError(msg)
@@ -165,7 +172,7 @@ def _read_spots(path: Path) -> pd.DataFrame:
     """Spots under tissue: pixels, and the grid position in one or two ways."""
     separator, _ = _first_line(path)
     try:
-        table = pd.read_csv(path, sep=separator)
+        table = pd.read_csv(path, sep=separator, decimal=_decimal(separator), encoding="utf-8-sig")
     except DAMAGE as error:
         msg = f"{path} cannot be read as a table of spots ({error}). Get it again."
         raise ValueError(msg) from error
@@ -219,13 +226,22 @@ def _first_line(path: Path) -> tuple[str, list[str]]:
         msg = f"There is no file {path}."
         raise FileNotFoundError(msg)
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8-sig") as file
+        ):
             line = file.readline().rstrip("\r\n")
     except DAMAGE as error:
         msg = f"{path} cannot be read as a table ({error}). Get it again."
         raise ValueError(msg) from error
-    separator = "\t" if "\t" in line else ","
+    separator = max(SEPARATORS, key=line.count)
     return separator, [name.strip('"') for name in line.split(separator)]
+
+
+def _decimal(separator: str) -> str:
+    """Sign before decimals: tables that separate by semicolons write numbers with commas."""
+    return "," if separator == ";" else "."
 
 
 def _are_spots(names: pd.Index | pd.Series) -> bool:

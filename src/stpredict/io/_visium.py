@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import shutil
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 VISIUM_SPOT_UM = 55.0
 COUNTS = "filtered_feature_bc_matrix"
+MTX = ("matrix.mtx", "features.tsv", "barcodes.tsv")
 GENES = "Gene Expression"
 """Type of the features that are kept."""
 
@@ -88,8 +92,7 @@ def read_visium(
     scalefactors = _read_scalefactors(spatial / "scalefactors_json.json")
     images = _read_images(spatial)
     if image is not None:
-        library = {"images": images, "scalefactors": scalefactors}
-        check_full_resolution(open_image(image), library, name)
+        check_full_resolution(open_image(image), images, scalefactors, name)
     adata = _in_tissue(_read_counts(_find_counts(folder, counts_file)), positions)
     if mpp is not None:
         scalefactors["microns_per_pixel"] = float(mpp)
@@ -113,6 +116,8 @@ def _find_run(path: Path, bin_um: int | None) -> tuple[Path, float | None]:
     bins = {
         int(b.name[7:10]): b for b in path.glob("binned_outputs/square_*um") if re.fullmatch(r"square_\d{3}um", b.name)
     }
+    if not bins:
+        _refuse_segmented(path)
     if bins:
         chosen = bin_um if bin_um is not None else 8 if 8 in bins else min(bins)
         if chosen not in bins:
@@ -123,6 +128,23 @@ def _find_run(path: Path, bin_um: int | None) -> tuple[Path, float | None]:
         msg = f"bin_um={bin_um} is for Visium HD, but {path} has no 'binned_outputs'."
         raise ValueError(msg)
     return path, None
+
+
+def _refuse_segmented(path: Path) -> None:
+    """Refuse the cells of Space Ranger 4, which are no spots, with what reads them.
+
+    Raises
+    ------
+    ValueError
+        If that is what the folder holds.
+    """
+    if (path / "segmented_outputs").is_dir() or (path / "cell_segmentations.geojson").is_file():
+        msg = (
+            f"{path} holds cell segmentations of Space Ranger, not spots or bins. Give the folder with 'binned_outputs' to "
+            "read bins, or read the cells with spatialdata_io.visium_hd, which gives a SpatialData, and pass table_key="
+            "'cell_segmentations' to every function."
+        )
+        raise ValueError(msg)
 
 
 def _default_name(path: Path) -> str:
@@ -192,7 +214,7 @@ def _read_counts(path: Path) -> AnnData:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* names are not unique")
             # (every feature, of which the genes are taken below: scanpy's own choice copies the matrix)
-            adata = sc.read_10x_mtx(path, make_unique=False) if path.is_dir() else sc.read_10x_h5(path, gex_only=False)
+            adata = _read_mtx(path) if path.is_dir() else sc.read_10x_h5(path, gex_only=False)
             if "feature_types" in adata.var and not (genes := adata.var["feature_types"] == GENES).all():
                 adata = adata[:, genes].copy()
     except Exception as error:  # (scanpy, h5py, gzip and scipy each raise their own on damaged files)
@@ -202,8 +224,38 @@ def _read_counts(path: Path) -> AnnData:
         msg = f"{path} names spots more than once. Give the matrix of one section, not an aggregated one."
         raise ValueError(msg)
     adata.X = adata.X.tocsr().astype(np.float32, copy=False)
-    adata.var_names_make_unique()
+    _name_by_ids(adata)
     return adata
+
+
+def _read_mtx(path: Path) -> AnnData:
+    """The three files of a matrix, each gzipped or not."""
+    import scanpy as sc
+
+    plain = [path / name for name in MTX if (path / name).is_file() and not (path / f"{name}.gz").is_file()]
+    if not plain or (path / "genes.tsv").is_file():
+        return sc.read_10x_mtx(path, make_unique=False)
+    with TemporaryDirectory() as scratch:
+        for name in MTX:
+            target = Path(scratch) / f"{name}.gz"
+            if path / name not in plain:
+                shutil.copyfile(path / f"{name}.gz", target)
+                continue
+            with (path / name).open("rb") as source, gzip.open(target, "wb", compresslevel=1) as out:
+                shutil.copyfileobj(source, out)
+        return sc.read_10x_mtx(scratch, make_unique=False)
+
+
+def _name_by_ids(adata: AnnData) -> None:
+    """Make gene names unique; genes that share a symbol are numbered by their ids, not by their place in the file."""
+    from anndata.utils import make_index_unique
+
+    if "gene_ids" in adata.var and not adata.var_names.is_unique:
+        order = np.argsort(adata.var["gene_ids"].astype(str).to_numpy(), kind="stable")
+        names = np.empty(adata.n_vars, dtype=object)
+        names[order] = make_index_unique(pd.Index(adata.var_names[order].astype(object)))
+        adata.var_names = names
+    adata.var_names_make_unique()
 
 
 def _in_tissue(adata: AnnData, positions: Any) -> AnnData:

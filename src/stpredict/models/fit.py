@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from stpredict._core.checks import check_named_once, one_of
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
     from stpredict.models._base.contract import ExpressionModel
 
+GENE_IDS = "gene_ids"
+"""Column of ``var`` with Ensembl ids, as readers write it."""
+
+GROUP_KEY = "patient"
+"""Column of ``obs`` that names patients; where no section has it, every section counts as a patient of its own."""
+
 N_GENES = 1000
 """Genes learned by default."""
 
@@ -34,7 +41,7 @@ def fit(
     method: str = "ridge",
     genes: Iterable[str] | None = None,
     features: str | Sequence[str] | None = None,
-    group_key: str | None = "patient",
+    group_key: str | None = GROUP_KEY,
     min_counts: int = 50,
     preset: str | None = None,
     seed: int | None = None,
@@ -61,7 +68,7 @@ def fit(
             table_key=table_key,
         )
     genes = _checked_genes(genes, opened)
-    if group_key is not None and not any(group_key in section.adata.obs for section in opened):
+    if group_key == GROUP_KEY and not any(group_key in section.adata.obs for section in opened):
         group_key = None
     if reference is not None:
         several = reference if isinstance(reference, (list, tuple)) else [reference]
@@ -119,7 +126,29 @@ def _checked_genes(genes: Iterable[str], sections: Sequence[Section]) -> list[st
         if missing := [gene for gene in wanted if gene not in there]:
             msg = f"Section {section.name!r} does not measure {_listed(missing)}.{_other_names(missing, section)}"
             raise ValueError(msg)
+    _check_gene_ids(wanted, sections)
     return wanted
+
+
+def _check_gene_ids(genes: list[str], sections: Sequence[Section]) -> None:
+    """Refuse a name that stands for one gene in one section and for another gene in another one."""
+    known: dict[str, tuple[str, str]] = {}
+    for section in sections:
+        if GENE_IDS not in section.adata.var:
+            continue
+        ids = section.adata.var[GENE_IDS].reindex(genes).dropna().astype(str).str.split(".").str[0]
+        for gene, number in ids.items():
+            other, where = known.setdefault(gene, (number, section.name))
+            if other != number:
+                msg = (
+                    f"{gene} is {other} in section {where!r} and {number} in section {section.name!r}: two genes of one "
+                    "name. Use ids in all sections: adata.var_names = adata.var['gene_ids']; or leave this gene out."
+                )
+                raise ValueError(msg)
+        if twice := [gene for gene in ids.index if f"{gene}-1" in section.genes]:
+            told = ", ".join(f"{gene} ({known[gene][0]})" for gene in twice[:5])
+            msg = f"More than one gene is called {', '.join(twice[:5])}; learned is the one with the first id: {told}."
+            warnings.warn(msg, UserWarning, stacklevel=4)
 
 
 def _other_names(missing: list[str], section: Section) -> str:

@@ -9,7 +9,8 @@ from scipy.optimize import linear_sum_assignment
 
 from stpredict._core import keys
 from stpredict._core.labels import as_text
-from stpredict._evaluation.agreement import agreement, labelled
+from stpredict._evaluation.agreement import agreement
+from stpredict._evaluation.labels import read_labels
 from stpredict.pl import _canvas
 from stpredict.pl._categories import categories_of, colours_of, draw_categories, palette, stored_colours
 
@@ -128,10 +129,11 @@ def domains(
 
 
 def _measured(domains: pd.Series, labels: pd.Series) -> str:
-    counted = labelled(labels) & domains.notna().to_numpy()
-    if labels[counted].nunique() < 2:
+    named = pd.Series(read_labels(labels), index=labels.index)
+    counted = (named.notna() & domains.notna()).to_numpy()
+    if named[counted].nunique() < 2:
         return ""
-    both = (as_text(values[counted]).to_numpy() for values in (domains, labels))
+    both = (as_text(values[counted]).to_numpy() for values in (domains, named))
     return f" (ARI = {agreement(*both)['ari']:.2f})"
 
 

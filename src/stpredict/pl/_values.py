@@ -77,7 +77,7 @@ def both_of(
         genes = section.genes[np.isfinite(values).any(axis=0)]
     after = expression_of(section, section.genes if genes is None else genes, predicted)
     before = expression_of(section, after.columns, None)
-    enough = np.asarray(section.counts().sum(axis=1)).ravel() >= max(min_counts, 1)
+    enough = section.totals() >= max(min_counts, 1)
     if enough.sum() < MIN_SPOTS:
         msg = (
             f"Section {section.name!r} has {enough.sum()} spots with min_counts={min_counts} counts; "

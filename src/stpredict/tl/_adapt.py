@@ -15,6 +15,8 @@ from stpredict.models.adapted.model import Adapted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import pandas as pd
+
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
 
@@ -131,14 +133,21 @@ def _mask(section: Section, measured: str | None) -> np.ndarray:
             "measured= names a boolean column, True where a spot was measured."
         )
         raise KeyError(msg)
-    column = obs[measured]
-    if column.dtype not in ("bool", "boolean") or column.isna().any():
+    return _read_mask(obs[measured].iloc[section.rows], f"obs[{measured!r}] of section {section.name!r}")
+
+
+def _read_mask(column: pd.Series, what: str) -> np.ndarray:
+    """True where a spot was measured; missing values of a boolean column mean that it was not."""
+    values = column.dropna()
+    if not values.map(lambda value: isinstance(value, bool | np.bool_)).all():
+        right = "True" if values.map(lambda value: isinstance(value, str)).all() else 1
+        name = column.name
         msg = (
-            f"obs[{measured!r}] of section {section.name!r} must be boolean without missing values, True where a spot was "
-            f"measured; it is {column.dtype}. Write adata.obs[{measured!r}] = … .astype(bool)."
+            f"{what} must be boolean, True where a spot was measured; it holds {', '.join(map(repr, values.unique()[:4]))}. "
+            f"Write adata.obs[{name!r}] = adata.obs[{name!r}] == {right!r}, with the value that means measured."
         )
         raise TypeError(msg)
-    return column.to_numpy(dtype=bool)[section.rows]
+    return column.astype(object).where(column.notna(), False).to_numpy(dtype=bool)
 
 
 def _wanted(model: ExpressionModel, genes: Iterable[str] | None, sections: Sequence[Section]) -> list[str]:

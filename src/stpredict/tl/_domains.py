@@ -7,16 +7,16 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from stpredict._core import keys
-from stpredict._core.checks import slot_name
-from stpredict._core.labels import as_text
+from stpredict._core.checks import check_key_added
 from stpredict._core.settings import settings
-from stpredict._evaluation.agreement import agreement, labelled
+from stpredict._evaluation.agreement import agreement
+from stpredict._evaluation.labels import read_labels
 from stpredict._sections.open import copy_of, open_sections, table_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
     from scipy import sparse
 
@@ -116,8 +116,8 @@ def domains(
     .. [1] Traag, Waltman, van Eck, From Louvain to Leiden: guaranteeing well-connected communities. Scientific Reports
        9, 5233 (2019).
     """
-    slot_name(key_added)
     adata = table_of(data, table_key)
+    check_key_added(adata, key_added, mark="n_domains", obs=[key_added])
     seed = settings.seed if seed is None else seed
     points = points_of(adata, use_rep)
     _check_numbers(len(points), n_domains, resolution)
@@ -138,8 +138,8 @@ def domains(
     result = _by_size(refined)
     record["n_domains"] = len(result.categories)
     if labels is not None:
-        counted = labelled(labels)
-        record |= {"label_key": label_key, **agreement(result.codes[counted], as_text(labels[counted]).to_numpy())}
+        counted = pd.notna(labels)
+        record |= {"label_key": label_key, **agreement(result.codes[counted], labels[counted].astype(str))}
     if copy:
         data = copy_of(data)
         adata = table_of(data, table_key)
@@ -185,12 +185,12 @@ def _check_numbers(n_spots: int, n_domains: int | None, resolution: float) -> No
         raise ValueError(msg)
 
 
-def _labels(adata: AnnData, label_key: str) -> pd.Series:
+def _labels(adata: AnnData, label_key: str) -> np.ndarray:
     if label_key not in adata.obs:
         msg = f"There is no obs[{label_key!r}]; obs has {', '.join(adata.obs.columns) or 'no columns'}."
         raise KeyError(msg)
-    labels = adata.obs[label_key]
-    kinds = sorted(as_text(labels[labelled(labels)]).unique())
+    labels = read_labels(adata.obs[label_key])
+    kinds = sorted({label for label in labels if label is not None})
     if len(kinds) < 2:
         msg = (
             f"obs[{label_key!r}] has {'one label only, ' + kinds[0] if kinds else 'no labels'}; "
@@ -249,8 +249,6 @@ def _neighbours(section: Section) -> sparse.csr_matrix:
 
 def _by_size(codes: np.ndarray) -> pd.Categorical:
     """Name groups by rank of size; of equal ones the first in the table comes first."""
-    import pandas as pd
-
     _, first, group, size = np.unique(codes, return_index=True, return_inverse=True, return_counts=True)
     order = np.lexsort((first, -size))
     rank = np.empty_like(order)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core import keys
-from stpredict._core.checks import slot_name
+from stpredict._core.checks import check_key_added
 from stpredict._sections.open import copy_of, open_all, table_of
 from stpredict.tl._prediction.record import run_record
 
@@ -90,7 +90,7 @@ def embed(
     See `stpredict.tl.train`.
     """
     key = key_added or keys.features(model.method)
-    slot_name(key)
+    check_key_added(table_of(data, table_key), key, mark="model_id", obsm=[key])
     sections = open_all(data, library_key=library_key, table_key=table_key)
     parts = [model.embed(section, use=use) for section in sections]
     adata = table_of(data, table_key)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from stpredict._core import keys
-from stpredict._core.checks import check_named_once, check_section_names, check_unique_genes, slot_name
+from stpredict._core.checks import check_key_added, check_named_once, check_section_names, check_unique_genes
 from stpredict._sections.open import copy_of, open_all, table_of
 from stpredict.models._base.contract import UNITS
 from stpredict.tl._prediction.record import run_record
@@ -108,6 +108,14 @@ def predict_expression(
     UserWarning
         If the model does not know some of `genes`; they are NaN.
 
+    Notes
+    -----
+    Image features are standardised within what is passed, so a subset of a section's spots gets other values than the
+    same spots of the whole section: predict whole sections, and take the subset afterwards.
+
+    Genes that were not predicted are NaN in the layer, which scanpy's and squidpy's tests take for values. Give them the
+    predicted genes alone: ``adata[:, adata.var["predicted"]]``, or call with ``as_anndata=True``.
+
     Examples
     --------
     >>> import stpredict as st
@@ -135,12 +143,12 @@ def predict_expression(
     >>> pd.DataFrame(new.uns["predicted"]["unseen"]).set_index("genes").columns.tolist()
     ['distance', 'reliability']
     """
-    slot_name(key_added)
     if sum((as_anndata, copy, out is not None)) > 1:
         msg = "as_anndata=True, out= and copy=True each leave the data untouched and give the result another way; pass one."
         raise ValueError(msg)
     path = None if out is None else checked_path(out)
     adata = table_of(data, table_key)
+    check_key_added(adata, key_added, mark="model_id", layers=[key_added, keys.std(key_added)], var=[key_added])
     check_unique_genes(adata.var_names, "This AnnData")
     wanted = None if genes is None else _asked_genes(genes, model)
     inside, outside = _places(wanted, model, adata.var_names)
@@ -212,9 +220,14 @@ def _places(
     asked = list(model.genes) if wanted is None else list(wanted)
     in_model = match(asked, model.vocabulary)
     in_var = match(asked, var_names)
+    first = {name: gene for gene, name in reversed(in_var.items())}
+    in_var = {gene: name for gene, name in in_var.items() if name == gene or first[name] == gene}
     inside = {in_var[gene]: in_model[gene] for gene in asked if gene in in_var and gene in in_model}
     outside = {gene: in_model.get(gene) for gene in asked if gene not in in_var}
-    return inside, outside
+    if bad := [gene for gene in outside if "/" in gene]:
+        msg = f"Left out, because names with '/' cannot be stored: {', '.join(bad[:5])}."
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return inside, {gene: known for gene, known in outside.items() if gene not in bad}
 
 
 def _forget(adata: AnnData, key_added: str) -> None:

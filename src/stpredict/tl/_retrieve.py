@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core import keys
-from stpredict._core.checks import slot_name
+from stpredict._core.checks import check_key_added
 from stpredict._sections.open import copy_of, open_all, table_of
 from stpredict.tl._prediction.record import run_record
 
@@ -83,10 +83,10 @@ def retrieve(
     """
     from stpredict.models._retrieval.bank import Banked
 
-    slot_name(key_added)
     if not isinstance(model, Banked):
         raise TypeError(_no_bank(model))
     adata = table_of(data, table_key)
+    check_key_added(adata, key_added, mark="bank_spot", obsm=[key_added, keys.similarity(key_added)])
     sections = open_all(data, library_key=library_key, table_key=table_key)
     found = [model.neighbours(section, k) for section in sections]
     rows = np.empty((adata.n_obs, k), dtype=np.int64)

@@ -65,8 +65,9 @@ def train(
     features
         ``obsm`` keys to learn from; by default everything that `stpredict.pp.encode` left, spot and niche.
     group_key
-        Column of ``obs`` that names each section's patient. Where no section has it, and with None, every section
-        counts as a patient of its own in the inner folds; the model's ``history`` says so.
+        Column of ``obs`` that names each section's patient. With None, and where no section has
+        ``obs["patient"]``, every section counts as a patient of its own in the inner folds; the model's ``history`` says
+        so. Any other column must be in every section.
     min_counts
         Spots with fewer counts are not learned from.
     preset

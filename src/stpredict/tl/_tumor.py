@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._core import keys
-from stpredict._core.checks import slot_name
-from stpredict._core.labels import as_text, layer_names
-from stpredict._evaluation.agreement import labelled
+from stpredict._core.checks import check_key_added
+from stpredict._core.labels import layer_names
+from stpredict._evaluation.labels import TumorLabels, read_labels, split_tumor_labels
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
 from stpredict._sections.open import copy_of, open_sections, table_of
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
 
-TUMOR_WORDS = ("invasive", "in situ", "cancer", "carcinoma", "tumor", "tumour")
 MEASURED = "measured counts"
+
+MOST_MISSING = 0.5
+"""Share of the markers that may be missing before a warning says so."""
 
 
 def localize_tumor(
@@ -68,8 +70,10 @@ def localize_tumor(
     label_key
         Column of ``obs`` with a pathologist's labels, to measure the score against.
     tumor_labels
-        Which labels are tumour. None takes those with "invasive", "in situ", "cancer", "carcinoma" or "tumor" in them.
-        Spots without a label, and those that are "undetermined", are left out.
+        Which labels are tumour, as they stand in the column. None takes labels that say so in plain words ("Tumor",
+        "invasive cancer", "DCIS") and refuses labels that can be read both ways ("tumor edge", "tumor-adjacent normal",
+        "tumor stroma"). "Non-tumor" is other tissue. Spots whose label is missing, "NA", "unknown", "unassigned" or
+        "undetermined" are left out.
     library_key
         Column of ``obs`` that names each spot's section, where an AnnData holds several.
     table_key
@@ -83,7 +87,8 @@ def localize_tumor(
 
     - ``obs["tumor_score"]`` (float): mean z-score; NaN where a marker's expression is NaN
     - ``obs["tumor"]`` (bool): the call; False where the score is NaN
-    - ``uns["tumor"]``: ``markers`` used, their ``weights``, ``markers_missing``, ``layer``, ``rule``, and by section
+    - ``uns["tumor"]``: ``markers`` used, their ``weights``, ``markers_missing``, ``layer``, ``rule``; with labels
+      ``tumor_labels`` and ``other_labels``, which labels were taken for what; and by section
       ``threshold``, ``two_groups`` (where the threshold was found) and, with labels, ``auroc``, ``average_precision``
       and ``prevalence`` (NaN where a section has only tumour or none)
 
@@ -97,7 +102,7 @@ def localize_tumor(
     Warns
     -----
     UserWarning
-        If the scores of a section form one group.
+        If more than half of the markers are missing, or the scores of a section form one group.
 
     Examples
     --------
@@ -112,15 +117,16 @@ def localize_tumor(
     .. [1] Otsu, A threshold selection method from gray-level histograms. IEEE Transactions on Systems, Man, and
        Cybernetics 9, 62–66 (1979).
     """
-    slot_name(key_added)
     if copy:
         data = copy_of(data)
     adata = table_of(data, table_key)
+    check_key_added(adata, key_added, mark="markers", obs=[key_added, f"{key_added}_score"])
     sections = open_sections(data, library_key=library_key, table_key=table_key)
     weights = _weights(markers)
-    truth = None if label_key is None else _tumor_truth(adata, label_key, tumor_labels)
+    named, truth = (None, None) if label_key is None else _tumor_truth(adata, label_key, tumor_labels)
     expression, columns = _expression(adata, sections, list(weights), layer)
     used = np.array([weights[name] for name in columns])
+    _warn_of_missing(list(weights), columns)
 
     score = np.full(adata.n_obs, np.nan)
     for section in sections:
@@ -135,7 +141,8 @@ def localize_tumor(
     call, thresholds = _call(sections, score, threshold)
     record |= thresholds
     if truth is not None:
-        record |= {"label_key": label_key, **_agreement(sections, score, truth)}
+        taken = {"tumor_labels": named.tumor, "other_labels": named.other}
+        record |= {"label_key": label_key, **taken, **_agreement(sections, score, truth)}
     adata.obs[f"{key_added}_score"] = score
     adata.obs[key_added] = call
     adata.uns[key_added] = record
@@ -198,6 +205,16 @@ def _found(wanted: list[str], names: list[str], where: str) -> dict[str, str]:
     return {marker: name for marker, name in found.items() if once[name] == marker}
 
 
+def _warn_of_missing(wanted: list[str], columns: Mapping[str, str]) -> None:
+    missing = [name for name in wanted if name not in columns]
+    if len(missing) > MOST_MISSING * len(wanted):
+        msg = (
+            f"{len(missing)} of {len(wanted)} markers are missing ({symbols.describe_missing(missing)}): the tumour map rests "
+            f"on {', '.join(columns.values())} alone. Predict the other markers too, or choose markers= that are there."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+
+
 def _section_score(expression: np.ndarray, weights: np.ndarray, name: str) -> np.ndarray:
     """Weighted mean of z-scores; NaN for spots where a marker is NaN."""
     known = np.isfinite(expression).all(axis=1)
@@ -247,22 +264,14 @@ def _two_groups(score: np.ndarray) -> bool:
     return bool(two < one)
 
 
-def _tumor_truth(adata: AnnData, label_key: str, tumor_labels: Iterable[str] | None) -> np.ndarray:
-    """1 for tumour, 0 for another label, NaN for none."""
+def _tumor_truth(adata: AnnData, label_key: str, tumor_labels: Iterable[str] | None) -> tuple[TumorLabels, np.ndarray]:
+    """Which labels were taken for what; and of every spot 1 for tumour, 0 for another label, NaN for none."""
     if label_key not in adata.obs:
-        msg = f"There is no obs[{label_key!r}]; obs has {', '.join(adata.obs.columns) or 'no columns'}."
+        msg = f"There is no obs[{label_key!r}]; obs has {', '.join(map(str, adata.obs.columns)) or 'no columns'}."
         raise KeyError(msg)
-    labels = as_text(adata.obs[label_key]).str.strip()
-    decided = labelled(labels)
-    present = sorted(set(labels[decided]))
-    if tumor_labels is None:
-        chosen = {label for label in present if any(word in label.lower() for word in TUMOR_WORDS)}
-    else:
-        chosen = {tumor_labels} if isinstance(tumor_labels, str) else set(tumor_labels)
-    if not chosen & set(present):
-        msg = f"None of the labels in obs[{label_key!r}] ({', '.join(present)}) is a tumour's; pass tumor_labels=."
-        raise ValueError(msg)
-    return labels.isin(chosen).astype(float).where(decided).to_numpy()
+    labels = read_labels(adata.obs[label_key])
+    named = split_tumor_labels((x for x in labels if x is not None), tumor_labels, f"obs[{label_key!r}]")
+    return named, np.array([np.nan if x is None else float(x in named.tumor) for x in labels])
 
 
 def _agreement(sections: Sequence[Section], score: np.ndarray, truth: np.ndarray) -> dict[str, dict[str, float]]:

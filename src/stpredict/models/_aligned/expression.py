@@ -90,7 +90,7 @@ def measured_expression(section: Section, genes: Sequence[str], level: np.ndarra
 
 def usable_spots(section: Section, min_counts: int) -> np.ndarray:
     """Bool (n spots,): which have counts enough to be taken for measured."""
-    totals = np.asarray(section.counts().sum(axis=1), dtype=np.float64).ravel()
+    totals = section.totals()
     return totals >= max(min_counts, 1)
 
 

@@ -113,7 +113,7 @@ def training_table(
     small, large = Shelf(), shelf or Shelf()
     out = {f.name: (large if f.name in ("design", "expression") else small).collect() for f in fields(Table)}
     for i, section in enumerate(sections):
-        totals = np.asarray(section.counts().sum(axis=1), dtype=np.float64).ravel()
+        totals = section.totals()
         part = Table(
             design=design(section, keys),
             expression=section.log_expression(genes),

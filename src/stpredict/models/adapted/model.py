@@ -335,7 +335,7 @@ def deep(section: Section, mask: np.ndarray, min_counts: int) -> np.ndarray:
     rows = np.flatnonzero(mask)
     if not len(rows):
         return rows
-    totals = np.asarray(part(section, rows).counts().sum(axis=1), dtype=np.float64).ravel()
+    totals = part(section, rows).totals()
     return rows[totals >= max(min_counts, 1)]
 
 

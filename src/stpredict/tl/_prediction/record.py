@@ -29,5 +29,5 @@ def run_record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any
         "parameters": {"features": list(features), **parameters},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    scales = [float(adata.uns[key]["mpp"]) for key, made in features.items() if "mpp" in made]
+    scales = [float(adata.uns[key]["mpp"]) for key in features if "mpp" in adata.uns.get(key, {})]
     return record | ({"mpp": scales[0]} if scales else {})

@@ -1,0 +1,85 @@
+"""Whether the full-resolution image shows what the small one in memory shows."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict._images.readers import WHOLE_SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stpredict._images import SlideImage
+
+SIDE = 128
+"""Pixels of the longer side at which pictures are compared."""
+
+MOST_PIXELS = 50_000_000
+"""Larger images without a coarser level, and those that must be decoded whole (JPEG, PNG), are not read for this."""
+
+ALIKE, UNLIKE = 0.8, 0.3
+"""Correlation of brightness from which two pictures are the same (real sections: 0.96 and more), and up to which not."""
+
+FLAT = 2.0
+"""Standard deviation of brightness up to which a picture shows nothing."""
+
+TURNED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "turned by 180°": lambda picture: picture[::-1, ::-1],
+    "mirrored from left to right": lambda picture: picture[:, ::-1],
+    "mirrored from top to bottom": lambda picture: picture[::-1],
+}
+
+
+def check_same_picture(image: SlideImage, small: np.ndarray, name: str, key: str) -> None:
+    """Refuse a full-resolution image that shows the small one turned or mirrored, or something else.
+
+    Raises
+    ------
+    ValueError
+        If it does; the message says which.
+
+    Warns
+    -----
+    UserWarning
+        If the two differ much, but not so much that they must be of different slides.
+    """
+    if image.source.lower().endswith(WHOLE_SUFFIXES) or np.prod(image.shape) / image.downsamples[-1] ** 2 > MOST_PIXELS:
+        return
+    full = image.thumbnail(SIDE).mean(axis=-1)
+    mine = _resized(small, full.shape)
+    if min(full.std(), mine.std()) < FLAT:
+        return
+    own = _correlation(full, mine)
+    if own >= ALIKE:
+        return
+    alike = {how: _correlation(turn(full), mine) for how, turn in TURNED.items()}
+    best = max(alike, key=lambda how: alike[how])
+    if alike[best] >= ALIKE and alike[best] > own + 0.1:
+        msg = (
+            f"Section {name!r}: the image at {image.source} is {best} beside the {key} image (correlation {alike[best]:.2f}, "
+            f"as it is {own:.2f}), so spots would lie on other tissue. Pass the image that the spots were placed on."
+        )
+        raise ValueError(msg)
+    msg = (
+        f"Section {name!r}: the image at {image.source} does not show what the {key} image shows (correlation of "
+        f"brightness {own:.2f}). Is it of another slide? Pass the image that the spots were placed on."
+    )
+    if own <= UNLIKE:
+        raise ValueError(msg)
+    warnings.warn(msg, UserWarning, stacklevel=4)
+
+
+def _resized(picture: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    from skimage.transform import resize
+
+    values = np.asarray(picture)
+    values = values[..., :3].mean(axis=-1) if values.ndim == 3 else values
+    values = values * 255 if values.max(initial=0) <= 1 else values
+    return resize(values.astype(np.float32), shape, order=1, anti_aliasing=True, preserve_range=True)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])

@@ -1,0 +1,85 @@
+"""Labels of a pathologist: what counts as tumour, as other tissue, as no label at all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stpredict._evaluation.labels import read_labels, split_tumor_labels
+
+TUMOR = [
+    "Tumor",
+    "tumour",
+    "Invasive cancer",
+    "cancer in situ",
+    "DCIS",
+    "IDC",
+    "invasive ductal carcinoma",
+    "Malignant",
+    "tumor_core",
+]
+OTHER = [
+    "Non-tumor",
+    "nontumor",
+    "non_tumour",
+    "No tumor",
+    "tumor-free",
+    "not cancer",
+    "non-malignant",
+    "stroma",
+    "adipose tissue",
+    "normal",
+]
+DOUBTFUL = [
+    "tumor edge",
+    "tumor-adjacent normal",
+    "peritumoral",
+    "tumor stroma",
+    "suspicious for carcinoma",
+    "Tumor border",
+    "cancer associated fibroblasts",
+]
+
+
+@pytest.mark.parametrize("label", TUMOR)
+def test_labels_that_say_tumor_are_tumor(label):
+    assert split_tumor_labels([label, "stroma"], None, "obs").tumor == [label]
+
+
+@pytest.mark.parametrize("label", OTHER)
+def test_labels_that_deny_it_or_name_other_tissue_are_not(label):
+    assert split_tumor_labels([label, "Tumor"], None, "obs").other == [label]
+
+
+@pytest.mark.parametrize("label", DOUBTFUL)
+def test_two_readings_are_asked_for(label):
+    with pytest.raises(ValueError, match=f"'{label}' can be read as tumour or not. Pass tumor_labels="):
+        split_tumor_labels([label, "Tumor", "stroma"], None, "obs['label']")
+    taken = split_tumor_labels([label, "Tumor", "stroma"], ["Tumor"], "obs['label']")
+    assert taken.tumor == ["Tumor"]
+    assert taken.other == sorted([label, "stroma"])
+
+
+def test_labels_of_clusters_name_no_tumor():
+    with pytest.raises(ValueError, match="None of the labels in obs"):
+        split_tumor_labels(["0", "1"], None, "obs")
+    assert split_tumor_labels(["0", "1"], 1, "obs").tumor == ["1"]
+
+
+@pytest.mark.parametrize(
+    "missing", [None, np.nan, pd.NA, "NA", "n/a", "", " nan ", "Unknown", "UNASSIGNED", "undetermined"]
+)
+@pytest.mark.parametrize("kind", ["object", "category"])
+def test_missing_labels_are_no_labels(missing, kind):
+    column = pd.Series(["tumor", missing, "stroma"], dtype=object).astype(kind)
+    assert read_labels(column).tolist() == ["tumor", None, "stroma"]
+
+
+def test_missing_labels_of_text_columns():
+    for column in (
+        pd.array(["tumor", pd.NA], dtype="string"),
+        pd.Categorical(pd.array(["tumor", pd.NA], dtype="string")),
+    ):
+        assert read_labels(pd.Series(column)).tolist() == ["tumor", None]
+    assert read_labels(pd.Series([1.0, np.nan])).tolist() == ["1.0", None]
