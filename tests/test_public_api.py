@@ -158,5 +158,5 @@ def test_looking_at_every_package_loads_no_framework():
 
 def test_continuous_integration_runs_the_command_of_the_readme():
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    (command,) = [line for line in ci if "pytest" in line]
+    (command,) = [line.strip() for line in ci if "pytest" in line]
     assert command in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()

@@ -37,6 +37,7 @@ def test_a_section_added_later_is_found_and_read(data_dir):
     assert adata.var_names.tolist() == ["ERBB2", "CD74", "ERBB2-1"]
     np.testing.assert_array_equal(adata.X.toarray(), [[1, 0, 2], [0, 3, 0]])
     np.testing.assert_array_equal(adata.obsm["spatial"], [[70.5, 30], [80.5, 30]])
+    assert adata.obsm["spatial"].flags.writeable
     assert adata.obs["array_col"].tolist() == [7, 8]
     assert adata.obs["array_row"].tolist() == [3, 3]
     assert adata.obs["patient"].tolist() == ["Z", "Z"]

@@ -49,6 +49,7 @@ def test_same_seed_same_bits_and_sections_do_not_depend_on_their_number(two_sect
     np.testing.assert_array_equal(alone.layers["truth"], first.layers["truth"])
     np.testing.assert_array_equal(alone.uns["truth"]["nuclei"], first.uns["truth"]["nuclei"])
     assert alone.obs.equals(first.obs)
+    assert alone.obsm["spatial"].flags.writeable
 
 
 def test_other_seeds_and_sections_differ(two_sections):

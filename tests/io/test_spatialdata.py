@@ -320,6 +320,14 @@ def test_to_spatialdata_of_two_sections(two_sections):
         assert section.mpp == pytest.approx(1.0)
 
 
+def test_names_that_cannot_be_written_are_refused_until_they_are_changed_as_told(section):
+    section.uns["spatial"] = {"her2st/A1": section.uns["spatial"].pop("sim_1")}
+    with pytest.raises(ValueError, match=r"names hold '/' cannot be written: her2st/A1. Rename them right after"):
+        st.io.to_spatialdata(section)
+    section.uns["spatial"]["A1"] = section.uns["spatial"].pop("her2st/A1")
+    assert list(st.io.to_spatialdata(section).shapes) == ["A1"]
+
+
 def test_to_spatialdata_does_not_decode_the_image(tmp_path, monkeypatch):
     from stpredict._images.whole import WholeImage
 

@@ -48,6 +48,7 @@ def test_every_version_gives_the_same_section(tmp_path, write_visium, version, h
     # x grows with the column, y with the row.
     np.testing.assert_allclose(adata.obsm["spatial"][:, 0], 80 + (column + 0.5 * (row % 2)) * 90)
     np.testing.assert_allclose(adata.obsm["spatial"][:, 1], 60 + row * 90 * np.sqrt(0.75))
+    assert adata.obsm["spatial"].flags.writeable
     library = adata.uns["spatial"]["sample"]
     assert library["images"]["hires"].shape == (180, 200, 3)
     assert library["images"]["lowres"].shape == (90, 100, 3)

@@ -292,6 +292,9 @@ def test_library_key_must_be_told(both):
     both.obs["sample"] = "c"
     with pytest.raises(KeyError, match=r"names sections that uns\['spatial'\] lacks: c"):
         open_sections(both, library_key="sample")
+    both.obs.loc[both.obs_names[:3], "sample"] = np.nan
+    with pytest.raises(KeyError, match=r"obs\['sample'\] names no section for 3 of 100 spots"):
+        open_sections(both, library_key="sample")
     with pytest.raises(ValueError, match="pass library_id="):
         section_from_anndata(both)
     with pytest.raises(KeyError, match="no section 'z'"):

@@ -215,13 +215,14 @@ def test_split_sisters_are_told_of_once(sections, group_key):
         adata.obs["block"] = f"block {number}"
     with pytest.warns(UserWarning, match="SISTER SECTIONS ARE SPLIT.*patient A .*nothing about new patients") as told:
         table = run(sections, ["mean"], group_key=group_key)
-    assert len(told) == 1
+    assert [warning.category for warning in told].count(UserWarning) == 1
     assert table["fold"].nunique() == 4
 
 
 def test_nothing_is_told_where_no_sisters_are_split(sections):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", module="anndata")  # anndata 0.13 reads options that pandas 3 is about to drop
         run([sections[0], *sections[2:]], ["mean"], group_key=None)
         run(sections, ["mean"])
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import stpredict as st
+from stpredict._core.labels import layer_names
 from stpredict.models._base.contract import Prediction
 from stpredict.models.baselines.ridge import Ridge
 from stpredict.tl._prediction import tables, zarr_store
@@ -47,7 +48,7 @@ def test_store_holds_what_as_anndata_returns(model, new, tmp_path, small_parts, 
     assert read.X.dtype == read.layers["predicted_std"].dtype == np.float32
     np.testing.assert_allclose(read.X, expected.X, atol=2e-6)
     np.testing.assert_allclose(read.layers["predicted_std"], expected.layers["predicted_std"], atol=2e-6)
-    assert list(read.layers) == ["predicted_std"]
+    assert layer_names(read) == ["predicted_std"]
     pd.testing.assert_frame_equal(read.obs, expected.obs, check_categorical=False, check_dtype=False)
     pd.testing.assert_frame_equal(read.var, expected.var, check_column_type=False)
     np.testing.assert_array_equal(read.obsm["spatial"], expected.obsm["spatial"])
@@ -179,6 +180,13 @@ def test_anything_else_is_not_replaced(model, new, tmp_path):
 def test_unfit_features_are_found_before_anything_is_written(model, new, tmp_path):
     new.uns["X_fake"]["encoder_hash"] = "beef"
     with pytest.raises(ValueError, match="encoder_hash=beef"):
+        st.tl.predict_expression(new, model, out=tmp_path / "a.zarr")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sections_whose_names_cannot_be_written_are_refused(model, new, tmp_path):
+    new.uns["spatial"] = {"lab/section3": new.uns["spatial"]["section3"]}
+    with pytest.raises(ValueError, match="names hold '/' cannot be written: lab/section3"):
         st.tl.predict_expression(new, model, out=tmp_path / "a.zarr")
     assert not list(tmp_path.iterdir())
 

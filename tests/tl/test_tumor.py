@@ -143,6 +143,18 @@ def test_labels_decide_who_is_counted():
     assert np.isnan(adata.uns["tumor"]["auroc"]["one"])
 
 
+@pytest.mark.parametrize("dtype", [object, "category", "string"])
+def test_labels_may_be_missing_in_columns_of_any_kind(dtype):
+    adata = section()
+    labels = adata.obs["label"].astype(object)
+    labels[:10] = None
+    adata.obs["label"] = labels.astype(dtype)
+    st.tl.localize_tumor(adata, markers=["ERBB2"], label_key="label")
+    assert adata.uns["tumor"]["prevalence"]["one"] == pytest.approx(30 / 190)
+    with pytest.raises(ValueError, match=r"labels in obs.'label'. \(Invasive cancer, connective tissue\)"):
+        st.tl.localize_tumor(adata, markers=["ERBB2"], label_key="label", tumor_labels="DCIS")
+
+
 def test_results_round_trip_through_h5ad(tmp_path):
     adata = section()
     st.tl.localize_tumor(adata, markers={"ERBB2": 1.0, "EPCAM": 0.5}, label_key="label")

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from stpredict._core.checks import raw_counts
+from stpredict._core.labels import as_text
 from stpredict._core.warning import warn
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def warn_of_sisters(sections: Sequence[Section], groups: Sequence[str], group_ke
     homes: dict[str, set[str]] = {}
     for section, group in zip(sections, groups, strict=True):
         if PATIENT in section.adata.obs:
-            for patient in section.adata.obs[PATIENT].iloc[section.rows].dropna().astype(str).unique():
+            for patient in as_text(section.adata.obs[PATIENT].iloc[section.rows]).dropna().unique():
                 homes.setdefault(patient, set()).add(group)
     split = sorted(patient for patient, of in homes.items() if len(of) > 1)
     if split:
@@ -121,7 +122,7 @@ def reference_groups(reference: AnnData, group_key: str | None) -> np.ndarray:
     """Group of every row of a reference, as text; empty where the reference does not say."""
     if group_key is None or group_key not in reference.obs:
         return np.full(reference.n_obs, "", dtype=object)
-    return reference.obs[group_key].astype(object).fillna("").astype(str).to_numpy()
+    return as_text(reference.obs[group_key]).fillna("").to_numpy()
 
 
 def without_group(references: Sequence[AnnData], group: str, group_key: str | None) -> list[AnnData]:

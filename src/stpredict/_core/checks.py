@@ -93,6 +93,16 @@ def check_named_once(genes: Sequence[str]) -> None:
         raise ValueError(msg)
 
 
+def check_section_names(names: Iterable[str]) -> None:
+    """Refuse names of sections that are no keys in a file."""
+    if bad := [name for name in names if "/" in name]:
+        msg = (
+            f"Sections whose names hold '/' cannot be written: {', '.join(bad[:5])}. Rename them right after reading: "
+            "the key in adata.uns['spatial'], and the values of the obs column that names each spot's section."
+        )
+        raise ValueError(msg)
+
+
 RESERVED = frozenset(
     {"counts", "spatial", "tiles", "niches", "nuclei", "spatialdata_attrs", "slide_job", "total_counts"}
 )

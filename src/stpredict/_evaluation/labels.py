@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+from stpredict._core.labels import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import pandas as pd
 
 UNDECIDED = frozenset(
     {"", "nan", "na", "n a", "none", "null", "undetermined", "undecided", "unknown", "unassigned", "unlabeled"}
@@ -45,9 +48,7 @@ DOUBTFUL = re.compile(
 
 def read_labels(column: pd.Series) -> np.ndarray:
     """Object array (n,) of labels as text, None where a spot has none; for every dtype and generation of pandas."""
-    values = column.astype(object).to_numpy()
-    missing = pd.isna(values)
-    texts = [None if gone else str(value).strip() for value, gone in zip(values, missing, strict=True)]
+    texts = [None if text is None else text.strip() for text in as_text(column)]
     return np.array([None if text is None or _words(text) in UNDECIDED else text for text in texts], dtype=object)
 
 

@@ -71,7 +71,7 @@ def gene_facts(genes: str | Iterable[str] | None = None) -> pd.DataFrame:
         warn(msg)
     known = [name for name in names if name in approved]
     rows = symbols.rows_of(approved[name] for name in known)
-    out = table.iloc[rows][["symbol", "name"]].set_axis(pd.Index(known, dtype=object), axis=0)
+    out = table.iloc[rows][["symbol", "name"]].set_axis(pd.Index(known, dtype=str), axis=0)
     terms = [facts().terms_of(row) for row in rows]
     for number, aspect in enumerate(ASPECTS):
         out[aspect] = ["; ".join(gene[number]) for gene in terms]
@@ -155,7 +155,7 @@ def text_table(genes: Sequence[str]) -> np.ndarray:
 def texts() -> pd.DataFrame:
     """`text_table` of all genes of which something is known, by symbol; not to be changed."""
     approved = told()
-    return pd.DataFrame(text_table(approved), index=pd.Index(approved, dtype=object))
+    return pd.DataFrame(text_table(approved), index=pd.Index(approved, dtype=str))
 
 
 @dataclass(frozen=True)

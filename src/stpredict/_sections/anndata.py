@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.labels import as_text
 from stpredict._images import SlideImage, open_image
 from stpredict._sections.picture import check_same_picture
 from stpredict._sections.scale import ScaleHints, check_full_resolution
@@ -154,7 +155,10 @@ def library_column(adata: AnnData, library_key: str | None, libraries: list[str]
             f"section (one of {', '.join(libraries)}). obs has {', '.join(adata.obs.columns) or 'no columns'}."
         )
         raise KeyError(msg)
-    column = adata.obs[key].astype(str).to_numpy()
+    column = as_text(adata.obs[key]).fillna("").to_numpy()
+    if nameless := int((column == "").sum()):
+        msg = f"obs[{key!r}] names no section for {nameless} of {len(column)} spots; fill it in, or drop those spots."
+        raise KeyError(msg)
     unknown = sorted(set(column) - set(libraries))
     if unknown:
         msg = f"obs[{key!r}] names sections that uns['spatial'] lacks: {', '.join(unknown[:5])}."

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from stpredict._core import keys
 from stpredict._core.checks import check_unique_genes, raw_counts
+from stpredict._core.labels import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -96,12 +97,15 @@ def checked_counts(adata: AnnData, name: str) -> Matrix:
 
 
 def study_codes(obs: pd.DataFrame, key: str | None) -> np.ndarray:
-    """Number of every row's study: those that column `key` names, where there is one, else all rows are one."""
+    """Number of every row's study: those that column `key` names, where there is one, else all rows are one.
+
+    Rows whose study is missing count as one more study.
+    """
     import pandas as pd
 
     if key is None or key not in obs:
         return np.zeros(len(obs), dtype=int)
-    return pd.factorize(obs[key].astype(str))[0]
+    return pd.factorize(as_text(obs[key]), use_na_sentinel=False)[0]
 
 
 def log_rows(

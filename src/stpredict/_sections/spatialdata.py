@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.labels import as_text
 from stpredict._images import SlideImage, open_image
 from stpredict._sections.anndata import scale_hints
 from stpredict._sections.image_choice import Candidate, checked_colours, choose, in_colour, levels_of
@@ -218,7 +219,7 @@ def _matched(adata: AnnData, shapes: GeoDataFrame, region: str) -> tuple[np.ndar
         if key not in adata.obs:
             msg = f"The table's obs lacks {key!r}, which should link its rows to the shapes of {region!r}."
             raise ValueError(msg)
-    rows = np.flatnonzero(adata.obs[attrs["region_key"]].astype(str).to_numpy() == region)
+    rows = np.flatnonzero(as_text(adata.obs[attrs["region_key"]]).to_numpy() == region)
     instances = adata.obs[attrs["instance_key"]].iloc[rows]
     if not shapes.index.is_unique:
         msg = f"Shapes {region!r} have duplicated names in their index; make it unique first."

@@ -267,7 +267,7 @@ def _read_folder(folder: Path, dataset: str, section: str) -> AnnData:
             f"{folder} is damaged: counts are {counts.shape}, but there are {len(spots)} spots and {len(genes)} genes."
         )
         raise ValueError(msg)
-    centres = spots[["pixel_x", "pixel_y"]].to_numpy(np.float64)
+    centres = spots[["pixel_x", "pixel_y"]].to_numpy(np.float64, copy=True)
     if not len(centres) or not np.isfinite(centres).all() or not all(gene.strip() for gene in genes):
         msg = "there are no spots, spots without place or genes without name"
         raise ValueError(msg)
@@ -275,7 +275,7 @@ def _read_folder(folder: Path, dataset: str, section: str) -> AnnData:
     return AnnData(
         sparse.csr_matrix(counts, dtype=np.float32),
         obs=_obs(spots, meta, section, library),
-        var=pd.DataFrame(index=make_index_unique(pd.Index(genes, dtype=object))),
+        var=pd.DataFrame(index=make_index_unique(pd.Index(genes, dtype=str))),
         obsm={keys.SPATIAL: centres},
         uns={keys.SPATIAL: {library: _library(folder, meta)}},
     )

@@ -144,7 +144,7 @@ def _section(index: int, patient: int, *, seed: int, signal: float, hidden: floa
     adata.var["truth_programme"] = counts.PROGRAMME_OF
     adata.strings_to_categoricals()
     adata.layers["truth"] = np.log1p(1e4 * fraction).astype(np.float32)
-    adata.obsm[keys.SPATIAL] = spots[["x", "y"]].to_numpy()
+    adata.obsm[keys.SPATIAL] = spots[["x", "y"]].to_numpy(copy=True)
     adata.uns[keys.SPATIAL] = {library: _library(image)}
     table = np.column_stack([nuclei.xy, nuclei.area, nuclei.kind]).astype(np.float32)
     adata.uns["truth"] = {"nuclei": table, "types": list(REGIONS)}

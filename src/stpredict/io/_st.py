@@ -105,7 +105,7 @@ def read_st(
     adata = AnnData(
         sparse.csr_matrix(table.to_numpy(np.float32)[keep]),
         obs=pd.DataFrame({"array_row": grid[keep, 1], "array_col": grid[keep, 0]}, index=table.index[keep]),
-        var=pd.DataFrame(index=make_index_unique(pd.Index(table.columns.astype(str), dtype=object))),
+        var=pd.DataFrame(index=make_index_unique(table.columns.astype(str))),
         obsm={keys.SPATIAL: centres},
     )
     metadata = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.checks import check_section_names
 from stpredict._sections.open import open_sections
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def to_spatialdata(adata: AnnData, *, library_key: str | None = None, table_name
     Raises
     ------
     ValueError
-        If a section has no spots, spots lie outside of their image, or the image cannot be read.
+        If a section has no spots or a name that holds ``/``, spots lie outside of their image, or the image cannot be read.
     KeyError
         If there are several sections and `library_key` is not a column of ``obs``.
     FileNotFoundError
@@ -61,6 +62,7 @@ def to_spatialdata(adata: AnnData, *, library_key: str | None = None, table_name
     from spatialdata import SpatialData
 
     sections = open_sections(adata, library_key=library_key)
+    check_section_names(section.name for section in sections)
     images: dict[str, Any] = {}
     for section in sections:
         if section.has_image:

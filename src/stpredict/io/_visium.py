@@ -281,7 +281,7 @@ def _in_tissue(adata: AnnData, positions: Any) -> AnnData:
         adata, own = adata[inside].copy(), own[inside]
     adata.obs = own[["in_tissue", "array_row", "array_col"]].copy()
     # x is the column and y the row of the image.
-    adata.obsm[keys.SPATIAL] = own[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(np.float64)
+    adata.obsm[keys.SPATIAL] = own[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(np.float64, copy=True)
     return adata
 
 

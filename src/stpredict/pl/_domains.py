@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.labels import as_text
 from stpredict._evaluation.agreement import agreement
 from stpredict._evaluation.labels import read_labels
 from stpredict.pl import _canvas
@@ -124,7 +125,7 @@ def _measured(domains: pd.Series, labels: pd.Series) -> str:
     counted = (named.notna() & domains.notna()).to_numpy()
     if named[counted].nunique() < 2:
         return ""
-    both = (values[counted].astype(str).to_numpy() for values in (domains, named))
+    both = (as_text(values[counted]).to_numpy() for values in (domains, named))
     return f" (ARI = {agreement(*both)['ari']:.2f})"
 
 

@@ -219,7 +219,7 @@ def chosen_rows(
         known = list(table[name].unique())
         wanted = known if wanted is None else list(wanted)
         _all_known(wanted, known, name)
-        table[name] = pd.Categorical(table[name], wanted)
+        table[name] = pd.Categorical(table[name].where(table[name].isin(wanted)), wanted)
     return table.dropna(subset=["method", "panel"]), metric
 
 

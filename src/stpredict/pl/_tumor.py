@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.labels import as_text
 from stpredict.pl import _canvas
 from stpredict.pl._categories import draw_categories
 
@@ -137,7 +138,7 @@ def _draw_score(
 
 
 def _draw_labels(ax: Axes, section: Section, labels: pd.Series, *, size: float) -> None:
-    names = labels.astype(str).where(labels.notna())
+    names = as_text(labels)
     kinds = names.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable").index
     draw_categories(ax, section, names, {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(kinds)}, size=size)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from stpredict._core import keys
+from stpredict._core.labels import layer_names
 from stpredict._genes import symbols
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def expression_of(section: Section, genes: str | Iterable[str], layer: str | Non
     in_var = layer is None or layer in adata.layers
     if not in_var and extra is None:
         hint = "Call tl.predict_expression first, or pass layer=None for the measured counts."
-        msg = f"There is no layers[{layer!r}]; there is {', '.join(adata.layers) or 'none'}. {hint}"
+        msg = f"There is no layers[{layer!r}]; there is {', '.join(layer_names(adata)) or 'none'}. {hint}"
         raise KeyError(msg)
     inside = symbols.match(wanted, section.genes) if in_var else {}
     beside = {} if extra is None else symbols.match(wanted, extra.columns)

@@ -214,7 +214,7 @@ def _coexpression(
     vectors, made = coexpression(opened, n_dims=n_dims, min_counts=min_counts)
     if names is not None:
         found = symbols.match(names, vectors.index)
-        vectors = vectors.loc[list(found.values())].set_axis(pd.Index(list(found), dtype=object), axis=0)
+        vectors = vectors.loc[list(found.values())].set_axis(pd.Index(list(found), dtype=str), axis=0)
     return _frame(vectors.to_numpy(), vectors.index, "coexpression"), made
 
 
@@ -238,7 +238,7 @@ def _open(reference: Any, library_key: str | None, table_key: str | None) -> lis
 
 def _frame(vectors: np.ndarray, names: Sequence[str], part: str) -> pd.DataFrame:
     columns = [f"{part}_{number}" for number in range(vectors.shape[1])]
-    return pd.DataFrame(vectors, index=pd.Index(names, dtype=object), columns=columns)
+    return pd.DataFrame(vectors, index=pd.Index(names, dtype=str), columns=columns)
 
 
 def _side_by_side(names: list[str] | None, parts: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 from stpredict._core import keys
 from stpredict._core.checks import one_of
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.labels import layer_names
 from stpredict._core.settings import settings
 from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, score
 from stpredict._sections.open import open_all, unique_names
@@ -108,7 +109,7 @@ def _layer(section: Section, layer: str) -> np.ndarray:
 
     adata = section.adata
     if layer not in adata.layers:
-        known = ", ".join(adata.layers) or "none"
+        known = ", ".join(layer_names(adata)) or "none"
         msg = (
             f"Section {section.name!r} has no layers[{layer!r}] (it has {known}). Run stpredict.tl.predict_expression"
             f"{', with std=True' if layer.endswith('_std') else ''}."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from stpredict._core import keys
-from stpredict._core.checks import check_key_added, check_named_once, check_unique_genes
+from stpredict._core.checks import check_key_added, check_named_once, check_section_names, check_unique_genes
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
 from stpredict._sections.open import copy_of, open_all, table_of
@@ -92,7 +92,7 @@ def predict_expression(
     ------
     ValueError
         If features are missing or were not made as in training, the model knows none of `genes`, gene names are
-        duplicated, or a section has fewer than two spots. `data` is then unchanged.
+        duplicated, or a section has fewer than two spots; with `out`, if the name of a section holds ``/``. `data` is then unchanged.
     FileExistsError
         If something else than such a store is at `out`.
     OSError
@@ -148,6 +148,8 @@ def predict_expression(
     wanted = None if genes is None else _asked_genes(genes, model)
     inside, outside = _places(wanted, model, adata.var_names)
     sections = open_all(data, library_key=library_key, table_key=table_key)
+    if path is not None:
+        check_section_names(section.name for section in sections)
     record = run_record(model, adata, {"genes": wanted or "all", "std": std}) | {"units": UNITS}
     kinds = {key_added: "mean"} | ({keys.std(key_added): "std"} if std else {})
 
@@ -237,7 +239,7 @@ def _bare_anndata(adata: AnnData, genes: dict[str, str | None], key_added: str, 
 
     import anndata
 
-    names = pd.Index(list(genes), dtype=object)
+    names = pd.Index(list(genes), dtype=str)
     var = pd.DataFrame({key_added: [gene is not None for gene in genes.values()]}, index=names)
     new = anndata.AnnData(obs=adata.obs.copy(), var=var)
     if keys.SPATIAL in adata.obsm:

@@ -9,6 +9,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import check_key_added
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.labels import layer_names
 from stpredict._core.warning import warn
 from stpredict._evaluation.labels import TumorLabels, read_labels, split_tumor_labels
 from stpredict._genes import symbols
@@ -179,7 +180,7 @@ def _layer_table(adata: AnnData, wanted: list[str], layer: str) -> pd.DataFrame:
     extra = adata.obsm.get(keys.extra_genes(layer))
     if layer not in adata.layers and extra is None:
         hint = "Call tl.predict_expression first, or pass layer=None for the measured counts."
-        msg = f"There is no layers[{layer!r}]; there is {', '.join(adata.layers) or 'none'}. {hint}"
+        msg = f"There is no layers[{layer!r}]; there is {', '.join(layer_names(adata)) or 'none'}. {hint}"
         raise KeyError(msg)
     if layer not in adata.layers:  # a slide on which no gene was measured
         return extra.dropna(axis=1, how="all")

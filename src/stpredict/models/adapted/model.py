@@ -315,9 +315,8 @@ class Adapted(ExpressionModel):
         arrays = {True: {}, False: {}}
         for name, array in stored.arrays.items():
             arrays[name.startswith(BASE)][name.removeprefix(BASE)] = array
-        base = rebuilt(
-            files.Stored(content["method"], content["genes"], content["config"], arrays[True]), path, METHODS
-        )
+        stored_base = files.Stored(content["method"], content["genes"], content["config"], arrays[True])
+        base = rebuilt(stored_base, path, METHODS | {cls.method: cls})
         files.check_shapes(files.Stored(stored.method, stored.genes, {}, arrays[False]), cls.shapes, path)
         model = cls(base, min_counts=stored.config["min_counts"], seed=stored.config["seed"])
         model.genes, model.config, model.arrays = stored.genes, stored.config, stored.arrays

@@ -134,16 +134,16 @@ def gene_space(
     others = whole.index.difference(seen, sort=False)
     whole = whole.reindex([*seen, *others]).fillna(0.0)
     whole.loc[seen, MOMENTS] = own.loc[seen]
-    coordinates = whole.drop(columns=MOMENTS).to_numpy(np.float32)
+    coordinates = whole.drop(columns=MOMENTS).to_numpy(np.float32, copy=True)
     return GeneSpace(
         names=list(whole.index),
         coordinates=coordinates,
         variance=variance,
         told=(~whole.index.isin(measured.index)).astype(np.float32),
-        level=whole["level"].to_numpy(np.float32),
+        level=whole["level"].to_numpy(np.float32, copy=True),
         sd=np.exp(whole["log_sd"].to_numpy(np.float32)),
         nearest=nearest(coordinates, coordinates[: len(seen)]),
-        by_text=left_out.reindex(whole.index).drop(columns=MOMENTS).to_numpy(np.float32),
+        by_text=left_out.reindex(whole.index).drop(columns=MOMENTS).to_numpy(np.float32, copy=True),
     )
 
 

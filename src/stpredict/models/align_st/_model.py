@@ -163,7 +163,7 @@ class AlignSt(ArrayModel):
             "unseen_error": chosen.unseen_error,
         }
         if self._own_facts is not None:
-            told["gene_facts"] = self._own_facts.to_numpy(np.float32)
+            told["gene_facts"] = self._own_facts.to_numpy(np.float32, copy=True)
         return self._finish(genes, state | space.arrays() | told, chosen.history)
 
     @staticmethod
@@ -193,7 +193,7 @@ class AlignSt(ArrayModel):
         if not self.options.text_layers:
             return None
         if self._own_facts is not None:
-            vectors = self._own_facts.reindex(genes).to_numpy(np.float32)[:, None]
+            vectors = self._own_facts.reindex(genes).to_numpy(np.float32, copy=True)[:, None]
             return np.nan_to_num(vectors), np.isfinite(vectors).all(axis=2)
         from stpredict._genes.facts import fact_states
 

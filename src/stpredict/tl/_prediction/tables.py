@@ -34,7 +34,7 @@ class Table(NamedTuple):
     @classmethod
     def empty(cls, kind: str, n_spots: int, genes: dict[str, str | None], names: pd.Index | None = None) -> Table:
         """Table in memory, of the `genes` or with other columns beside them."""
-        names = pd.Index(list(genes), dtype=object) if names is None else names
+        names = pd.Index(list(genes), dtype=str) if names is None else names
         return cls(kind, genes, names, np.full((n_spots, len(names)), np.nan, dtype=np.float32))
 
     def take(self, rows: slice | np.ndarray, prediction: Prediction) -> None:

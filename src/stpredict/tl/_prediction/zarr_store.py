@@ -105,6 +105,7 @@ def _whichever_format() -> Iterator[None]:
         warnings.filterwarnings("ignore", "Writing zarr v2 data")
         warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
         warnings.filterwarnings("ignore", "zarr v3 autosharding")
+        warnings.filterwarnings("ignore", "zarr v3 will become the only option")
         yield
 
 
