@@ -58,7 +58,7 @@ def evaluate(
         and ``"interval_width"`` (its mean width).
     %(min_counts)s
     %(seed)s
-        It is the counts that are thinned for the ceiling.
+        Only the noise ceiling depends on it.
     %(library_key)s
     %(table_key)s
 
