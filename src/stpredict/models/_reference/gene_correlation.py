@@ -217,10 +217,15 @@ class GeneStructure:
         """What a model stores, by name."""
         return {name: getattr(self, name.removeprefix(self.PREFIX)) for name in self.SHAPES}
 
+    @staticmethod
+    def is_in(arrays: Mapping[str, np.ndarray]) -> bool:
+        """Whether a model's `arrays` have a structure among them."""
+        return "reference_axes" in arrays
+
     @classmethod
     def stored_in(cls, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> GeneStructure | None:
         """The structure among a model's `arrays`, if it has one."""
-        if "reference_axes" not in arrays:
+        if not cls.is_in(arrays):
             return None
         kept = {name.removeprefix(cls.PREFIX): arrays.get(name, np.zeros(0)) for name in cls.SHAPES}
         return cls(**kept, record=dict(config.get("reference", {})))
