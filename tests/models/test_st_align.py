@@ -6,9 +6,9 @@ import torch
 
 import stpredict as st
 from stpredict._evaluation.metrics import pearson
-from stpredict._sections.niches import members_of
+from stpredict._sections.niches import niche_matrix
 from stpredict._sections.open import open_sections
-from stpredict.models._aligned.hard_negatives import Companions
+from stpredict.models._aligned.hard_negatives import HardNegatives
 from stpredict.models.nn._losses import info_nce
 from stpredict.models.st_align import PRESETS, Options
 from stpredict.models.st_align._niches import expression_clusters, niche_mean, niche_mean_of
@@ -181,7 +181,7 @@ def test_niche_expression_is_the_mean_over_usable_members(paired):
     section = opened(paired())
     values, usable = np.arange(81.0)[:, None] * [1, 2], np.ones(81, dtype=bool)
     usable[0] = False
-    members = members_of(section).toarray() > 0
+    members = niche_matrix(section).toarray() > 0
     expected = [values[members[i] & usable].mean(axis=0) for i in range(81)]
     np.testing.assert_allclose(niche_mean(section, values, usable), expected, rtol=1e-5)
 
@@ -210,7 +210,7 @@ def test_clusters_are_found():
 def test_companions_come_from_every_other_cluster_of_the_section():
     section = torch.tensor([0] * 30 + [1] * 30)
     cluster = torch.arange(60) % 3
-    draw = Companions(section, cluster, 2)
+    draw = HardNegatives(section, cluster, 2)
     rows = torch.tensor([0, 31, 59])
     drawn = draw(rows).view(3, 2)
     assert (section[drawn] == section[rows, None]).all()
@@ -220,7 +220,7 @@ def test_companions_come_from_every_other_cluster_of_the_section():
 
 def test_companions_where_clusters_are_too_few():
     section, cluster = torch.tensor([0] * 10 + [1] * 10), torch.tensor([0] * 5 + [1] * 5 + [0] * 10)
-    drawn = Companions(section, cluster, 3)(torch.tensor([2, 15])).view(2, 3)
+    drawn = HardNegatives(section, cluster, 3)(torch.tensor([2, 15])).view(2, 3)
     assert (cluster[drawn[0]] == 1).all()
     assert (section[drawn[0]] == 0).all()
     assert (section[drawn[1]] == 1).all()

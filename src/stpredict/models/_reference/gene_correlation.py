@@ -11,7 +11,7 @@ import numpy as np
 from stpredict._sections.references import checked_counts, log_rows, study_codes
 from stpredict.models._data.chunks import Parts, moments, rows_of
 from stpredict.models._data.linalg import cross
-from stpredict.models._reference.distance import distance_to, places_of
+from stpredict.models._reference.distance import distance_to, section_means_and_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -167,7 +167,7 @@ class GeneStructure:
 
         Where there is one section only, strips of it stand for several.
         """
-        places, scale = places_of(sections, keys)
+        places, scale = section_means_and_scale(sections, keys)
         return replace(self, places=places, scale=scale)
 
     # ------------------------------------------------------------------ use

@@ -54,7 +54,7 @@ class Knn(Banked, Baseline):
             "centre": centre,
             "axes": axes,
             "bank": compact(normalise((table.design - centre) @ axes)),
-            "expression": compact(table.levelled().expression),
+            "expression": compact(table.aligned().expression),
             "between": table.between_sections(),
             "k": np.array([min(value, len(table))], dtype=np.int64),
         }
