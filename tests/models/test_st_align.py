@@ -66,7 +66,7 @@ def test_recall_counts_what_is_known_by_construction(sections, monkeypatch):
 def test_fused_distances_are_those_of_what_is_rebuilt(sections):
     from scipy.spatial.distance import pdist
 
-    from stpredict.models._aligned.training import network_state
+    from stpredict.models._base.network import network_state
 
     model = train(sections[:3])
     network = model.build_network(model.options, model.config, 15).eval()
@@ -295,9 +295,10 @@ def test_ablations_run(sections, change):
 
 def test_frozen_encoders_stay_as_they_were_drawn(sections):
     model = train(sections[:2], epochs=3, train_encoders=False)
-    from stpredict.models._aligned.training import _seeded, network_state
+    from stpredict.models._base.network import network_state
+    from stpredict.models._training.ensemble import seeded
 
-    start = _seeded(lambda: model.build_network(model.options, model.config, 15), model.seed).state_dict()
+    start = seeded(lambda: model.build_network(model.options, model.config, 15), model.seed).state_dict()
     trained = network_state(model.arrays, 0)
     frozen = [name for name in start if ".tokens." in name or ".gene_tokens." in name]
     assert frozen

@@ -48,7 +48,7 @@ class StAlign(Aligned):
     method: ClassVar[str] = "st_align"
     presets: ClassVar[Mapping[str, Options]] = PRESETS
     spaces: ClassVar[tuple[str, ...]] = ("image", "expression", "fused")
-    own_shapes: ClassVar[dict[str, tuple[str | int, ...]]] = {"niche_sd": ("g",)}
+    shapes: ClassVar[dict[str, tuple[str | int, ...]]] = Aligned.shapes | {"niche_sd": ("g",)}
 
     def _table(
         self, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str], store: RowStore | None = None
