@@ -58,13 +58,13 @@ def train(args):
     """Train once in this process, and leave what it came to."""
     import torch
 
-    from stpredict.models._aligned import training
+    from stpredict.models._training import ensemble
 
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     warnings.filterwarnings("ignore", ".*has not left chance")
     seen = {"spots": 0, "seconds": 0.0}
-    run_once, seeded = training.train_network, training._seeded
+    run_once, seeded = ensemble.train_network, ensemble.seeded
 
     def timed(network, tensors, plan, **kwargs):
         start = time.perf_counter()
@@ -74,10 +74,10 @@ def train(args):
         seen["spots"] += len(run.values["train_total"]) * max(len(tensors[0]) // size, 6) * size
         return run
 
-    training.train_network = timed
+    ensemble.train_network = timed
     own = {"epochs": args.epochs, "patience": args.epochs, "members": 1}
     if args.exact:
-        training._seeded = lambda *given: without_dropout(seeded(*given))
+        ensemble.seeded = lambda *given: without_dropout(seeded(*given))
         own |= EXACT[args.method]
     model = st.tl.train(args.stores, method=args.method, show_progress=False, **own)
     if os.environ.get("RANK", "0") == "0":

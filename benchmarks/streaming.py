@@ -57,10 +57,10 @@ def train(stores, how):
     """Train once, and print what it took as JSON."""
     import anndata
 
-    from stpredict.models._aligned import training
+    from stpredict.models._training import ensemble
 
     seen = {"spots": 0, "seconds": 0.0}
-    run_once = training.train_network
+    run_once = ensemble.train_network
 
     def timed(network, tensors, plan, **kwargs):
         start = time.perf_counter()
@@ -69,7 +69,7 @@ def train(stores, how):
         seen["spots"] += plan.epochs * (len(tensors[0]) // plan.batch_size) * plan.batch_size
         return run
 
-    training.train_network = timed
+    ensemble.train_network = timed
     warnings.filterwarnings("ignore", "ST-Align has not left chance")
     start = time.perf_counter()
     given = [anndata.read_h5ad(path) for path in stores] if how == "memory" else stores

@@ -47,7 +47,7 @@ def test_nuclei_attention_sums_to_one_and_is_the_networks_own(model, whole):
         with torch.inference_mode():
             tile = network.look(torch.from_numpy(design))
             own.append(network.nuclei.attention(tile, network.nuclei.branch(maps)).numpy().reshape(-1, 4, 4))
-    np.testing.assert_allclose(nuclei_attention(model._networks()[:1], whole, design, None), own[0], atol=1e-6)
+    np.testing.assert_allclose(nuclei_attention(list(model._networks())[:1], whole, design, None), own[0], atol=1e-6)
     np.testing.assert_allclose(looks, (own[0] + own[1]) / 2, atol=1e-6)
     assert np.abs(own[0] - own[1]).max() > 1e-4
 
@@ -59,7 +59,7 @@ def test_some_spots_get_what_they_get_among_all(model, whole):
 
 def test_places_are_in_the_order_of_the_image(model, whole):
     """What is added in the upper right corner of a tile changes places to the right and above more."""
-    branch = model._networks()[0].nuclei.branch
+    branch = next(model._networks()).nuclei.branch
     maps = torch.from_numpy(nuclei_maps(whole, size=NUCLEI_PX, rows=np.array([0])))
     more = maps.clone()
     more[:, :, :4, 12:] += 3
@@ -85,7 +85,7 @@ def test_gene_graph_sums_to_one_and_is_the_networks_own(model, whole):
     known = described(model._space_for(whole), model._facts(model.genes), np.arange(n))
     slide, rows = model._slide(whole, model.design(whole)), np.arange(n)
     parts = [gene_attention([network], slide, known, rows, n) for network in model._networks()]
-    network = model._networks()[0]
+    network = next(model._networks())
     with torch.inference_mode():
         genes = network.described(known, network.tiles(slide))
         heard, weights = network.graph.attention(genes, genes, torch.arange(n))

@@ -11,7 +11,7 @@ from stpredict._genes import facts
 from stpredict._sections.open import open_sections
 from stpredict.models._data.table import training_table
 from stpredict.models.align_st import _genes
-from stpredict.models.align_st._genes import gene_space, nearest, own_coordinates, told_by_text
+from stpredict.models.align_st._genes import gene_space, largest_cosine, own_coordinates, told_by_text
 from stpredict.models.align_st._reference import learn_reference
 
 NAMES = [f"GENE{i}" for i in range(15)]
@@ -247,14 +247,14 @@ def test_stored_texts_are_those_of_the_table():
 
 def test_the_nearest_is_never_the_gene_itself():
     genes = np.array([[1, 0], [0, 2], [3, 3], [5, 0.0], [0, -1]], dtype=np.float32)
-    found = nearest(genes, genes[:3])
+    found = largest_cosine(genes, genes[:3])
     half = np.sqrt(0.5)
     np.testing.assert_allclose(found, [half, half, half, 1, 0], atol=1e-6)
-    np.testing.assert_allclose(nearest(genes, genes[:3], own=False)[:3], 1, atol=1e-6)
+    np.testing.assert_allclose(largest_cosine(genes, genes[:3], own=False)[:3], 1, atol=1e-6)
 
 
 def test_the_nearest_of_many_is_found_in_pieces():
     genes = np.random.default_rng(0).standard_normal((5000, 3)).astype(np.float32)
     alike = genes @ genes.T / np.outer(np.linalg.norm(genes, axis=1), np.linalg.norm(genes, axis=1))
     np.fill_diagonal(alike, -1)
-    np.testing.assert_allclose(nearest(genes, genes), alike.max(axis=1), atol=1e-5)
+    np.testing.assert_allclose(largest_cosine(genes, genes), alike.max(axis=1), atol=1e-5)

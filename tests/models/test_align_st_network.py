@@ -17,7 +17,7 @@ from stpredict.models.align_st._network import (
     NucleiAttention,
     NucleiBranch,
     PromptedText,
-    Slide,
+    SlideTensors,
     SpatialRefinement,
 )
 from stpredict.models.align_st._slides import _look_alikes, _padded
@@ -37,7 +37,7 @@ def random(*shape, seed=0):
 
 def slide(n=12, d=7, channels=5, seed=0):
     near = torch.from_numpy(np.random.default_rng(seed).integers(-1, n, (n, 4)))
-    return Slide(random(n, d, seed=seed), near, near.flip(0), random(n, channels, 16, 16, seed=seed))
+    return SlideTensors(random(n, d, seed=seed), near, near.flip(0), random(n, channels, 16, 16, seed=seed))
 
 
 def genes(n=9, facts=4, d=6, seed=1):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stpredict.models._reference.distance import distance_to, places_of
+from stpredict.models._reference.distance import distance_to, section_means_and_scale
 from stpredict.models.align_st._genes import GeneSpace
 
 
@@ -40,7 +40,7 @@ def test_one_section_is_cut_into_strips(paired):
     from stpredict._sections.open import open_sections
 
     (section,) = open_sections(paired(2)[0])
-    places, scale = places_of([section], ["X_fake"])
+    places, scale = section_means_and_scale([section], ["X_fake"])
     assert places.shape == (5, section.adata.obsm["X_fake"].shape[1])
     assert scale.any()
 

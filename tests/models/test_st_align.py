@@ -6,9 +6,9 @@ import torch
 
 import stpredict as st
 from stpredict._evaluation.metrics import pearson
-from stpredict._sections.niches import members_of
+from stpredict._sections.niches import niche_matrix
 from stpredict._sections.open import open_sections
-from stpredict.models._aligned.hard_negatives import Companions
+from stpredict.models._aligned.hard_negatives import HardNegatives
 from stpredict.models.nn._losses import info_nce
 from stpredict.models.st_align import PRESETS, Options
 from stpredict.models.st_align._niches import expression_clusters, niche_mean, niche_mean_of
@@ -66,7 +66,7 @@ def test_recall_counts_what_is_known_by_construction(sections, monkeypatch):
 def test_fused_distances_are_those_of_what_is_rebuilt(sections):
     from scipy.spatial.distance import pdist
 
-    from stpredict.models._aligned.training import network_state
+    from stpredict.models._base.network import network_state
 
     model = train(sections[:3])
     network = model.build_network(model.options, model.config, 15).eval()
@@ -181,7 +181,7 @@ def test_niche_expression_is_the_mean_over_usable_members(paired):
     section = opened(paired())
     values, usable = np.arange(81.0)[:, None] * [1, 2], np.ones(81, dtype=bool)
     usable[0] = False
-    members = members_of(section).toarray() > 0
+    members = niche_matrix(section).toarray() > 0
     expected = [values[members[i] & usable].mean(axis=0) for i in range(81)]
     np.testing.assert_allclose(niche_mean(section, values, usable), expected, rtol=1e-5)
 
@@ -210,7 +210,7 @@ def test_clusters_are_found():
 def test_companions_come_from_every_other_cluster_of_the_section():
     section = torch.tensor([0] * 30 + [1] * 30)
     cluster = torch.arange(60) % 3
-    draw = Companions(section, cluster, 2)
+    draw = HardNegatives(section, cluster, 2)
     rows = torch.tensor([0, 31, 59])
     drawn = draw(rows).view(3, 2)
     assert (section[drawn] == section[rows, None]).all()
@@ -220,7 +220,7 @@ def test_companions_come_from_every_other_cluster_of_the_section():
 
 def test_companions_where_clusters_are_too_few():
     section, cluster = torch.tensor([0] * 10 + [1] * 10), torch.tensor([0] * 5 + [1] * 5 + [0] * 10)
-    drawn = Companions(section, cluster, 3)(torch.tensor([2, 15])).view(2, 3)
+    drawn = HardNegatives(section, cluster, 3)(torch.tensor([2, 15])).view(2, 3)
     assert (cluster[drawn[0]] == 1).all()
     assert (section[drawn[0]] == 0).all()
     assert (section[drawn[1]] == 1).all()
@@ -295,9 +295,10 @@ def test_ablations_run(sections, change):
 
 def test_frozen_encoders_stay_as_they_were_drawn(sections):
     model = train(sections[:2], epochs=3, train_encoders=False)
-    from stpredict.models._aligned.training import _seeded, network_state
+    from stpredict.models._base.network import network_state
+    from stpredict.models._training.ensemble import seeded
 
-    start = _seeded(lambda: model.build_network(model.options, model.config, 15), model.seed).state_dict()
+    start = seeded(lambda: model.build_network(model.options, model.config, 15), model.seed).state_dict()
     trained = network_state(model.arrays, 0)
     frozen = [name for name in start if ".tokens." in name or ".gene_tokens." in name]
     assert frozen

@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 import stpredict as st
-from stpredict._sections.niches import members_of
+from stpredict._sections.niches import niche_matrix
 from stpredict._sections.open import open_sections
 from stpredict.models._data.features import check_features, describe_features
 from stpredict.pp._encoders.windows import plan_cuts
@@ -77,15 +77,15 @@ def test_members_of_the_middle_spot(kind, options, expected):
 
 def test_without_niches_the_niche_window_decides():
     adata = grid(7)
-    assert np.diff(members_of(opened(adata)).indptr).max() == 25  # 560 µm, 100 µm pitch
+    assert np.diff(niche_matrix(opened(adata)).indptr).max() == 25  # 560 µm, 100 µm pitch
     st.pp.tiles(adata, niche_um=300)
-    default = members_of(opened(adata))
+    default = niche_matrix(opened(adata))
     assert np.diff(default.indptr).max() == 9
     st.pp.niches(adata)
     assert adata.uns["niches"]["um"] == 300
     assert (adata.obsp["niches"] != default).nnz == 0
     st.pp.niches(adata, members="nearest")
-    assert (members_of(opened(adata)) != adata.obsp["niches"]).nnz == 0
+    assert (niche_matrix(opened(adata)) != adata.obsp["niches"]).nnz == 0
 
 
 def test_niche_window_is_in_microns_and_holds_what_its_image_shows():
@@ -93,7 +93,7 @@ def test_niche_window_is_in_microns_and_holds_what_its_image_shows():
     st.pp.tiles(adata)
     section = opened(adata)
     inside = (np.abs(section.centres - section.centres[24]) < 140).all(axis=1)
-    np.testing.assert_array_equal(members_of(section)[[24]].indices, np.flatnonzero(inside))
+    np.testing.assert_array_equal(niche_matrix(section)[[24]].indices, np.flatnonzero(inside))
 
 
 def test_boxes_hold_the_tiles_of_all_members():
@@ -113,11 +113,11 @@ def test_counts_and_order_do_not_matter_and_subsets_stay_means():
     adata = grid()
     st.pp.niches(adata, members="ring")
     half = adata[adata.obs_names[::-1]][:15].copy()
-    members = members_of(opened(half))
+    members = niche_matrix(opened(half))
     np.testing.assert_allclose(members.sum(axis=1), 1, rtol=1e-6)
     row = list(half.obs_names).index("s12")
     assert {half.obs_names[i] for i in members[[row]].indices} == {"s11", "s12", "s13", "s16", "s17", "s18"}
-    assert (members_of(opened(adata).without_counts()) != adata.obsp["niches"]).nnz == 0
+    assert (niche_matrix(opened(adata).without_counts()) != adata.obsp["niches"]).nnz == 0
 
 
 def test_niches_never_reach_into_another_section():
@@ -135,7 +135,7 @@ def test_niches_never_reach_into_another_section():
     alone = grid(library="a")
     st.pp.niches(alone, members="ring")
     order = [list(alone.obs_names).index(name) for name in first.obs_names]
-    assert (members_of(first) != alone.obsp["niches"][order][:, order]).nnz == 0
+    assert (niche_matrix(first) != alone.obsp["niches"][order][:, order]).nnz == 0
 
 
 def test_concatenation_loses_the_pairs_but_not_the_definition():
@@ -145,11 +145,11 @@ def test_concatenation_loses_the_pairs_but_not_the_definition():
     both = ad.concat(parts, label="library_id", keys=["a", "b"], uns_merge="unique")
     assert "niches" not in both.obsp
     for section, part in zip(open_sections(both), parts, strict=True):
-        assert (members_of(section) != part.obsp["niches"]).nnz == 0
+        assert (niche_matrix(section) != part.obsp["niches"]).nnz == 0
     st.pp.niches(parts[1], members="nearest")
     mixed = ad.concat(parts, label="library_id", keys=["a", "b"], uns_merge="unique")
     with pytest.raises(ValueError, match=r"sections with different ones. Run stpredict.pp.niches again"):
-        members_of(opened(mixed))
+        niche_matrix(opened(mixed))
 
 
 def test_spatialdata(section):
@@ -169,7 +169,7 @@ def test_copy_and_files_round_trip(tmp_path, assert_same):
     changed.write_h5ad(tmp_path / "niches.h5ad")
     back = ad.read_h5ad(tmp_path / "niches.h5ad")
     assert (back.obsp["niches"] != changed.obsp["niches"]).nnz == 0
-    assert (members_of(opened(back)) != changed.obsp["niches"]).nnz == 0
+    assert (niche_matrix(opened(back)) != changed.obsp["niches"]).nnz == 0
     st.pp.tiles(back)
     st.pp.encode(back, show_progress=False)
     assert back.uns["X_morphology_niche"]["niche"] == "nearest 3"

@@ -71,3 +71,15 @@ def test_features_made_differently_are_refused(model, new):
     new.uns["X_fake"]["encoder_hash"] = "other"
     with pytest.raises(ValueError, match="encoder_hash"):
         st.tl.embed(new, model)
+
+
+def test_an_adapted_model_embeds_in_the_space_of_its_base(paired):
+    sections = paired(3)
+    base = st.tl.train(sections[:2], method="ridge")
+    sections[2].obs["measured"] = np.arange(sections[2].n_obs) % 4 == 0
+    model = st.tl.adapt(base, sections[2], measured="measured")
+    st.tl.embed(sections[2], base, key_added="base")
+    st.tl.embed(sections[2], model, key_added="adapted")
+    np.testing.assert_array_equal(sections[2].obsm["adapted"], sections[2].obsm["base"])
+    with pytest.raises(ValueError, match="use, for a model of method 'ridge'"):
+        st.tl.embed(sections[2], model, use="fused")

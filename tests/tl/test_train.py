@@ -200,3 +200,17 @@ def test_real_tissue_of_a_known_patient_is_predicted(real):
     st.tl.predict_expression(new, model)
     table = st.tl.evaluate(new, metrics=["pcc", "ceiling"]).groupby("metric")["value"].mean()
     assert 0.3 < table["pcc"] < table["ceiling"] < 0.95
+
+
+@pytest.mark.parametrize("method", list(st.models.METHODS))
+@pytest.mark.parametrize("name", ["epohcs", "temprature"])
+def test_a_misspelt_option_is_refused_even_if_it_is_none(paired, method, name):
+    with pytest.raises(TypeError, match=name):
+        st.tl.train(paired(2), method=method, **{name: None})
+
+
+def test_none_is_taken_where_an_option_has_it_for_a_value(paired):
+    from stpredict.models.fit import own_arguments
+
+    network = st.models.METHODS["cmrcnet"]
+    assert own_arguments(network, {"rebuilt": None, "width": None, "preset": None}) == {"rebuilt": None}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from stpredict._sections.section import Section
-    from stpredict.models._base.spotwise import ArrayModel
+    from stpredict.models._base.featured import FeatureModel
 
 OURS = (
     "sections",
@@ -71,7 +71,7 @@ def _check_arguments(label: str, spec: dict[str, Any]) -> None:
         raise
 
 
-def _model(spec: Mapping[str, Any]) -> ArrayModel:
+def _model(spec: Mapping[str, Any]) -> FeatureModel:
     """The untrained model."""
     shared = set(inspect.signature(fit).parameters) - {"preset"}
     model = METHODS[spec["method"]]

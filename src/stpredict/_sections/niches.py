@@ -87,7 +87,7 @@ def call(niche: str, um: float | None) -> str:
     return f"stpredict.pp.niches(adata, {', '.join(given)})"
 
 
-def members_of(section: Section) -> sparse.csr_matrix:
+def niche_matrix(section: Section) -> sparse.csr_matrix:
     """float32 (n, n), rows sum to 1: the members of every spot's niche, as stored, else found."""
     niche = Niche.of(section)
     stored = section.adata.obsp.get(keys.NICHES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from stpredict._core.checks import check_named_once, one_of
@@ -30,9 +31,6 @@ GROUP_KEY = "patient"
 
 N_GENES = 1000
 """Genes learned by default."""
-
-NONE_MEANS = ("image_encoder", "depth", "rebuilt", "expression_key", "final_weight_decay", "genes_per_step")
-"""Options of networks for which None is a value."""
 
 
 def fit(
@@ -106,8 +104,23 @@ def _check_counts(sections: Sequence[Section]) -> None:
 
 
 def own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments that only trained networks take, those that were given."""
-    given = {name: value for name, value in given.items() if value is not None or name in NONE_MEANS}
+    """Arguments that only trained networks take, those that were given.
+
+    None stands for not given, unless the options of the network have it for a value; unknown options are kept, to be
+    refused whatever their value.
+
+    Raises
+    ------
+    TypeError
+        If some were given to a method that trains no network.
+    """
+    plain = ("preset", "checkpoint", "seed", "show_progress", "gene_embeddings")
+    known = {field.name: field for field in fields(model.presets["default"])} if model.seeded else {}
+    given = {
+        name: value
+        for name, value in given.items()
+        if value is not None or not (name in plain or (name in known and "None" not in str(known[name].type)))
+    }
     if given and not model.seeded:
         msg = (
             f"method={model.method!r} takes no {', '.join(given)}: leave it out, or train a network (method='cmrcnet', "

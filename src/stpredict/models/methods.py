@@ -14,9 +14,9 @@ from stpredict.models.cmrcnet import CmrcNet
 from stpredict.models.st_align import StAlign
 
 if TYPE_CHECKING:
-    from stpredict.models._base.spotwise import ArrayModel
+    from stpredict.models._base.featured import FeatureModel
 
-METHODS: dict[str, type[ArrayModel]] = {
+METHODS: dict[str, type[FeatureModel]] = {
     model.method: model for model in (Mean, Density, Ridge, Knn, Mixture, CmrcNet, StAlign, AlignSt)
 }
 """Name → class of every method."""

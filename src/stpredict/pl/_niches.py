@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core.docs import with_shared_texts
-from stpredict._sections.niches import boxes_of, members_of, niche_windows
+from stpredict._sections.niches import boxes_of, niche_matrix, niche_windows
 from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
 from stpredict.pl._tiles import OUTLINE, read_area
@@ -92,7 +92,7 @@ def niches(
     """
     section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
     row = _row_of(section, spot)
-    members = members_of(section)
+    members = niche_matrix(section)
     boxes = boxes_of(section)
     values = None if gene is None else expression_of(section, gene, layer).to_numpy()[:, 0]
     slide = None if gene is None else _canvas.slide_of(section)

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from stpredict.models._data.rows import DiskShelf, Shelf, chunks, columns, take
+from stpredict.models._data.rows import DiskRowStore, RowStore, chunks, columns, take
 
 
 @pytest.fixture
-def shelf(tmp_path):
-    with DiskShelf(tmp_path) as shelf:
-        yield shelf
+def store(tmp_path):
+    with DiskRowStore(tmp_path) as store:
+        yield store
 
 
-def kept(shelf, values, parts=3):
-    collected = shelf.collect()
+def kept(store, values, parts=3):
+    collected = store.collect()
     for part in np.array_split(values, parts):
         collected.append(part)
     return collected.done()
@@ -41,14 +41,14 @@ def values():
         np.zeros(0, dtype=np.int64),
     ],
 )
-def test_rows_read_from_disk_are_those_in_memory(shelf, values, asked):
-    found = kept(shelf, values)[asked]
+def test_rows_read_from_disk_are_those_in_memory(store, values, asked):
+    found = kept(store, values)[asked]
     assert isinstance(found, torch.Tensor)
     np.testing.assert_array_equal(found, values[np.asarray(asked) if torch.is_tensor(asked) else asked])
 
 
-def test_views_name_rows_of_views_and_columns(shelf, values):
-    rows = kept(shelf, values)
+def test_views_name_rows_of_views_and_columns(store, values):
+    rows = kept(store, values)
     even, later = np.arange(50) % 2 == 0, np.array([3, 5, 24])
     view = columns(take(take(rows, even), later), slice(2, 5))
     assert view.shape == (3, 3)
@@ -57,54 +57,54 @@ def test_views_name_rows_of_views_and_columns(shelf, values):
     np.testing.assert_array_equal(view[np.array([2, 0])], values[even][later][[2, 0], 2:5])
 
 
-def test_pixels_keep_shape_and_type(shelf):
+def test_pixels_keep_shape_and_type(store):
     tiles = np.random.default_rng(0).integers(0, 255, (9, 3, 4, 4), dtype=np.uint8)
-    rows = kept(shelf, tiles)
+    rows = kept(store, tiles)
     assert rows.shape == (9, 3, 4, 4)
     assert rows[2:5].dtype == torch.uint8
     np.testing.assert_array_equal(rows[:], tiles)
 
 
-def test_rows_without_columns_are_counted(shelf):
-    rows = kept(shelf, np.zeros((6, 0), dtype=np.float32))
+def test_rows_without_columns_are_counted(store):
+    rows = kept(store, np.zeros((6, 0), dtype=np.float32))
     assert rows[np.array([1, 5])].shape == (2, 0)
 
 
-def test_chunks_are_the_same_on_disk_and_in_memory(shelf):
+def test_chunks_are_the_same_on_disk_and_in_memory(store):
     values = np.random.default_rng(0).standard_normal((10_000, 3)).astype(np.float32)
-    there, here = list(chunks(kept(shelf, values))), list(chunks(kept(Shelf(), values)))
+    there, here = list(chunks(kept(store, values))), list(chunks(kept(RowStore(), values)))
     assert [len(chunk) for chunk in there] == [len(chunk) for chunk in here]
     np.testing.assert_array_equal(np.concatenate(there), values)
 
 
-def test_rows_of_another_shape_are_refused(shelf, values):
-    collected = shelf.collect()
+def test_rows_of_another_shape_are_refused(store, values):
+    collected = store.collect()
     collected.append(values)
     with pytest.raises(ValueError, match=r"\(7,\).*got \(6,\)"):
         collected.append(values[:, :6])
 
 
 def test_nothing_is_left_behind(tmp_path, values):
-    with DiskShelf(tmp_path) as shelf:
-        rows = kept(shelf, values)
+    with DiskRowStore(tmp_path) as store:
+        rows = kept(store, values)
         assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="closed"):
         rows[:]
 
 
-def test_room_is_given_back_as_soon_as_rows_are_forgotten(shelf, values):
-    rows = kept(shelf, values)
+def test_room_is_given_back_as_soon_as_rows_are_forgotten(store, values):
+    rows = kept(store, values)
     view = take(rows, np.arange(3))
     del rows
     gc.collect()
-    assert len(shelf._files) == 1
+    assert len(store._files) == 1
     del view
     gc.collect()
-    assert not len(shelf._files)
+    assert not len(store._files)
 
 
-def test_a_full_disk_is_named(shelf, values, tmp_path, monkeypatch):
-    rows = shelf.collect()
+def test_a_full_disk_is_named(store, values, tmp_path, monkeypatch):
+    rows = store.collect()
 
     class Full:
         def seek(self, _):

@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 import stpredict as st
-from stpredict.models._aligned import training
-from stpredict.models._aligned.hard_negatives import Companions
-from stpredict.models._training import callbacks
+from stpredict.models._aligned.hard_negatives import HardNegatives
+from stpredict.models._training import callbacks, ensemble
 
 FAST = {"epochs": 2, "width": 16, "members": 1, "batch_size": 64, "show_progress": False}
 EXACT = {
@@ -33,10 +32,10 @@ OTHERS = {"align_st": {"method": "align_st", "text_layers": 0, "axes": 4, "batch
 
 def train(stores, name, checkpoint=None):
     """A model; those in `EXACT` draw nothing at random but the order of spots."""
-    seeded, companions = training._seeded, Companions.__call__
+    seeded, companions = ensemble.seeded, HardNegatives.__call__
     if name in EXACT:
-        training._seeded = lambda *args: without_dropout(seeded(*args))
-        Companions.__call__ = lambda self, rows: (rows + 1) % len(self.stratum)
+        ensemble.seeded = lambda *args: without_dropout(seeded(*args))
+        HardNegatives.__call__ = lambda self, rows: (rows + 1) % len(self.stratum)
     own = FAST | (EXACT | OTHERS)[name]
     own = {option: value for option, value in own.items() if value is not None}
     sections = stores
@@ -47,7 +46,7 @@ def train(stores, name, checkpoint=None):
     try:
         return st.tl.train(sections, checkpoint=checkpoint, **own)
     finally:
-        training._seeded, Companions.__call__ = seeded, companions
+        ensemble.seeded, HardNegatives.__call__ = seeded, companions
 
 
 def without_dropout(network):

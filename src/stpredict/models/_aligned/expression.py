@@ -1,4 +1,4 @@
-"""Expression as networks see it: sections brought to one level, genes to one scale."""
+"""Expression as networks see it: section means aligned, genes scaled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FEW = 0.5
 
 @dataclass(frozen=True)
 class GeneScale:
-    """How expression is levelled and scaled.
+    """How expression is scaled, gene by gene.
 
     Attributes
     ----------
@@ -42,11 +42,11 @@ class GeneScale:
 
     @classmethod
     def of(cls, expression: Rows, options: AlignedOptions) -> GeneScale:
-        """Learn from training spots that are levelled already, where the options want it."""
+        """Learn from training spots, whose section means are aligned already where the options want it."""
         return cls(*mean_and_sd(expression), options)
 
     def scaled(self, expression: np.ndarray) -> np.ndarray:
-        """float32 (n, genes): levelled expression at the scale of networks."""
+        """float32 (n, genes): expression at the scale of networks."""
         return ((expression - self.level) / self.sd if self.options.standardise_genes else expression).astype(
             np.float32
         )
@@ -94,8 +94,8 @@ def usable_spots(section: Section, min_counts: int) -> np.ndarray:
     return totals >= max(min_counts, 1)
 
 
-def levelled(expression: np.ndarray, usable: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """`expression` of one section, the mean over its usable spots moved to `level`."""
+def moved_to(level: np.ndarray, expression: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """`expression` (n spots, genes) of one section, shifted so that the mean over its usable spots is `level` (genes,)."""
     return expression + (level - expression[usable].mean(axis=0)) if usable.any() else expression
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-class Companions:
+class HardNegatives:
     """Draw, for every spot, spots of other clusters of its own section, each of another cluster.
 
     Where a section has fewer other clusters than spots are asked for, clusters come again; where it has a single one,

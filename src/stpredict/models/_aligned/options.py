@@ -1,18 +1,15 @@
-"""Options that every aligned model has, and how a preset with changes is checked."""
+"""Options that every aligned model has."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
-from stpredict._core.checks import one_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from stpredict.models._base.options import NetworkOptions
 
 
 @dataclass(frozen=True)
-class AlignedOptions:
+class AlignedOptions(NetworkOptions):
     """Options of a model that aligns images and expression; each method adds its own and lists them all.
 
     Attributes
@@ -93,52 +90,11 @@ class AlignedOptions:
     NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("weight_decay", "decoder", "warm_up", "final_rate")
     SHARES: ClassVar[tuple[str, ...]] = ("feature_dropout",)
 
-    def check(self) -> None:
-        """Refuse values that make no sense.
-
-        Raises
-        ------
-        ValueError
-            If there are some.
-        """
-        for name in self.POSITIVE:
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                msg = f"{name} must be positive, got {getattr(self, name)!r}."
-                raise ValueError(msg)
-        for name in self.NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                msg = f"{name} must not be negative, got {getattr(self, name)!r}."
-                raise ValueError(msg)
-        for name in self.SHARES:
-            if not 0 <= getattr(self, name) < 1:
-                msg = f"{name} must lie in [0, 1), got {getattr(self, name)!r}."
-                raise ValueError(msg)
-        if self.width % 8:
-            msg = f"width must be a multiple of 8 (attention heads), got {self.width}."
-            raise ValueError(msg)
+    def offline(self) -> Self:
+        """The same without published weights."""
+        return replace(self, pretrained=False)
 
     @property
     def read_out(self) -> dict[str, Any]:
         """How a prediction is made of reference spots, as arguments of `stpredict.models._retrieval.search.retrieve`."""
         return {"k": self.neighbours, "temperature": self.temperature if self.weighted else None}
-
-
-SomeOptions = TypeVar("SomeOptions", bound=AlignedOptions)
-
-
-def checked(method: str, presets: Mapping[str, SomeOptions], preset: str, changed: Mapping[str, Any]) -> SomeOptions:
-    """Take the options of `preset`, with changes.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If the preset or an option is unknown, or a value makes no sense.
-    """
-    one_of(preset, presets, "preset")
-    known = [field.name for field in fields(presets[preset])]
-    if unknown := [name for name in changed if name not in known]:
-        msg = f"method={method!r} has no option {', '.join(unknown)}; it has {', '.join(known)}."
-        raise TypeError(msg)
-    options = replace(presets[preset], **changed)
-    options.check()
-    return options

@@ -2,76 +2,64 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from stpredict._core.warning import warn
 from stpredict._evaluation.metrics import pearson
-from stpredict.models._aligned.hard_negatives import Companions
+from stpredict.models._aligned.embedding import gene_embeddings, image_embeddings
+from stpredict.models._aligned.hard_negatives import HardNegatives
 from stpredict.models._base.contract import History
-from stpredict.models._data.folds import inner_folds
+from stpredict.models._base.network import network_arrays
 from stpredict.models._retrieval.bank import compact
 from stpredict.models._retrieval.search import normalise, retrieve
-from stpredict.models._training.loop import OTHER_RUN, Plan, Run, train_network
-from stpredict.models._training.processes import is_first
+from stpredict.models._training.ensemble import Chosen, held_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
     from torch import Tensor, nn
 
+    from stpredict.models._aligned.embedding import AlignedNetwork
     from stpredict.models._aligned.inputs import Inputs
     from stpredict.models._aligned.options import AlignedOptions
-
-    Build = Callable[[], "AlignedNetwork"]
-    Rows = Sequence[Tensor | np.ndarray]
+    from stpredict.models._data.rows import DiskRows
+    from stpredict.models._training.ensemble import Ensemble
 
 RECALL_AT = 10
 """A held-out spot is recalled if its own expression is among this many nearest to its image."""
-
-CHUNK = 256
-"""Spots embedded at once."""
 
 MOST_HELD = 5_000
 """Held-out spots that are looked at, at most."""
 
 
-class AlignedNetwork(Protocol):
-    """What training and prediction need of a network beside being an ``nn.Module``."""
-
-    def image(self, *images: Tensor) -> Tensor:
-        """(batch, width): embedding of what spots look like."""
-
-    def gene(self, *genes: Tensor) -> Tensor:
-        """(batch, width): embedding of what spots express."""
-
-    def contrastive(self, image: Tensor, gene: Tensor) -> Tensor:
-        """Contrastive loss of embeddings of the same spots."""
-
-
 @dataclass(frozen=True)
-class Chosen:
-    """What the held-out spots told."""
+class SpotMaterial:
+    """Spots as material of an ensemble, see `stpredict.models._training.ensemble.Material`."""
 
-    epochs: int
-    residual_sd: np.ndarray
-    history: History
+    inputs: Inputs
+    options: AlignedOptions
+
+    def tensors(self) -> tuple[Tensor | DiskRows, ...]:
+        """What networks see."""
+        return self.inputs.tensors.all
+
+    def hard_negatives(self) -> HardNegatives | None:
+        """Spots of other clusters, where the options want any."""
+        if not self.options.companions:
+            return None
+        return HardNegatives(*self.inputs.tensors.groups[-2:], self.options.companions)
+
+    def prepare(self, network: nn.Module) -> None:
+        """Nothing: all comes in batches."""
+
+    def identity(self) -> str:
+        """Hash of options and inputs."""
+        return self.inputs.identity(self.options)
 
 
-def choose_epochs(
-    build: Build,
-    inputs: Inputs,
-    options: AlignedOptions,
-    *,
-    seed: int,
-    checkpoint: Path | None,
-    show_progress: bool,
-) -> Chosen:
+def choose_epochs(ensemble: Ensemble, inputs: Inputs) -> Chosen:
     """Train without the smallest inner fold, and see after how many epochs it is predicted best.
 
     Warns
@@ -79,25 +67,12 @@ def choose_epochs(
     UserWarning
         If images do not find the expression of their own held-out spots more often than chance.
     """
-    folds, note = inner_folds(inputs.table)
-    held = min(folds, key=np.count_nonzero)
+    options, seed = ensemble.options, ensemble.seed
+    held, note = held_out(inputs.table)
     train, test = inputs.take(~held), inputs.take(held).sample(MOST_HELD, seed).with_expression()
-    network = _seeded(build, seed)
-    monitor = _Monitor(network, train.sample(options.bank_spots, seed).with_expression(), test, options)
-    plan = _plan(options, seed, epochs=options.epochs)
-    folder = checkpoint and checkpoint / "choice"
-    identity = "" if folder is None else train.identity(options) + str(seed)
-    run = remembered(folder, network, identity)
-    if run is None:
-        how = {
-            "companions": _companions(train, options),
-            "monitor": monitor,
-            "checkpoint": folder,
-            "identity": identity,
-            "show_progress": show_progress,
-        }
-        run = train_network(network, train.tensors.all, plan, **how)
-        remember(folder, run, network, identity)
+    bank = train.sample(options.bank_spots, seed).with_expression()
+    material = SpotMaterial(train, options)
+    run, monitor = ensemble.choose_epochs(material, lambda network: _Monitor(network, bank, test, options))
     errors = np.square(monitor.predicted() - test.table.expression, dtype=np.float64)
     best = {name: values[run.best_epoch - 1] for name, values in run.values.items()}
     _warn_of_chance(options.NAME, best["val_recall"], best["chance_recall"], len(test))
@@ -110,35 +85,7 @@ def choose_epochs(
         f"(chance {best['chance_contrastive']:.3f})",
     ]
     history = History(run.values | {"best_epoch": [run.best_epoch]}, notes)
-    return Chosen(run.best_epoch, np.sqrt(errors.mean(axis=0)).astype(np.float32), history)
-
-
-def train_members(
-    build: Build,
-    inputs: Inputs,
-    options: AlignedOptions,
-    *,
-    epochs: int,
-    seed: int,
-    checkpoint: Path | None,
-    show_progress: bool,
-) -> list[AlignedNetwork]:
-    """Train every member on all spots."""
-    networks = []
-    for member in range(options.members):
-        own_seed = seed * options.members + member
-        network = _seeded(build, own_seed)
-        train_network(
-            network,
-            inputs.tensors.all,
-            _plan(options, own_seed, epochs=epochs),
-            companions=_companions(inputs, options),
-            checkpoint=checkpoint and checkpoint / f"member{member}",
-            identity="" if checkpoint is None else inputs.identity(options),
-            show_progress=show_progress,
-        )
-        networks.append(network)
-    return networks
+    return Chosen(run.best_epoch, {"residual_sd": np.sqrt(errors.mean(axis=0)).astype(np.float32)}, history)
 
 
 class _Monitor:
@@ -198,64 +145,10 @@ def _warn_of_chance(name: str, recall: float, chance: float, n: int) -> None:
         warn(msg)
 
 
-# ---------------------------------------------------------------------- networks and arrays
-
-
-def _seeded(build: Build, seed: int) -> AlignedNetwork:
-    """A network whose first weights follow from the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()
-
-
-def _plan(options: AlignedOptions, seed: int, *, epochs: int) -> Plan:
-    return Plan(
-        epochs=epochs,
-        schedule=options.epochs,
-        patience=options.patience,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay,
-        warm_up=options.warm_up,
-        final_rate=options.final_rate,
-        final_weight_decay=options.final_weight_decay,
-        seed=seed,
-    )
-
-
-def _companions(inputs: Inputs, options: AlignedOptions) -> Companions | None:
-    return Companions(*inputs.tensors.groups[-2:], options.companions) if options.companions else None
-
-
-def image_embeddings(network: AlignedNetwork, images: Rows) -> np.ndarray:
-    """float32 (n, width): what spots look like in the joint space."""
-    return in_pieces(network, network.image, images)
-
-
-def gene_embeddings(network: AlignedNetwork, genes: Rows) -> np.ndarray:
-    """float32 (n, width): what spots express in the joint space."""
-    return in_pieces(network, network.gene, genes)
-
-
-@torch.inference_mode()
-def in_pieces(network: AlignedNetwork, function: Callable[..., Tensor], rows: Rows) -> np.ndarray:
-    """What `function` makes of `rows`, float32, a few spots at a time."""
-    device = next(network.parameters()).device
-    pieces = []
-    for first in range(0, len(rows[0]), CHUNK):
-        piece = [torch.as_tensor(values[first : first + CHUNK]).to(device) for values in rows]
-        pieces.append(function(*piece).float().cpu())
-    return torch.cat(pieces).numpy()
-
-
 def arrays_of(networks: list[AlignedNetwork], reference: Inputs) -> dict[str, np.ndarray]:
     """Weights of the networks and the reference bank: embeddings and expression of spots that they learned from."""
     bank = [normalise(gene_embeddings(network, reference.tensors.genes)) for network in networks]
-    state = {
-        f"network.{member}.{name}": tensor.numpy()
-        for member, network in enumerate(networks)
-        for name, tensor in network.state_dict().items()
-    }
+    state = {name: tensor.numpy() for name, tensor in network_arrays(networks).items()}
     return (
         state
         | reference.arrays
@@ -271,32 +164,3 @@ def network_state(arrays: dict[str, np.ndarray], member: int) -> dict[str, torch
     """Weights of one member."""
     prefix = f"network.{member}."
     return {name.removeprefix(prefix): torch.from_numpy(a) for name, a in arrays.items() if name.startswith(prefix)}
-
-
-# ---------------------------------------------------------------------- an interrupted choice
-
-
-def remember(folder: Path | None, run: Run, network: nn.Module, identity: str) -> None:
-    """Keep a finished run, so that a resumed training starts after it."""
-    from safetensors.torch import save_file
-
-    if folder is None or not is_first():
-        return
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "best.safetensors")
-    unfinished = folder / "run.json.tmp"
-    unfinished.write_text(json.dumps({"identity": identity, "run": asdict(run)}), encoding="utf-8")
-    unfinished.replace(folder / "run.json")
-
-
-def remembered(folder: Path | None, network: nn.Module, identity: str) -> Run | None:
-    """Read what `remember` kept; the network is then as it was after its best epoch."""
-    from safetensors.torch import load_file
-
-    if folder is None or not (folder / "run.json").exists():
-        return None
-    kept = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    if kept["identity"] != identity:
-        raise ValueError(OTHER_RUN)
-    network.load_state_dict(load_file(folder / "best.safetensors"))
-    network.eval()
-    return Run(**kept["run"])

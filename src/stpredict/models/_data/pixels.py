@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stpredict._sections.section import Section
-    from stpredict.models._data.rows import Rows, Shelf
+    from stpredict.models._data.rows import Rows, RowStore
     from stpredict.models._data.table import Table
 
 MAX_ENLARGEMENT = 2.0
@@ -49,9 +49,9 @@ def read_tiles(section: Section, size: int, *, um: float = SPOT_UM, rows: slice 
     return tiles
 
 
-def pixels_of(table: Table, sections: Sequence[Section], size: int, shelf: Shelf) -> Rows:
-    """uint8 (n, 3, size, size): the tile of every row of `table`, kept on the `shelf`."""
-    tiles = shelf.collect()
+def pixels_of(table: Table, sections: Sequence[Section], size: int, store: RowStore) -> Rows:
+    """uint8 (n, 3, size, size): the tile of every row of `table`, kept in the `store`."""
+    tiles = store.collect()
     for number, rows in table.of_sections():
         tiles.append(read_tiles(sections[number], size)[table.row[rows]])
     return tiles.done()

@@ -173,7 +173,7 @@ class Collected:
         return np.concatenate(self._parts)
 
 
-class Shelf:
+class RowStore:
     """Where rows are kept while a model is trained: here in memory."""
 
     def collect(self) -> Collected | DiskRows:
@@ -187,8 +187,8 @@ class Shelf:
         pass
 
 
-class DiskShelf(Shelf):
-    """Rows on disk, at the latest until the shelf is left.
+class DiskRowStore(RowStore):
+    """Rows on disk, at the latest until the store is left.
 
     Parameters
     ----------
@@ -234,6 +234,6 @@ def as_tensor(values: Rows) -> torch.Tensor | DiskRows:
     return values if isinstance(values, DiskRows) else torch.as_tensor(np.ascontiguousarray(values))
 
 
-def shelf_of(sections: Sequence[Section]) -> Shelf:
+def row_store(sections: Sequence[Section]) -> RowStore:
     """Where the rows of these sections are kept in training: on disk as the sections are, or in memory."""
-    return DiskShelf(settings.cache_dir) if isinstance(sections, StoredSections) else Shelf()
+    return DiskRowStore(settings.cache_dir) if isinstance(sections, StoredSections) else RowStore()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.models._data.features import design
-from stpredict.models._data.rows import Shelf, take
+from stpredict.models._data.rows import RowStore, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,20 +56,20 @@ class Table:
         numbers, starts = np.unique(self.section, return_index=True)
         yield from zip(numbers.tolist(), np.split(np.arange(len(self)), starts[1:]), strict=True)
 
-    def levelled(self, shelf: Shelf | None = None) -> Table:
+    def aligned(self, store: RowStore | None = None) -> Table:
         """The same, with every section's mean expression and mean log total moved to the mean over sections.
 
         The design says nothing of differences between sections, so a model can only learn them as noise. Expression is
-        kept on the `shelf`, by default in memory.
+        kept in the `store`, by default in memory.
         """
         return replace(
             self,
-            expression=self._level(self.expression, shelf or Shelf()),
-            log_total=self._level(self.log_total, Shelf()),
+            expression=self._level(self.expression, store or RowStore()),
+            log_total=self._level(self.log_total, RowStore()),
         )
 
-    def _level(self, values: Rows, shelf: Shelf) -> Rows:
-        out = shelf.collect()
+    def _level(self, values: Rows, store: RowStore) -> Rows:
+        out = store.collect()
         means = self.section_means(values)
         for (_, rows), mean in zip(self.of_sections(), means, strict=True):
             out.append(np.asarray(values[rows]) + (means.mean(axis=0) - mean))
@@ -100,9 +100,9 @@ def training_table(
     genes: Sequence[str],
     keys: Sequence[str],
     min_counts: int,
-    shelf: Shelf | None = None,
+    store: RowStore | None = None,
 ) -> Table:
-    """Spots of all `sections` with at least `min_counts` counts; what is large is kept on the `shelf`.
+    """Spots of all `sections` with at least `min_counts` counts; what is large is kept in the `store`.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def training_table(
         If fewer than `MIN_SPOTS` are left, or counts are not raw counts.
     """
     numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-    small, large = Shelf(), shelf or Shelf()
+    small, large = RowStore(), store or RowStore()
     out = {f.name: (large if f.name in ("design", "expression") else small).collect() for f in fields(Table)}
     for i, section in enumerate(sections):
         totals = section.totals()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_DISTANCE = 1e6
 
 
-def places_of(sections: Sequence[Section], keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def section_means_and_scale(sections: Sequence[Section], keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """float32 (sections, d), their mean features under `keys`, and float32 (d,), standard deviations within sections.
 
     Where there is one section only, strips of it stand for several. Features that do not vary have 0.

@@ -11,7 +11,7 @@ from stpredict._core.warning import warn
 from stpredict._sections.references import checked_counts, log_rows, study_codes
 from stpredict.models._data.chunks import Parts, moments, rows_of
 from stpredict.models._data.linalg import cross
-from stpredict.models._reference.distance import distance_to, places_of
+from stpredict.models._reference.distance import distance_to, section_means_and_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -167,7 +167,7 @@ class GeneStructure:
 
         Where there is one section only, strips of it stand for several.
         """
-        places, scale = places_of(sections, keys)
+        places, scale = section_means_and_scale(sections, keys)
         return replace(self, places=places, scale=scale)
 
     # ------------------------------------------------------------------ use
@@ -217,10 +217,15 @@ class GeneStructure:
         """What a model stores, by name."""
         return {name: getattr(self, name.removeprefix(self.PREFIX)) for name in self.SHAPES}
 
+    @staticmethod
+    def is_in(arrays: Mapping[str, np.ndarray]) -> bool:
+        """Whether a model's `arrays` have a structure among them."""
+        return "reference_axes" in arrays
+
     @classmethod
     def stored_in(cls, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> GeneStructure | None:
         """The structure among a model's `arrays`, if it has one."""
-        if "reference_axes" not in arrays:
+        if not cls.is_in(arrays):
             return None
         kept = {name.removeprefix(cls.PREFIX): arrays.get(name, np.zeros(0)) for name in cls.SHAPES}
         return cls(**kept, record=dict(config.get("reference", {})))

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.models._base.featured import FeatureModel
 from stpredict.models._data.rows import chunks
 from stpredict.models._retrieval.search import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from typing import Self
 
     from stpredict._sections.section import Section
     from stpredict.models._base.files import Stored
@@ -22,17 +24,13 @@ LARGE = 50_000
 """Reference spots above which a bank, and the expression in it, are kept in half precision."""
 
 
-class Banked:
-    """What a model with a reference bank adds to the contract; name it before the model's other base.
+class Banked(FeatureModel):
+    """What a model with a reference bank adds; name it before the model's other base.
 
     ``arrays["bank"]`` holds the training spots in the space of `embed`, in rows of length 1, and ``config["bank"]`` tells
     what they are, as `bank_record` wrote it. Banks of more than `LARGE` spots are float16, and so is their expression:
     half the memory, and cosines that are wrong by some 0.0001; the search in them is exact unless `stpredict.settings` says otherwise.
     """
-
-    def reference(self, table: Table) -> np.ndarray:
-        """Row numbers of the training spots that the bank is made of: all."""
-        return np.arange(len(table))
 
     def neighbours(self, section: Section, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Find the `k` reference spots most similar to each spot of `section`, as ``stpredict.settings.search`` says.
@@ -47,6 +45,12 @@ class Banked:
             If `k` is larger than the bank, or the section's features were made differently from those in training.
         """
         return nearest(self.embed(section), self.arrays["bank"], k)
+
+    @classmethod
+    def _checked(cls, stored: Stored, path: str | Path) -> Self:
+        model = super()._checked(stored, path)
+        check_bank(stored, path)
+        return model
 
 
 def compact(values: Rows) -> np.ndarray:

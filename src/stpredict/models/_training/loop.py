@@ -71,7 +71,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """What a run left: the value of every quantity after each epoch, and the epoch (from 1) with the best monitored."""
 
     values: dict[str, list[float]]
@@ -83,13 +83,13 @@ def train_network(
     tensors: Sequence[Tensor],
     plan: Plan,
     *,
-    companions: Callable[[Tensor], Tensor] | None = None,
+    hard_negatives: Callable[[Tensor], Tensor] | None = None,
     monitor: Callable[[], dict[str, float]] | None = None,
     monitored: str = "val_pcc",
     checkpoint: Path | None = None,
     identity: str = "",
     show_progress: bool = False,
-) -> Run:
+) -> TrainingRun:
     """Train `network` in place; with a `monitor`, it ends as it was after its best epoch.
 
     In processes that ``torchrun`` started, all call this with the same arguments and get the same network: each embeds
@@ -106,7 +106,7 @@ def train_network(
         Spots to learn from, each tensor with one row per spot.
     plan
         How to train.
-    companions
+    hard_negatives
         Draws rows that join the given ones in their batch.
     monitor
         Called after each epoch, with the network in evaluation mode; returns values to keep, among them `monitored`.
@@ -129,7 +129,7 @@ def train_network(
     device = resolve_device()
     bf16 = resolve_precision(None, device) == "bfloat16"
     module = _Module(
-        network, tensors, plan, companions=companions, monitor=monitor, monitored=monitored, identity=identity
+        network, tensors, plan, hard_negatives=hard_negatives, monitor=monitor, monitored=monitored, identity=identity
     )
     callbacks: list[L.Callback] = []
     if monitor is not None and plan.patience is not None:
@@ -156,7 +156,7 @@ def train_network(
     best = module.best_epoch or plan.epochs
     if module.best_state is not None:
         network.load_state_dict(module.best_state)
-    return Run(module.values, best)
+    return TrainingRun(module.values, best)
 
 
 def _processes(device: torch.device, module: _Module) -> dict[str, Any]:
@@ -187,13 +187,13 @@ class _Module(L.LightningModule):
         tensors: Sequence[Tensor],
         plan: Plan,
         *,
-        companions: Callable[[Tensor], Tensor] | None,
+        hard_negatives: Callable[[Tensor], Tensor] | None,
         monitor: Callable[[], dict[str, float]] | None,
         monitored: str,
         identity: str,
     ) -> None:
         super().__init__()
-        self.network, self.tensors, self.plan, self.companions = network, tensors, plan, companions
+        self.network, self.tensors, self.plan, self.hard_negatives = network, tensors, plan, hard_negatives
         self.monitor, self.monitored, self.identity = monitor, monitored, identity
         self.shared = getattr(network, "shares", False)
         self.size = min(plan.batch_size, len(tensors[0]))
@@ -256,8 +256,8 @@ class _Module(L.LightningModule):
         if of > 1:  # all draw the same rows, then each its own noise
             torch.manual_seed((self.plan.seed * 1_000_003 + self.global_step) * of)
         rows = self._order[step * self.size : (step + 1) * self.size]
-        if self.companions is not None:
-            rows = torch.cat([rows, self.companions(rows)])
+        if self.hard_negatives is not None:
+            rows = torch.cat([rows, self.hard_negatives(rows)])
         how = {}
         if of > 1 and self.shared:
             torch.manual_seed((self.plan.seed * 1_000_003 + self.global_step) * of + rank)

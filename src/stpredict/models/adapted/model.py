@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stpredict.models._base import files
-from stpredict.models._base.contract import ExpressionModel, History, Prediction
+from stpredict.models._base.contract import Prediction
 from stpredict.models._base.load import rebuilt
+from stpredict.models._base.stored import StoredModel
 from stpredict.models.adapted import residuals
 from stpredict.models.adapted.gaussian_process import LENGTHS, ROWS, Points, Process, kernel
 from stpredict.models.methods import METHODS
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from stpredict._sections.section import Section
+    from stpredict.models._base.contract import ExpressionModel, History
 
 MAX_SPOTS = 1500
 """More measured spots than this are thinned at random: the cost grows with their cube."""
@@ -33,7 +35,7 @@ BASE = "base."
 """What names of the base model's arrays start with."""
 
 
-class Adapted(ExpressionModel):
+class Adapted(StoredModel):
     """The prediction of a frozen base model, plus a correction learned from measured spots.
 
     What the base model gets wrong at the measured spots is taken for a Gaussian process: spots err alike where they lie
@@ -84,17 +86,10 @@ class Adapted(ExpressionModel):
     }
 
     def __init__(self, base: ExpressionModel, *, min_counts: int = 50, seed: int = 0) -> None:
+        super().__init__()
         self.base = base
-        self.genes: list[str] = []
-        self.config: dict[str, Any] = {}
-        self.arrays: dict[str, np.ndarray] = {}
         self._min_counts = min_counts
         self._seed = seed
-
-    @property
-    def history(self) -> History:
-        """Root mean square errors at left-out measured spots, of the base model and adapted, and what was chosen."""
-        return History(**self.config["history"])
 
     # ------------------------------------------------------------------ adaptation
 
@@ -115,7 +110,7 @@ class Adapted(ExpressionModel):
             same for every spot.
         """
         masks = [np.ones(len(section), dtype=bool) for section in sections] if measured is None else measured
-        rows = [deep(section, mask, self._min_counts) for section, mask in zip(sections, masks, strict=True)]
+        rows = [well_measured(section, mask, self._min_counts) for section, mask in zip(sections, masks, strict=True)]
         spots, names = self._spots(sections, self._thinned(rows), genes)
         learned = residuals.learn(spots, seed=self._seed)
         numbers = {gene: number for number, gene in enumerate(names)}
@@ -213,9 +208,9 @@ class Adapted(ExpressionModel):
                 out[1][rows][:, known] = np.sqrt(variance[:, taken[known]])
             yield part, Prediction(out[0], out[1], list(asked))
 
-    def embed(self, section: Section) -> np.ndarray:
-        """float32 (n_spots, d): the space of the base model."""
-        return self.base.embed(section)
+    def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
+        """float32 (n_spots, d): `section` in the space of the base model, which says what `use` may be."""
+        return self.base.embed(section, use=use)
 
     def _corrected(self, predicted: np.ndarray, points: Points) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of every gene where the base model predicts `predicted`."""
@@ -272,45 +267,8 @@ class Adapted(ExpressionModel):
 
     # ------------------------------------------------------------------ storage
 
-    def save(self, path: str | Path) -> None:
-        """Write the model, the base model in it, as a folder of ``model.safetensors`` and ``model.json``.
-
-        Parameters
-        ----------
-        path
-            Folder to make; a model that is already there is replaced.
-
-        Raises
-        ------
-        FileExistsError
-            If `path` holds something else than a model.
-        ValueError
-            If the model was not adapted.
-        """
-        if not self.arrays:
-            msg = "This model was not adapted, so there is nothing to save; stpredict.tl.adapt makes one."
-            raise ValueError(msg)
-        files.write(path, files.Stored(self.method, self.genes, self.config, self.arrays))
-
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a model that `save` wrote; `stpredict.models.load` finds the method by itself.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no model at `path`.
-        ValueError
-            If it is damaged or of another method.
-        """
-        return cls.from_stored(files.read(path), path)
-
-    @classmethod
-    def from_stored(cls, stored: files.Stored, path: str | Path) -> Self:
-        """Rebuild the model from what was read from `path`."""
-        if stored.method != cls.method:
-            msg = f"The model at {path} is a {stored.method!r}, not a {cls.method!r}; use stpredict.models.load."
-            raise ValueError(msg)
+    def _checked(cls, stored: files.Stored, path: str | Path) -> Self:
         content = stored.config["base"]
         arrays = {True: {}, False: {}}
         for name, array in stored.arrays.items():
@@ -318,9 +276,7 @@ class Adapted(ExpressionModel):
         stored_base = files.Stored(content["method"], content["genes"], content["config"], arrays[True])
         base = rebuilt(stored_base, path, METHODS | {cls.method: cls})
         files.check_shapes(files.Stored(stored.method, stored.genes, {}, arrays[False]), cls.shapes, path)
-        model = cls(base, min_counts=stored.config["min_counts"], seed=stored.config["seed"])
-        model.genes, model.config, model.arrays = stored.genes, stored.config, stored.arrays
-        return model
+        return cls(base, min_counts=stored.config["min_counts"], seed=stored.config["seed"])
 
 
 def part(section: Section, rows: np.ndarray) -> Section:
@@ -330,7 +286,7 @@ def part(section: Section, rows: np.ndarray) -> Section:
     return few
 
 
-def deep(section: Section, mask: np.ndarray, min_counts: int) -> np.ndarray:
+def well_measured(section: Section, mask: np.ndarray, min_counts: int) -> np.ndarray:
     """Row numbers of the spots in `mask` with at least `min_counts` counts; those of others are not looked at."""
     rows = np.flatnonzero(mask)
     if not len(rows):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stpredict._sections.section import Section
-    from stpredict.models.align_st._network import AlignStNetwork, Described, Slide
+    from stpredict.models.align_st._network import AlignStNetwork, Described, SlideTensors
 
 
 @torch.inference_mode()
@@ -43,7 +43,7 @@ def nuclei_attention(
 
 @torch.inference_mode()
 def gene_attention(
-    networks: Sequence[AlignStNetwork], slide: Slide, genes: Described, rows: np.ndarray, n_seen: int
+    networks: Sequence[AlignStNetwork], slide: SlideTensors, genes: Described, rows: np.ndarray, n_seen: int
 ) -> np.ndarray:
     """float32 (rows, seen): how much the genes in `rows` listen to the first `n_seen`, mean over networks."""
     out = np.zeros((len(rows), n_seen), dtype=np.float32)

@@ -142,7 +142,7 @@ def gene_space(
         told=(~whole.index.isin(measured.index)).astype(np.float32),
         level=whole["level"].to_numpy(np.float32, copy=True),
         sd=np.exp(whole["log_sd"].to_numpy(np.float32)),
-        nearest=nearest(coordinates, coordinates[: len(seen)]),
+        nearest=largest_cosine(coordinates, coordinates[: len(seen)]),
         by_text=left_out.reindex(whole.index).drop(columns=MOMENTS).to_numpy(np.float32, copy=True),
     )
 
@@ -237,7 +237,7 @@ def told_by_text(text: pd.DataFrame | None, measured: pd.DataFrame) -> tuple[pd.
     )
 
 
-def nearest(genes: np.ndarray, seen: np.ndarray, *, own: bool = True) -> np.ndarray:
+def largest_cosine(genes: np.ndarray, seen: np.ndarray, *, own: bool = True) -> np.ndarray:
     """float32 (genes,): largest cosine of every row with a row of `seen`; with `own`, never with that of its own number."""
     unit = [values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-12) for values in (genes, seen)]
     out = np.empty(len(genes), dtype=np.float32)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stpredict._core.device import resolve_device
-from stpredict._core.settings import settings
 from stpredict._core.warning import warn
-from stpredict.models._aligned.options import checked
-from stpredict.models._base.contract import ExpressionModel, Prediction
-from stpredict.models._base.spotwise import ArrayModel
+from stpredict.models._base.contract import Prediction
+from stpredict.models._base.network import NetworkModel, network_arrays
 from stpredict.models._data.features import mean_features
-from stpredict.models._reference.distance import distance_to, places_of
+from stpredict.models._reference.distance import distance_to, section_means_and_scale
 from stpredict.models.align_st._genes import expected_pcc
 from stpredict.models.align_st._options import PRESETS, Options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
@@ -31,14 +27,14 @@ if TYPE_CHECKING:
     from stpredict.models._base.files import Stored
     from stpredict.models._data.table import Table
     from stpredict.models.align_st._genes import GeneSpace
-    from stpredict.models.align_st._network import AlignStNetwork, Slide
+    from stpredict.models.align_st._network import AlignStNetwork, SlideTensors
     from stpredict.models.align_st._reference import ReferenceGenes
 
 MAX_FACTS = 24
 """Facts about a gene that the Transformer reads."""
 
 
-class AlignSt(ArrayModel):
+class AlignSt(NetworkModel):
     """Expression as the dot product of a nuclei-aware, spatially refined tile and what is known of a gene.
 
     Any gene can be predicted that has a place among the programmes of co-expression: because it was measured in
@@ -46,10 +42,8 @@ class AlignSt(ArrayModel):
 
     Parameters
     ----------
-    features, min_counts
-        See `stpredict.models._base.spotwise.ArrayModel`.
-    preset, seed, checkpoint, show_progress
-        As for `stpredict.models._aligned.model.Aligned`.
+    features, min_counts, preset, seed, checkpoint, show_progress
+        See `stpredict.models._base.network.NetworkModel`.
     gene_embeddings
         Embeddings of genes by name, from `stpredict.pp.gene_embeddings` or any other; by default the shipped embeddings of
         gene names and Gene Ontology terms. With fewer than 20 genes that also have a measured place, they place no
@@ -63,27 +57,16 @@ class AlignSt(ArrayModel):
     """
 
     method: ClassVar[str] = "align_st"
-    seeded: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Options]] = PRESETS
+    shapes: ClassVar[dict[str, tuple[str | int, ...]]] = {
+        "places": ("s", "d"),
+        "scale": ("d",),
+        "reliability": (2, 3),
+        "unseen_error": (2,),
+    }
 
-    def __init__(
-        self,
-        *,
-        features: str | Sequence[str] | None = None,
-        min_counts: int = 50,
-        preset: str | None = None,
-        seed: int | None = None,
-        checkpoint: str | Path | None = None,
-        show_progress: bool | None = None,
-        gene_embeddings: pd.DataFrame | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(features=features, min_counts=min_counts)
-        self.options = checked(self.method, PRESETS, preset or "default", options)
-        self.seed = settings.seed if seed is None else seed
-        if not (isinstance(self.seed, int) and self.seed >= 0):
-            msg = f"seed must be a non-negative integer, got {self.seed!r}."
-            raise ValueError(msg)
+    def __init__(self, *, gene_embeddings: pd.DataFrame | None = None, **how: Any) -> None:
+        super().__init__(**how)
         if gene_embeddings is not None:
             from stpredict.pp._gene_embeddings import check_embeddings
 
@@ -91,8 +74,6 @@ class AlignSt(ArrayModel):
         self._text = gene_embeddings
         self._own_facts: pd.DataFrame | None = None
         self._reference: ReferenceGenes | None = None
-        self._checkpoint = None if checkpoint is None else Path(checkpoint)
-        self._show_progress = settings.progress if show_progress is None else show_progress
 
     # ------------------------------------------------------------------ training
 
@@ -122,52 +103,34 @@ class AlignSt(ArrayModel):
 
         table = self._table(sections, genes, groups)
         text = text_of([*genes, *([] if self._reference is None else self._reference.names)], self._text)
-        slides = [self._slide(section, super(AlignSt, self).design(section)) for section in sections]
+        slides = [self._slide(section, self.design(section)) for section in sections]
         space = self._space(table, list(genes), text)
-        self._warn_of_few_told(text, space)
+        self._warn_of_few_placed(text, space)
         if self._text is not None and self.options.text_layers:
             self._own_facts = text.reindex(space.names)
-        study = training.Study(table, slides, space, self._facts(genes))
+        lesson = training.Lesson(table, slides, space, self._facts(genes), self.options)
         self.config |= {
-            "options": asdict(self.options),
-            "seed": self.seed,
             "vocabulary": space.names,
-            "n_facts": 0 if study.facts is None else study.facts[0].shape[2],
+            "n_facts": 0 if lesson.facts is None else lesson.facts[0].shape[2],
             "n_channels": slides[0].nuclei.shape[1] if self.options.nuclei else 0,
             "own_facts": self._own_facts is not None,
         }
         if self._reference is not None:
             self.config["reference"] = self._reference.record
-        build = partial(self.build_network, self.options, self.config)
-        how = {"seed": self.seed, "checkpoint": self._checkpoint, "show_progress": self._show_progress}
-        names = np.array(genes)
+        names, ensemble = np.array(genes), self._ensemble(len(genes))
         chosen = training.choose_epochs(
-            build,
-            study,
-            lambda part, kept: self._space(_columns(part, kept), list(names[kept]), text),
-            self.options,
-            **how,
+            ensemble, lesson, lambda part, kept: self._space(_columns(part, kept), list(names[kept]), text)
         )
-        networks = training.train_members(build, study, self.options, epochs=chosen.epochs, **how)
-        state = {
-            f"network.{member}.{name}": tensor.numpy()
-            for member, network in enumerate(networks)
-            for name, tensor in network.state_dict().items()
-        }
-        places, scale = places_of(sections, list(self.config["features"]))
-        told = {
-            "places": places,
-            "scale": scale,
-            "residual_sd": chosen.residual_sd,
-            "reliability": chosen.reliability,
-            "unseen_error": chosen.unseen_error,
-        }
+        networks = ensemble.train_members(lesson, chosen.epochs)
+        arrays = {name: tensor.numpy() for name, tensor in network_arrays(networks).items()}
+        means, scale = section_means_and_scale(sections, list(self.config["features"]))
+        arrays |= space.arrays() | chosen.arrays | {"places": means, "scale": scale}
         if self._own_facts is not None:
-            told["gene_facts"] = self._own_facts.to_numpy(np.float32, copy=True)
-        return self._finish(genes, state | space.arrays() | told, chosen.history)
+            arrays["gene_facts"] = self._own_facts.to_numpy(np.float32, copy=True)
+        return self._finish(genes, arrays, chosen.history)
 
     @staticmethod
-    def _warn_of_few_told(text: pd.DataFrame, space: GeneSpace) -> None:
+    def _warn_of_few_placed(text: pd.DataFrame, space: GeneSpace) -> None:
         from stpredict.models.align_st._genes import MIN_TOLD
 
         lost = len(text.index.difference(space.names))
@@ -199,17 +162,17 @@ class AlignSt(ArrayModel):
 
         return fact_states(genes, max_facts=MAX_FACTS)
 
-    def _slide(self, section: Section, features: np.ndarray) -> Slide:
-        from stpredict.models.align_st._slides import nuclei_method, slide_of
+    def _slide(self, section: Section, features: np.ndarray) -> SlideTensors:
+        from stpredict.models.align_st._slides import nuclei_method, slide_tensors
 
         method = None
         if self.options.nuclei:
             method = self.config.setdefault("nuclei", nuclei_method(section))
-        return slide_of(section, features, alike=self.options.feature_neighbours, nuclei=method)
+        return slide_tensors(section, features, alike=self.options.feature_neighbours, nuclei=method)
 
     @staticmethod
-    def build_network(options: Options, config: Mapping[str, Any]) -> AlignStNetwork:
-        """Build an untrained network for the features in `config`."""
+    def build_network(options: Options, config: Mapping[str, Any], n_genes: int) -> AlignStNetwork:
+        """Build an untrained network for the features in `config`; it has the same weights for any genes."""
         from stpredict.models.align_st._network import AlignStNetwork
 
         return AlignStNetwork(config["n_design"], config["n_facts"], config["n_channels"], options)
@@ -220,11 +183,6 @@ class AlignSt(ArrayModel):
     def vocabulary(self) -> list[str]:
         """Genes that can be predicted: those of training first, then all others with a known place."""
         return self.config["vocabulary"]
-
-    def apply(self, arrays: dict[str, np.ndarray], queries: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Not defined: a spot is predicted with its neighbours, see `predict`."""
-        msg = "ALIGN-ST predicts whole sections; call predict."
-        raise NotImplementedError(msg)
 
     def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:
         """Expression of `genes` (default: those of training) for every spot of `section`.
@@ -251,19 +209,16 @@ class AlignSt(ArrayModel):
         all_genes = described(self._space_for(section), facts, wanted)
         at = {row: i for i, row in enumerate(wanted.tolist())}
         columns = [at[row] for row in rows.tolist()]
-        networks = self._networks()
+        networks = list(self._networks())
         standard = sum(expression(network, slide, all_genes, pool)[:, columns] for network in networks) / len(networks)
         level, sd = self.arrays["gene_level"][rows], self.arrays["gene_sd"][rows]
         error = self.arrays["unseen_error"][self.arrays["gene_told"][rows].astype(int)] * sd
         error[rows < n_seen] = self.arrays["residual_sd"][rows[rows < n_seen]]
         mean, std = np.full((2, len(section), len(asked)), np.nan, dtype=np.float32)
         mean[:, known], std[:, known] = standard * sd + level, error
-        return Prediction(mean, std, asked, unseen=self._told_of(np.array(asked)[known], rows))
+        return Prediction(mean, std, asked, unseen=self._unseen(np.array(asked)[known], rows))
 
-    predict_parts = ExpressionModel.predict_parts
-    """One part: a spot is predicted with its neighbours."""
-
-    def _told_of(self, names: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def _unseen(self, names: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Names of the unseen genes among `rows`, how far they are from seen ones, and how reliable."""
         unseen = rows >= len(self.genes)
         nearest, level = self.arrays["gene_nearest"][rows[unseen]], self.arrays["gene_level"][rows[unseen]]
@@ -285,16 +240,6 @@ class AlignSt(ArrayModel):
         space, features = self._stored_space(), mean_features(section, list(self.config["features"]))
         away = distance_to(self.arrays["places"], self.arrays["scale"], features)
         return replace(space, coordinates=space.trusted(away))
-
-    def _networks(self) -> list[AlignStNetwork]:
-        from stpredict.models._aligned.training import network_state
-
-        networks, device = [], resolve_device()
-        for member in range(self.options.members):
-            network = self.build_network(self.options, self.config).eval()
-            network.load_state_dict(network_state(self.arrays, member))
-            networks.append(network.to(device))
-        return networks
 
     def _images(self, section: Section) -> np.ndarray:
         """float32 (n_spots, members · width): refined tiles."""
@@ -323,7 +268,7 @@ class AlignSt(ArrayModel):
         if not self.options.nuclei:
             msg = "This model does not look at nuclei; train it with nuclei=True."
             raise ValueError(msg)
-        return nuclei_attention(self._networks(), section, self.design(section), rows)
+        return nuclei_attention(list(self._networks()), section, self.design(section), rows)
 
     def gene_graph(self, genes: str | Sequence[str], section: Section) -> pd.DataFrame:
         """Which genes of training each of `genes` listens to in the light of a `section`, and how much; mean over members.
@@ -350,7 +295,7 @@ class AlignSt(ArrayModel):
         row = {name: i for i, name in enumerate(self.vocabulary)}
         slide, at = self._slide(section, self.design(section)), np.array([wanted.index(name) for name in asked])
         known = described(self._space_for(section), self._facts(wanted), np.array([row[name] for name in wanted]))
-        return edges(gene_attention(self._networks(), slide, known, at, len(seen)), asked, seen)
+        return edges(gene_attention(list(self._networks()), slide, known, at, len(seen)), asked, seen)
 
     # ------------------------------------------------------------------ storage
 
@@ -364,7 +309,6 @@ class AlignSt(ArrayModel):
             msg = f"The model at {path} is damaged: its vocabulary does not begin with its genes; save it again."
             raise ValueError(msg)
         model = super().from_stored(stored, path)
-        model.options, model.seed = Options(**stored.config["options"]), stored.config["seed"]
         if stored.config["own_facts"]:
             model._own_facts = pd.DataFrame(stored.arrays["gene_facts"], index=model.vocabulary)
         return model
@@ -372,25 +316,13 @@ class AlignSt(ArrayModel):
     @classmethod
     def shapes_of(cls, stored: Stored) -> dict[str, tuple[str | int, ...]]:
         """Arrays that a model with these options has."""
-        import torch
-
         from stpredict.models.align_st._genes import GeneSpace
 
-        options = Options(**stored.config["options"])
-        with torch.device("meta"):
-            state = cls.build_network(options, stored.config).state_dict()
-        networks = {
-            f"network.{member}.{name}": tuple(tensor.shape)
-            for member in range(options.members)
-            for name, tensor in state.items()
-        }
-        sizes = {"v": len(stored.config["vocabulary"]), "a": options.axes}
+        sizes = {"v": len(stored.config["vocabulary"]), "a": cls._stored_options(stored).axes}
         space = {name: tuple(sizes[letter] for letter in letters) for name, letters in GeneSpace.SHAPES.items()}
         if stored.config["own_facts"]:
             space["gene_facts"] = (sizes["v"], stored.config["n_facts"])
-        return (
-            networks | space | {"places": ("s", "d"), "scale": ("d",)} | {"reliability": (2, 3), "unseen_error": (2,)}
-        )
+        return super().shapes_of(stored) | space
 
 
 def _columns(table: Table, genes: np.ndarray) -> Table:

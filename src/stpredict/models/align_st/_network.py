@@ -21,7 +21,7 @@ PCC_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
-class Slide:
+class SlideTensors:
     """One section as the network sees it; spots in order.
 
     Attributes
@@ -39,9 +39,9 @@ class Slide:
     alike: Tensor
     nuclei: Tensor | None = None
 
-    def to(self, device: torch.device) -> Slide:
+    def to(self, device: torch.device) -> SlideTensors:
         """The same on another device."""
-        return Slide(*(part if part is None else part.to(device) for part in vars(self).values()))
+        return SlideTensors(*(part if part is None else part.to(device) for part in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class AlignStNetwork(nn.Module):
         self.text = PromptedText(n_facts, options) if options.text_layers else None
         self.graph = GeneGraph(width, options.gene_neighbours) if options.gene_neighbours else None
 
-    def tiles(self, slide: Slide) -> Tensor:
+    def tiles(self, slide: SlideTensors) -> Tensor:
         """(n, width): refined tiles of a section."""
         tile = self.look(slide.features)
         if self.nuclei is not None:
@@ -292,7 +292,7 @@ class AlignStNetwork(nn.Module):
         return Losses(mse + PCC_WEIGHT * away, mse, away)
 
     def learn_from(
-        self, sections: list[tuple[Slide, Tensor, Tensor]], seen: Described, unseen: Described | None
+        self, sections: list[tuple[SlideTensors, Tensor, Tensor]], seen: Described, unseen: Described | None
     ) -> AlignStNetwork:
         """Sections (slide, rows that are measured, targets (rows, g)) and seen genes for `losses`.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+from stpredict.models._base.options import NetworkOptions
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(NetworkOptions):
     """Options of ALIGN-ST; the defaults are ours, `PUBLISHED` the paper's where it tells them.
 
     The paper leaves unsaid: text encoder, width, length of prompts, α, the number of gene neighbours, optimiser, rate and
@@ -72,6 +75,29 @@ class Options:
     as_unseen: float = 0.5
     members: int = 3
 
+    batch_size: ClassVar[int] = 1
+    warm_up: ClassVar[int] = 1
+    final_rate: ClassVar[float] = 0.1
+    final_weight_decay: ClassVar[float | None] = None
+    POSITIVE: ClassVar[tuple[str, ...]] = (
+        "width",
+        "epochs",
+        "patience",
+        "learning_rate",
+        "genes_per_step",
+        "prompts",
+        "axes",
+        "members",
+    )
+    NOT_NEGATIVE: ClassVar[tuple[str, ...]] = (
+        "weight_decay",
+        "refinement",
+        "feature_neighbours",
+        "text_layers",
+        "gene_neighbours",
+    )
+    SHARES: ClassVar[tuple[str, ...]] = ("feature_dropout", "dropout")
+
     def check(self) -> None:
         """Refuse values that make no sense, alone or together.
 
@@ -80,25 +106,11 @@ class Options:
         ValueError
             If there are some.
         """
-        for name in ("width", "epochs", "patience", "learning_rate", "genes_per_step", "prompts", "axes", "members"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                msg = f"{name} must be positive, got {getattr(self, name)!r}."
-                raise ValueError(msg)
-        for name in ("weight_decay", "refinement", "feature_neighbours", "text_layers", "gene_neighbours"):
-            if not getattr(self, name) >= 0:
-                msg = f"{name} must not be negative, got {getattr(self, name)!r}."
-                raise ValueError(msg)
-        for name in ("feature_dropout", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                msg = f"{name} must lie in [0, 1), got {getattr(self, name)!r}."
-                raise ValueError(msg)
+        super().check()
         for name in ("alpha", "as_unseen"):
             if not 0 <= getattr(self, name) <= 1:
                 msg = f"{name} must lie in [0, 1], got {getattr(self, name)!r}."
                 raise ValueError(msg)
-        if self.width % 8:
-            msg = f"width must be a multiple of 8 (attention heads), got {self.width}."
-            raise ValueError(msg)
         if not (self.coordinates or self.text_layers):
             msg = "coordinates=False and text_layers=0 leave nothing that describes a gene; keep one of them."
             raise ValueError(msg)

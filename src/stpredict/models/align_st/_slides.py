@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from stpredict.models.align_st._network import Slide
+from stpredict.models.align_st._network import SlideTensors
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -21,9 +21,9 @@ COMPONENTS = 50
 """Principal components of the features in which look-alike spots are sought."""
 
 
-def slide_of(section: Section, features: np.ndarray, *, alike: int, nuclei: str | None) -> Slide:
+def slide_tensors(section: Section, features: np.ndarray, *, alike: int, nuclei: str | None) -> SlideTensors:
     """The whole `section`: its standardised `features` (n, d), neighbours, and nuclei, found by the method `nuclei`, where wanted."""
-    return Slide(
+    return SlideTensors(
         features=torch.from_numpy(features),
         near=torch.from_numpy(_padded(section.neighbours())),
         alike=torch.from_numpy(_look_alikes(features, alike)),

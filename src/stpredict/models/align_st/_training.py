@@ -10,24 +10,19 @@ import numpy as np
 import torch
 
 from stpredict._evaluation.metrics import pearson
-from stpredict.models._aligned.training import remember, remembered
 from stpredict.models._base.contract import History
-from stpredict.models._data.folds import inner_folds
-from stpredict.models._training.loop import Plan, train_network
-from stpredict.models.align_st._genes import MEASURED, MIN_HIDDEN, TOLD, learn_reliability
-from stpredict.models.align_st._genes import nearest as nearest_of
+from stpredict.models._training.ensemble import Chosen, held_out
+from stpredict.models.align_st._genes import MEASURED, MIN_HIDDEN, TOLD, largest_cosine, learn_reliability
 from stpredict.models.align_st._network import Described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from stpredict.models._data.table import Table
+    from stpredict.models._training.ensemble import Ensemble
     from stpredict.models.align_st._genes import GeneSpace
-    from stpredict.models.align_st._network import AlignStNetwork, Slide
+    from stpredict.models.align_st._network import AlignStNetwork, SlideTensors
     from stpredict.models.align_st._options import Options
-
-    Build = Callable[[], AlignStNetwork]
 
 HIDDEN = 5
 """Every so manieth seen gene is hidden while epochs are chosen."""
@@ -36,8 +31,8 @@ GENES_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
-class Study:
-    """All there is to learn from.
+class Lesson:
+    """Spots and genes as material of an ensemble, see `stpredict.models._training.ensemble.Material`.
 
     Attributes
     ----------
@@ -49,41 +44,55 @@ class Study:
         Genes; seen ones come first.
     facts
         Facts (genes, facts, d) about the seen genes and which there are, or None.
+    options
+        Of the method.
     """
 
     table: Table
-    slides: Sequence[Slide]
+    slides: Sequence[SlideTensors]
     space: GeneSpace
     facts: tuple[np.ndarray, np.ndarray] | None
+    options: Options
 
     @property
     def n_seen(self) -> int:
         """Number of seen genes."""
         return self.table.expression.shape[1]
 
+    def tensors(self) -> list[torch.Tensor]:
+        """Numbers of the sections: a step is a whole one."""
+        return [torch.unique(torch.from_numpy(self.table.section))]
+
+    def hard_negatives(self) -> None:
+        """None are drawn."""
+
+    def prepare(self, network: AlignStNetwork) -> None:
+        """Give the network all spots and seen genes."""
+        _teach(network, self, self.table, self.space, np.arange(self.n_seen))
+
+    def identity(self) -> str:
+        """Hash of options, spots, genes and sections."""
+        digest = hashlib.sha256(repr(asdict(self.options)).encode())
+        table, space = self.table, self.space
+        arrays = [table.design, table.expression, table.group, table.section, space.coordinates, space.by_text]
+        arrays += [part.numpy() for slide in self.slides for part in vars(slide).values() if part is not None]
+        for values in arrays + list(self.facts or ()):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
-class Chosen:
-    """What held-out spots and genes told.
+class _Part(Lesson):
+    """The `whole` lesson without held-out spots and hidden genes; ``kept`` are the columns of the genes that stay."""
 
-    Attributes
-    ----------
-    epochs
-        To train for.
-    residual_sd
-        float32 (seen,): root mean square error of seen genes on held-out spots.
-    reliability
-        float32 (3,): intercept and slopes, on `nearest` and `level`, of an unseen gene's PCC; NaN where too few genes
-        were hidden to learn it.
-    unseen_error
-        float32 (1,): error of unseen genes as a multiple of their expected standard deviation.
-    """
+    whole: Lesson
+    kept: np.ndarray
 
-    epochs: int
-    residual_sd: np.ndarray
-    reliability: np.ndarray
-    unseen_error: np.ndarray
-    history: History
+    def prepare(self, network: AlignStNetwork) -> None:
+        _teach(network, self.whole, self.table, self.space, self.kept)
+
+    def identity(self) -> str:
+        return self.whole.identity()
 
 
 def described(space: GeneSpace, facts: tuple[np.ndarray, np.ndarray] | None, rows: np.ndarray) -> Described:
@@ -96,50 +105,27 @@ def _described(coordinates: np.ndarray, told: np.ndarray, facts: tuple[np.ndarra
     return Described(torch.from_numpy(coordinates), torch.from_numpy(told), *parts)
 
 
-def choose_epochs(
-    build: Build,
-    study: Study,
-    space_of: Callable[[Table, np.ndarray], GeneSpace],
-    options: Options,
-    *,
-    seed: int,
-    checkpoint: Path | None,
-    show_progress: bool,
-) -> Chosen:
+def choose_epochs(ensemble: Ensemble, lesson: Lesson, space_of: Callable[[Table, np.ndarray], GeneSpace]) -> Chosen:
     """Train without the smallest inner fold and without every fifth gene, and see when both are predicted best.
 
     `space_of` places genes as if only those in its second argument were seen.
     """
-    folds, note = inner_folds(study.table)
-    held = min(folds, key=np.count_nonzero)
-    hidden = np.random.default_rng(seed).permutation(study.n_seen)[: study.n_seen // HIDDEN]
-    kept = np.setdiff1d(np.arange(study.n_seen), hidden)
-    train, test = study.table.take(~held), study.table.take(held)
+    held, note = held_out(lesson.table)
+    hidden = np.random.default_rng(ensemble.seed).permutation(lesson.n_seen)[: lesson.n_seen // HIDDEN]
+    kept = np.setdiff1d(np.arange(lesson.n_seen), hidden)
+    train, test = lesson.table.take(~held), lesson.table.take(held)
     space = space_of(train, kept)
     order = np.concatenate([kept, hidden])
     place = {name: i for i, name in enumerate(space.names)}
-    asked = np.array([place.get(name, -1) for name in np.array(study.space.names[: study.n_seen])[order]])
+    asked = np.array([place.get(name, -1) for name in np.array(lesson.space.names[: lesson.n_seen])[order]])
     can = asked >= 0
-    facts = None if study.facts is None else tuple(part[order[can]] for part in study.facts)
+    facts = None if lesson.facts is None else tuple(part[order[can]] for part in lesson.facts)
     genes = described(space, facts, asked[can])
-    network = _seeded(build, seed)
-    _teach(network, study, train, space, kept)
     columns = order[can]
-    monitor = _Monitor(network, study.slides, test, genes, columns, n_seen=len(kept))
-    folder = checkpoint and checkpoint / "choice"
-    identity = "" if folder is None else _identity(study, options) + str(seed)
-    run = remembered(folder, network, identity)
-    if run is None:
-        run = train_network(
-            network,
-            [torch.unique(torch.from_numpy(train.section))],
-            _plan(options, seed, epochs=options.epochs),
-            monitor=monitor,
-            checkpoint=folder,
-            identity=identity,
-            show_progress=show_progress,
-        )
-        remember(folder, run, network, identity)
+    part = _Part(train, lesson.slides, space, lesson.facts, lesson.options, whole=lesson, kept=kept)
+    run, monitor = ensemble.choose_epochs(
+        part, lambda network: _Monitor(network, lesson.slides, test, genes, columns, n_seen=len(kept))
+    )
     best = run.best_epoch
     pcc = {name: series[best - 1] for name, series in run.values.items()}
     also = f", {pcc['val_unseen']:.3f} of hidden ones" if "val_unseen" in pcc else ""
@@ -148,50 +134,19 @@ def choose_epochs(
         f"epochs: {best}",
         f"held-out spots at that epoch: PCC {pcc['val_seen']:.3f} of seen genes{also}",
     ]
-    return Chosen(
-        best,
-        history=History(run.values | {"best_epoch": [best]}, notes),
-        **_errors(study, monitor, space, asked[can]),
-    )
+    history = History(run.values | {"best_epoch": [best]}, notes)
+    return Chosen(best, _errors(lesson, monitor, space, asked[can]), history)
 
 
-def train_members(
-    build: Build,
-    study: Study,
-    options: Options,
-    *,
-    epochs: int,
-    seed: int,
-    checkpoint: Path | None,
-    show_progress: bool,
-) -> list[AlignStNetwork]:
-    """Train every member on all spots and seen genes."""
-    networks = []
-    for member in range(options.members):
-        own_seed = seed * options.members + member
-        network = _seeded(build, own_seed)
-        _teach(network, study, study.table, study.space, np.arange(study.n_seen))
-        train_network(
-            network,
-            [torch.unique(torch.from_numpy(study.table.section))],
-            _plan(options, own_seed, epochs=epochs),
-            checkpoint=checkpoint and checkpoint / f"member{member}",
-            identity="" if checkpoint is None else _identity(study, options),
-            show_progress=show_progress,
-        )
-        networks.append(network)
-    return networks
-
-
-def _teach(network: AlignStNetwork, study: Study, table: Table, space: GeneSpace, seen: np.ndarray) -> None:
+def _teach(network: AlignStNetwork, lesson: Lesson, table: Table, space: GeneSpace, seen: np.ndarray) -> None:
     """Give the network the spots in `table` and the seen genes in columns `seen`, the first of `space`."""
     sections = []
-    for number in range(len(study.slides)):
+    for number in range(len(lesson.slides)):
         rows = np.flatnonzero(table.section == number)
         values = np.asarray(table.expression[rows])[:, seen]
         targets = standardised(values)
-        sections.append((study.slides[number], torch.from_numpy(table.row[rows]), torch.from_numpy(targets)))
-    facts = None if study.facts is None else tuple(part[seen] for part in study.facts)
+        sections.append((lesson.slides[number], torch.from_numpy(table.row[rows]), torch.from_numpy(targets)))
+    facts = None if lesson.facts is None else tuple(part[seen] for part in lesson.facts)
     genes = described(space, facts, np.arange(len(seen)))
     unseen = None
     by_text = space.by_text[: len(seen)]
@@ -215,7 +170,7 @@ class _Monitor:
     def __init__(
         self,
         network: AlignStNetwork,
-        slides: Sequence[Slide],
+        slides: Sequence[SlideTensors],
         test: Table,
         genes: Described,
         columns: np.ndarray,
@@ -248,7 +203,7 @@ class _Monitor:
 
 
 @torch.inference_mode()
-def expression(network: AlignStNetwork, slide: Slide, genes: Described, pool: np.ndarray) -> np.ndarray:
+def expression(network: AlignStNetwork, slide: SlideTensors, genes: Described, pool: np.ndarray) -> np.ndarray:
     """float32 (n, g): standardised expression of every gene; those in rows `pool` are the seen ones, heard by all."""
     device = next(network.parameters()).device
     genes, slide = genes.to(device), slide.to(device)
@@ -262,7 +217,7 @@ def expression(network: AlignStNetwork, slide: Slide, genes: Described, pool: np
     return network.expression(tiles, torch.cat(after)).float().cpu().numpy()
 
 
-def _errors(study: Study, monitor: _Monitor, space: GeneSpace, places: np.ndarray) -> dict[str, np.ndarray]:
+def _errors(lesson: Lesson, monitor: _Monitor, space: GeneSpace, places: np.ndarray) -> dict[str, np.ndarray]:
     """Error of seen genes on held-out spots, and how reliable hidden ones are; `places` are rows of the space."""
     test, columns, n_seen = monitor.test, monitor.columns, monitor.n_seen
     measured = np.asarray(test.expression)[:, columns]
@@ -282,7 +237,7 @@ def _errors(study: Study, monitor: _Monitor, space: GeneSpace, places: np.ndarra
     predicted = monitor.predicted()
     multiple = multiples(predicted)
     usual = float(np.median(multiple))
-    residual = np.full(study.n_seen, np.median(multiple[:n_seen])) * study.space.sd[: study.n_seen]
+    residual = np.full(lesson.n_seen, np.median(multiple[:n_seen])) * lesson.space.sd[: lesson.n_seen]
     residual[columns[:n_seen]] = multiple[:n_seen] * space.sd[places[:n_seen]]
     reliability, errors = np.full((2, 3), np.nan), np.full(2, usual)
     hidden = np.arange(n_seen, len(columns))
@@ -296,39 +251,9 @@ def _errors(study: Study, monitor: _Monitor, space: GeneSpace, places: np.ndarra
     by_text = monitor.predicted(
         replace(monitor.genes, coordinates=torch.from_numpy(coordinates), told=torch.from_numpy(told))
     )
-    reliability[TOLD], errors[TOLD] = of_hidden(by_text, nearest_of(coordinates[texts], seen, own=False), texts)
+    reliability[TOLD], errors[TOLD] = of_hidden(by_text, largest_cosine(coordinates[texts], seen, own=False), texts)
     return {
         "residual_sd": residual.astype(np.float32),
         "reliability": reliability.astype(np.float32),
         "unseen_error": errors.astype(np.float32),
     }
-
-
-def _plan(options: Options, seed: int, *, epochs: int) -> Plan:
-    return Plan(
-        epochs=epochs,
-        batch_size=1,
-        learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay,
-        seed=seed,
-        schedule=options.epochs,
-        warm_up=1,
-        patience=options.patience,
-    )
-
-
-def _identity(study: Study, options: Options) -> str:
-    digest = hashlib.sha256(repr(asdict(options)).encode())
-    table, space = study.table, study.space
-    arrays = [table.design, table.expression, table.group, table.section, space.coordinates, space.by_text]
-    arrays += [part.numpy() for slide in study.slides for part in vars(slide).values() if part is not None]
-    for values in arrays + list(study.facts or ()):
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
-
-
-def _seeded(build: Build, seed: int) -> AlignStNetwork:
-    """A network whose first weights follow from the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from stpredict.models._base.contract import History
-from stpredict.models._base.spotwise import ArrayModel
+from stpredict.models._base.spotwise import SpotwiseModel
 from stpredict.models._data.folds import Choice, choose
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stpredict.models._data.table import Table
 
 
-class Baseline(ArrayModel):
+class Baseline(SpotwiseModel):
     """A model that is a few arrays, with at most one hyper-parameter, chosen by inner cross-validation.
 
     A method says how it learns arrays from a `Table` (`learn`) and how these predict (`apply`).

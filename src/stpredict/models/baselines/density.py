@@ -31,7 +31,7 @@ class Density(Baseline):
 
     def learn(self, table: Table, value: float) -> dict[str, np.ndarray]:
         """Regress log total on density, then genes on the predicted log total."""
-        table = table.levelled()
+        table = table.aligned()
         direction = self._direction(table)
         density = table.design @ direction
         rise, level = _line(density, table.log_total[:, None])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from stpredict.models._data.linalg import principal_axes
-from stpredict.models._retrieval.bank import Banked, compact
+from stpredict.models._retrieval.bank import Banked, bank_record, compact
 from stpredict.models._retrieval.search import average, nearest, normalise, retrieve
 from stpredict.models.baselines.base import Baseline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from stpredict._sections.section import Section
     from stpredict.models._data.table import Table
@@ -41,6 +41,11 @@ class Knn(Banked, Baseline):
         "k": ("o",),
     }
 
+    def _table(self, sections: Sequence[Section], *how: Any) -> Table:
+        table = super()._table(sections, *how)
+        self.config["bank"] = bank_record(table, sections)
+        return table
+
     def learn(self, table: Table, value: float) -> dict[str, np.ndarray]:
         """Principal axes, and the bank in them."""
         centre = table.design.mean(axis=0)
@@ -49,7 +54,7 @@ class Knn(Banked, Baseline):
             "centre": centre,
             "axes": axes,
             "bank": compact(normalise((table.design - centre) @ axes)),
-            "expression": compact(table.levelled().expression),
+            "expression": compact(table.aligned().expression),
             "between": table.between_sections(),
             "k": np.array([min(value, len(table))], dtype=np.int64),
         }

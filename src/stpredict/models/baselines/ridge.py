@@ -35,7 +35,7 @@ class Ridge(Baseline):
 
     def learn(self, table: Table, value: float) -> dict[str, np.ndarray]:
         """Weights and intercept with alpha = `value`."""
-        table = table.levelled()
+        table = table.aligned()
         weights = np.zeros((table.design.shape[1], table.expression.shape[1]))
         level = table.expression.mean(axis=0, dtype=np.float64)
         parts = self._encoders(table)
@@ -51,7 +51,7 @@ class Ridge(Baseline):
 
     def try_candidates(self, table: Table, queries: np.ndarray) -> Iterator[np.ndarray]:
         """Predictions with every alpha, from one decomposition per encoder."""
-        table = table.levelled()
+        table = table.aligned()
         level = table.expression.mean(axis=0, dtype=np.float64)
         fits = [_Decomposed(table, columns) for columns in self._encoders(table)]
         scores = [(queries[:, fit.columns] - fit.centre) @ fit.axes for fit in fits]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
     from stpredict.models._aligned.expression import GeneScale
     from stpredict.models._aligned.inputs import Tensors
-    from stpredict.models._data.rows import Shelf
+    from stpredict.models._data.rows import RowStore
     from stpredict.models._data.table import Table
     from stpredict.models.cmrcnet._network import CmrcnetNetwork
 
@@ -42,12 +42,12 @@ class CmrcNet(Aligned):
         """Whether the model learns from frozen features rather than pixels."""
         return self.options.image_encoder is None
 
-    def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale, shelf: Shelf) -> Tensors:
+    def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale, store: RowStore) -> Tensors:
         """Features or pixels, and scaled expression."""
         from stpredict.models._aligned.inputs import Tensors
 
-        images = table.design if self.uses_features else pixels_of(table, sections, TILE_PX, shelf)
-        expression = shelf.collect()
+        images = table.design if self.uses_features else pixels_of(table, sections, TILE_PX, store)
+        expression = store.collect()
         for chunk in chunks(table.expression):
             expression.append(scale.scaled(chunk))
         return Tensors.of((images,), (expression.done(),))
@@ -60,7 +60,7 @@ class CmrcNet(Aligned):
 
     def expression(self, section: Section) -> tuple[np.ndarray, ...]:
         """Scaled expression (n_spots, genes)."""
-        return (self._scale.scaled(self._levelled(section)[0]),)
+        return (self._scale.scaled(self._at_level(section)[0]),)
 
     @staticmethod
     def build_network(options: Options, config: Mapping[str, Any], n_genes: int) -> CmrcnetNetwork:

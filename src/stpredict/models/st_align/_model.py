@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from stpredict._sections.section import Section
     from stpredict.models._aligned.inputs import Tensors
-    from stpredict.models._data.rows import Rows, Shelf
+    from stpredict.models._data.rows import Rows, RowStore
     from stpredict.models._data.table import Table
     from stpredict.models.st_align._network import StAlignNetwork
 
@@ -48,10 +48,10 @@ class StAlign(Aligned):
     method: ClassVar[str] = "st_align"
     presets: ClassVar[Mapping[str, Options]] = PRESETS
     spaces: ClassVar[tuple[str, ...]] = ("image", "expression", "fused")
-    own_shapes: ClassVar[dict[str, tuple[str | int, ...]]] = {"niche_sd": ("g",)}
+    shapes: ClassVar[dict[str, tuple[str | int, ...]]] = Aligned.shapes | {"niche_sd": ("g",)}
 
     def _table(
-        self, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str], shelf: Shelf | None = None
+        self, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str], store: RowStore | None = None
     ) -> Table:
         keys = find_features(sections, self._features)
         niches = [key for key in keys if key.endswith(NICHE)]
@@ -64,16 +64,16 @@ class StAlign(Aligned):
             )
             raise ValueError(msg)
         self._features = niches if self.options.image_encoder else [*spots, *niches]
-        return super()._table(sections, genes, groups, shelf)
+        return super()._table(sections, genes, groups, store)
 
-    def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale, shelf: Shelf) -> Tensors:
+    def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale, store: RowStore) -> Tensors:
         """Spot images, niche images, spot expression, niche expression, and what each spot's negatives depend on."""
         from stpredict.models._aligned.inputs import Tensors
 
         spot, niche = self._split(table.design)
         if self.options.image_encoder:
-            spot = pixels_of(table, sections, TILE_PX, shelf)
-        own, around, cluster = shelf.collect(), shelf.collect(), []
+            spot = pixels_of(table, sections, TILE_PX, store)
+        own, around, cluster = store.collect(), store.collect(), []
         for number, rows in table.of_sections():
             section = sections[number]
             check_niches(section, self.config.setdefault("niches", str(Niche.of(section))))
@@ -82,14 +82,14 @@ class StAlign(Aligned):
             own.append(scaled)
             around.append(niche_mean_of(section, table.row[rows], values))
             cluster.append(expression_clusters(scaled, self.options.clusters, seed=self.seed))
-        expression, (niches, sd) = own.done(), self._scaled_niches(around.done(), scale, shelf)
-        genes = self._embedded_cells(table, sections, shelf) if self.options.expression_key else (expression, niches)
+        expression, (niches, sd) = own.done(), self._scaled_niches(around.done(), scale, store)
+        genes = self._embedded_cells(table, sections, store) if self.options.expression_key else (expression, niches)
         groups = (expression, table.section, np.concatenate(cluster))
         return Tensors.of((spot, niche), genes, groups, niche_sd=sd)
 
-    def _scaled_niches(self, niches: Rows, scale: GeneScale, shelf: Shelf) -> tuple[Rows, np.ndarray]:
+    def _scaled_niches(self, niches: Rows, scale: GeneScale, store: RowStore) -> tuple[Rows, np.ndarray]:
         """Expression of niches as networks see it, and its standard deviation before."""
-        around, scaled = GeneScale(scale.level, mean_and_sd(niches)[1], self.options), shelf.collect()
+        around, scaled = GeneScale(scale.level, mean_and_sd(niches)[1], self.options), store.collect()
         for chunk in chunks(niches):
             scaled.append(around.scaled(chunk))
         return scaled.done(), around.arrays()["gene_sd"]
@@ -116,7 +116,7 @@ class StAlign(Aligned):
         check_niches(section, self.config["niches"])
         if self.options.expression_key:
             return self._cell_embeddings(section)
-        expression, usable = self._levelled(section)
+        expression, usable = self._at_level(section)
         around = GeneScale(self.arrays["gene_level"], self.arrays["niche_sd"], self.options)
         return self._scale.scaled(expression), around.scaled(niche_mean(section, expression, usable))
 
@@ -133,8 +133,8 @@ class StAlign(Aligned):
         everywhere = np.ones(len(section), dtype=bool)
         return standardise(values), standardise(niche_mean(section, values, everywhere))
 
-    def _embedded_cells(self, table: Table, sections: Sequence[Section], shelf: Shelf) -> tuple[Rows, Rows]:
-        spot, niche = shelf.collect(), shelf.collect()
+    def _embedded_cells(self, table: Table, sections: Sequence[Section], store: RowStore) -> tuple[Rows, Rows]:
+        spot, niche = store.collect(), store.collect()
         for number, rows in table.of_sections():
             cells, around = self._cell_embeddings(sections[number])
             spot.append(cells[table.row[rows]])
@@ -167,7 +167,7 @@ class StAlign(Aligned):
         """
         if use != "fused":
             return super().embed(section, use=use)
-        from stpredict.models._aligned.training import in_pieces
+        from stpredict.models._aligned.embedding import in_pieces
 
         genes, known = self._known_expression(section)
         rows = (*self.design(section), *genes, known)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict._sections.niches import Niche, call, members_of
+from stpredict._sections.niches import Niche, call, niche_matrix
 
 if TYPE_CHECKING:
     from stpredict._sections.section import Section
@@ -44,7 +44,7 @@ def check_niches(section: Section, expected: str) -> None:
 
 def niche_mean(section: Section, values: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """float32 (n spots, d): mean of `values` over each niche's usable spots; 0 where it has none."""
-    members = members_of(section)[:, usable]
+    members = niche_matrix(section)[:, usable]
     weight = np.asarray(members.sum(axis=1))
     return ((members @ values[usable]) / np.where(weight > 0, weight, 1).reshape(-1, 1)).astype(np.float32)
 

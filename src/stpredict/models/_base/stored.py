@@ -1,0 +1,98 @@
+"""Models as named arrays and a JSON configuration, and how these are saved and loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from stpredict.models._base import files
+from stpredict.models._base.contract import ExpressionModel, History
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Self
+
+    import numpy as np
+
+
+class StoredModel(ExpressionModel):
+    """A model whose whole content is ``genes``, ``config`` (JSON) and ``arrays``, which `fit` fills.
+
+    Attributes
+    ----------
+    arrays
+        Name → array.
+    shapes
+        Names of the arrays and their dimensions, see `stpredict.models._base.files.check_shapes`.
+    """
+
+    shapes: ClassVar[dict[str, tuple[str | int, ...]]]
+
+    def __init__(self) -> None:
+        self.genes: list[str] = []
+        self.config: dict[str, Any] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+
+    @property
+    def history(self) -> History:
+        """Losses, scores and remarks of the training."""
+        return History(**self.config["history"])
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as a folder of ``model.safetensors`` and ``model.json``.
+
+        Parameters
+        ----------
+        path
+            Folder to make; a model that is already there is replaced.
+
+        Raises
+        ------
+        FileExistsError
+            If `path` holds something else than a model.
+        ValueError
+            If the model was not trained.
+        """
+        if not self.arrays:
+            msg = "This model was not trained, so there is nothing to save; stpredict.tl.train or tl.adapt makes one."
+            raise ValueError(msg)
+        files.write(path, files.Stored(self.method, self.genes, self.config, self.arrays))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a model that `save` wrote; `stpredict.models.load` finds the method by itself.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no model at `path`.
+        ValueError
+            If it is damaged or of another method.
+        """
+        return cls.from_stored(files.read(path), path)
+
+    @classmethod
+    def from_stored(cls, stored: files.Stored, path: str | Path) -> Self:
+        """Rebuild the model from what was read from `path`.
+
+        Raises
+        ------
+        ValueError
+            If it is of another method, or its arrays are not those that its configuration asks for.
+        """
+        if stored.method != cls.method:
+            msg = f"The model at {path} is a {stored.method!r}, not a {cls.method!r}; use stpredict.models.load."
+            raise ValueError(msg)
+        model = cls._checked(stored, path)
+        model.genes, model.config, model.arrays = stored.genes, stored.config, stored.arrays
+        return model
+
+    @classmethod
+    def _checked(cls, stored: files.Stored, path: str | Path) -> Self:
+        """Check what was read, and make an untrained model for it."""
+        files.check_shapes(stored, cls.shapes_of(stored), path)
+        return cls()
+
+    @classmethod
+    def shapes_of(cls, stored: files.Stored) -> dict[str, tuple[str | int, ...]]:
+        """`shapes` of this stored model; classes whose arrays depend on the configuration extend it."""
+        return cls.shapes
