@@ -90,7 +90,7 @@ def predictions(new, model, mask, genes):
     image = np.concatenate([section.features(key) for key in FEATURES], axis=1)
     image = (image - image.mean(axis=0)) / np.maximum(image.std(axis=0), 1e-6)
     linear = image @ image.T / image.shape[1]
-    adapted = st.tl.adapt(model, new, measured="measured")
+    adapted = st.tl.adapt(new, model, measured="measured")
     return {
         "unadapted": model.predict(section, genes).mean,
         "spatial kNN": nearest(away, measured, mask),
@@ -157,7 +157,7 @@ def sections(arguments):
             "unadapted": base,
             "trained on the section": trained([one], arguments, f"from_{name}")[1],
             "trained on both": trained([b4, one], arguments, f"from_B4_{name}")[1],
-            "adapted": st.tl.adapt(base, one),
+            "adapted": st.tl.adapt(one, base),
         }
         for test in C:
             if test == name:

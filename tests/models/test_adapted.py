@@ -38,7 +38,7 @@ def test_a_loaded_model_predicts_bit_for_bit_the_same(sections, new, tmp_path, m
         adata.uns["X_fake"]["feature_names"] = ["nucleus_count", "a", "b", "c"]
     few = {"epochs": 1, "members": 1, "seed": 0, "show_progress": False} if st.models.METHODS[method].seeded else {}
     base = st.tl.train(sections[:2], method=method, genes=GENES, **few)
-    model = st.tl.adapt(base, new, measured="measured", genes=[*GENES[:3], "GENE14"])
+    model = st.tl.adapt(new, base, measured="measured", genes=[*GENES[:3], "GENE14"])
     model.save(tmp_path / "model")
     again = st.models.load(tmp_path / "model")
     assert isinstance(again, Adapted)
@@ -54,15 +54,15 @@ def test_a_loaded_model_predicts_bit_for_bit_the_same(sections, new, tmp_path, m
 
 
 def test_an_adapted_model_can_be_adapted_again(base, new, sections, tmp_path):
-    once = st.tl.adapt(base, new, measured="measured")
-    twice = st.tl.adapt(once, sections[3])
+    once = st.tl.adapt(new, base, measured="measured")
+    twice = st.tl.adapt(sections[3], once)
     twice.save(tmp_path / "model")
     section = open_sections(new)[0]
     np.testing.assert_array_equal(st.models.load(tmp_path / "model").predict(section).mean, twice.predict(section).mean)
 
 
 def test_damage_is_told(base, new, tmp_path):
-    model = st.tl.adapt(base, new, measured="measured")
+    model = st.tl.adapt(new, base, measured="measured")
     for missing in ("beside", "base.weights"):
         arrays = {name: array for name, array in model.arrays.items() if name != missing}
         files.write(tmp_path / "model", files.Stored("adapted", model.genes, model.config, arrays))
@@ -76,7 +76,7 @@ def test_not_adapted_is_not_saved(base, tmp_path):
 
 
 def test_genes_asked_for_come_in_their_order_and_unknown_ones_are_nan(base, new):
-    model = st.tl.adapt(base, new, measured="measured")
+    model = st.tl.adapt(new, base, measured="measured")
     section = open_sections(new)[0]
     some = model.predict(section, ["GENE3", "nobody", "GENE0"])
     every = model.predict(section)
@@ -88,7 +88,7 @@ def test_genes_asked_for_come_in_their_order_and_unknown_ones_are_nan(base, new)
 
 def test_space_counts_only_in_the_section_that_was_measured(base, new, sections):
     """The same features elsewhere: other names, or other places, are another section."""
-    model = st.tl.adapt(base, new, measured="measured")
+    model = st.tl.adapt(new, base, measured="measured")
     near = model.predict(open_sections(new)[0])
     renamed, moved, half = new.copy(), new.copy(), new.copy()
     renamed.obs_names = [f"other_{name}" for name in renamed.obs_names]

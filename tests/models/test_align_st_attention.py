@@ -71,7 +71,7 @@ def test_places_are_in_the_order_of_the_image(model, whole):
 
 def test_gene_graph_sums_to_one_and_is_the_networks_own(model, whole):
     seen, unseen = model.genes[2], next(name for name in model.vocabulary if name not in model.genes)
-    table = model.gene_graph([unseen, seen], whole)
+    table = model.gene_graph(whole, [unseen, seen])
     assert list(table.columns) == ["gene", "neighbour", "weight"]
     assert table["gene"].drop_duplicates().tolist() == [unseen, seen]
     np.testing.assert_allclose(table.groupby("gene")["weight"].sum(), 1, atol=1e-5)
@@ -99,24 +99,24 @@ def test_gene_graph_sums_to_one_and_is_the_networks_own(model, whole):
 
 def test_gene_graph_is_that_of_predictions_for_the_section(model, whole):
     """Far from training only the main programmes count, and the graph of genes is told by them."""
-    near = model.gene_graph(model.genes[:5], whole).set_index(["gene", "neighbour"])["weight"]
+    near = model.gene_graph(whole, model.genes[:5]).set_index(["gene", "neighbour"])["weight"]
     other = whole.adata.copy()
     other.obsm["X_morphology"] = other.obsm["X_morphology"] + 100 * model.arrays["scale"].max()
-    far = model.gene_graph(model.genes[:5], section_from_anndata(other)).set_index(["gene", "neighbour"])["weight"]
+    far = model.gene_graph(section_from_anndata(other), model.genes[:5]).set_index(["gene", "neighbour"])["weight"]
     assert near.sub(far, fill_value=0).abs().max() > 0.01
 
 
 def test_missing_features_are_refused(model, whole):
     other = whole.adata.copy()
     del other.obsm["X_morphology"]
-    for act in (model.predict, lambda section: model.gene_graph(model.genes[0], section)):
+    for act in (model.predict, lambda section: model.gene_graph(section, model.genes[0])):
         with pytest.raises(ValueError, match=r"has no features obsm\['X_morphology'\]"):
             act(section_from_anndata(other))
 
 
 def test_aliases_are_resolved_and_a_gene_is_told_once(model, whole):
     assert "ERBB2" in model.genes
-    one, both = model.gene_graph("HER2", whole), model.gene_graph(["HER2", "ERBB2"], whole)
+    one, both = model.gene_graph(whole, "HER2"), model.gene_graph(whole, ["HER2", "ERBB2"])
     assert set(one["gene"]) == {"ERBB2"}
     assert one.equals(both)
 
@@ -132,14 +132,14 @@ def test_models_without_the_parts_say_how_to_get_them(plain, whole):
     with pytest.raises(ValueError, match="nuclei=True"):
         plain.nuclei_attention(whole)
     with pytest.raises(ValueError, match="gene_neighbours=8"):
-        plain.gene_graph("ERBB2", whole)
+        plain.gene_graph(whole, "ERBB2")
 
 
 def test_unknown_genes_and_missing_nuclei_are_refused(model, prepared, whole):
     with pytest.raises(KeyError, match="does not know NOSUCHGENE"):
-        model.gene_graph(["ERBB2", "NOSUCHGENE"], whole)
+        model.gene_graph(whole, ["ERBB2", "NOSUCHGENE"])
     with pytest.raises(ValueError, match="genes is empty"):
-        model.gene_graph([], whole)
+        model.gene_graph(whole, [])
     bare = prepared.copy()
     del bare.uns["nuclei"]
     with pytest.raises(ValueError, match=r"stpredict.pp.nuclei"):
@@ -150,4 +150,4 @@ def test_a_saved_model_attends_alike(model, whole, tmp_path):
     model.save(tmp_path / "model")
     loaded = st.models.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.nuclei_attention(whole, [1]), model.nuclei_attention(whole, [1]))
-    assert loaded.gene_graph("ERBB2", whole).equals(model.gene_graph("ERBB2", whole))
+    assert loaded.gene_graph(whole, "ERBB2").equals(model.gene_graph(whole, "ERBB2"))

@@ -55,7 +55,7 @@ def test_parts_hold_a_bounded_number_of_values():
 def adapted(paired):
     train, new = paired(2)
     new.obs["measured"] = np.arange(new.n_obs) % 9 == 0
-    return st.tl.adapt(st.tl.train(train, genes=GENES), new, measured="measured"), new
+    return st.tl.adapt(new, st.tl.train(train, genes=GENES), measured="measured"), new
 
 
 def check(model, adata, genes=None):

@@ -57,7 +57,7 @@ def graph_of(edges):
 def test_genes_their_neighbours_and_lines_as_wide_as_attention(prepared, model):
     genes = ["ERBB2", "KRT8"]
     ax = st.pl.gene_graph(model, genes, prepared, n=5, show=False)
-    table = model.gene_graph(genes, section_from_anndata(prepared)).groupby("gene").head(5)
+    table = model.gene_graph(section_from_anndata(prepared), genes).groupby("gene").head(5)
     assert {text.get_text() for text in ax.texts} == {*genes, *table["neighbour"]}
     bold = {text.get_text() for text in ax.texts if text.get_weight() == "bold"}
     assert bold == set(genes)

@@ -55,7 +55,7 @@ def kriged(adata):
 def test_a_tenth_measured_beats_the_base_model_and_kriging_on_the_truth(simulated):
     base, new = simulated
     st.tl.predict_expression(new, base)
-    st.tl.predict_expression(new, st.tl.adapt(base, new, measured="measured"), key_added="adapted", std=True)
+    st.tl.predict_expression(new, st.tl.adapt(new, base, measured="measured"), key_added="adapted", std=True)
     other = ~new.obs["measured"].to_numpy()
     truth = new.layers["truth"][other]
     varies = ~new.var["truth_programme"].isin(["housekeeping", "none"]).to_numpy()
@@ -71,20 +71,20 @@ def test_a_tenth_measured_beats_the_base_model_and_kriging_on_the_truth(simulate
 
 def test_intervals_hold_what_they_promise(simulated):
     base, new = simulated
-    st.tl.predict_expression(new, st.tl.adapt(base, new, measured="measured"), std=True)
+    st.tl.predict_expression(new, st.tl.adapt(new, base, measured="measured"), std=True)
     rest = new[~new.obs["measured"].to_numpy()].copy()
     scores = st.tl.evaluate(rest, metrics=["coverage"])
     assert 0.85 < scores["value"].mean() < 0.95
 
 
 def test_counts_of_other_spots_are_never_looked_at(base, new, assert_same):
-    clean = st.tl.adapt(base, new, measured="measured")
+    clean = st.tl.adapt(new, base, measured="measured")
     other = ~new.obs["measured"].to_numpy()
     for garbage in (np.nan, -1.0, 0.5, 1e9):
         spoilt = new.copy()
         spoilt.X[other] = garbage
         before = spoilt.copy()
-        model = st.tl.adapt(base, spoilt, measured="measured")
+        model = st.tl.adapt(spoilt, base, measured="measured")
         assert_same(spoilt, before)
         assert model.config == clean.config
         for name, array in clean.arrays.items():
@@ -98,7 +98,7 @@ def test_whole_sections_of_a_cohort_mend_the_next_one(paired):
     base = st.tl.train(train, genes=GENES)
     *few, new = cohort
     truth = open_sections(new)[0].log_expression(GENES)
-    model = st.tl.adapt(base, few)
+    model = st.tl.adapt(few, base)
     section = open_sections(new)[0]
     predicted = {"base": base.predict(section).mean, "adapted": model.predict(section).mean}
     error = {name: np.square(truth - mean).mean() for name, mean in predicted.items()}
@@ -107,32 +107,32 @@ def test_whole_sections_of_a_cohort_mend_the_next_one(paired):
 
 
 def test_shallow_spots_do_not_count(base, new):
-    expected = st.tl.adapt(base, new, measured="measured")
+    expected = st.tl.adapt(new, base, measured="measured")
     shallow = np.flatnonzero(~new.obs["measured"])[:3]
     new.X[shallow] = 0
     new.X[shallow, 0] = 49
     new.obs.iloc[shallow, new.obs.columns.get_loc("measured")] = True
-    model = st.tl.adapt(base, new, measured="measured")
+    model = st.tl.adapt(new, base, measured="measured")
     assert model.config["n_spots"] == expected.config["n_spots"]
     np.testing.assert_array_equal(model.arrays["along"], expected.arrays["along"])
 
 
 def test_genes_that_the_model_does_not_know(base, new):
-    model = st.tl.adapt(base, new, measured="measured", genes=["GENE14", "GENE2"])
+    model = st.tl.adapt(new, base, measured="measured", genes=["GENE14", "GENE2"])
     assert model.genes == ["GENE14", "GENE2"]
     section = open_sections(new)[0]
     other = ~new.obs["measured"].to_numpy()
     truth = section.log_expression(["GENE14"])
     mean = model.predict(section).mean
     assert pearson(truth[other], mean[other, :1])[0][0] > 0.3
-    both = st.tl.adapt(base, new, measured="measured").predict(section, ["GENE2"])
+    both = st.tl.adapt(new, base, measured="measured").predict(section, ["GENE2"])
     np.testing.assert_allclose(mean[:, 1:], both.mean, atol=1e-5)
 
 
 def test_genes_that_were_not_measured_stay(base, new):
     less = new[:, new.var_names != "GENE4"].copy()
     with pytest.warns(UserWarning, match="1 of the model's genes are not measured in all sections; .* GENE4"):
-        model = st.tl.adapt(base, less, measured="measured")
+        model = st.tl.adapt(less, base, measured="measured")
     section = open_sections(less)[0]
     np.testing.assert_array_equal(model.predict(section, ["GENE4"]).mean, base.predict(section, ["GENE4"]).mean)
     assert np.abs(model.predict(section, ["GENE5"]).mean - base.predict(section, ["GENE5"]).mean).max() > 0.01
@@ -145,7 +145,7 @@ def test_nothing_to_correct_is_not_corrected(paired):
     new.obs["measured"] = np.arange(new.n_obs) % 10 == 0
     section = open_sections(new)[0]
     truth, other = section.log_expression(GENES), ~new.obs["measured"].to_numpy()
-    model = st.tl.adapt(base, new, measured="measured")
+    model = st.tl.adapt(new, base, measured="measured")
     score = {
         name: pearson(truth[other], m.predict(section).mean[other])[0].mean()
         for name, m in (("base", base), ("adapted", model))
@@ -156,14 +156,14 @@ def test_nothing_to_correct_is_not_corrected(paired):
 def test_the_model_stays_as_it_was(base, new):
     section = open_sections(new)[0]
     before, config = base.predict(section), dict(base.config)
-    st.tl.adapt(base, new, measured="measured")
+    st.tl.adapt(new, base, measured="measured")
     np.testing.assert_array_equal(base.predict(section).mean, before.mean)
     assert base.config == config
 
 
 def test_the_same_seed_gives_the_same_model(base, new, monkeypatch):
     monkeypatch.setattr("stpredict.models.adapted.model.MAX_SPOTS", 10)
-    first, same, other = (st.tl.adapt(base, new, measured="measured", seed=seed) for seed in (1, 1, 2))
+    first, same, other = (st.tl.adapt(new, base, measured="measured", seed=seed) for seed in (1, 1, 2))
     assert first.config["n_spots"] == 10
     np.testing.assert_array_equal(first.arrays["places"], same.arrays["places"])
     assert (first.arrays["places"] != other.arrays["places"]).any()
@@ -172,14 +172,14 @@ def test_the_same_seed_gives_the_same_model(base, new, monkeypatch):
 def test_few_spots_warn(base, new):
     new.obs["measured"] = np.arange(new.n_obs) < 3
     with pytest.warns(UserWarning, match="Only 3 measured spots"):
-        model = st.tl.adapt(base, new, measured="measured")
+        model = st.tl.adapt(new, base, measured="measured")
     assert np.isfinite(model.predict(open_sections(new)[0]).mean).all()
 
 
 def test_spatialdata(base, new):
     sdata = st.io.to_spatialdata(new)
-    expected = st.tl.adapt(base, new, measured="measured")
-    model = st.tl.adapt(base, sdata, measured="measured")
+    expected = st.tl.adapt(new, base, measured="measured")
+    model = st.tl.adapt(sdata, base, measured="measured")
     np.testing.assert_allclose(model.arrays["along"], expected.arrays["along"], atol=1e-9)
     st.tl.predict_expression(sdata, model)
     st.tl.predict_expression(new, expected)
@@ -251,23 +251,23 @@ def test_bad_data_changes_nothing(base, new, assert_same, spoil, error, message)
     spoil(new)
     before = new.copy()
     with pytest.raises(error, match=message):
-        st.tl.adapt(base, new, measured="measured")
+        st.tl.adapt(new, base, measured="measured")
     assert_same(new, before)
 
 
 def test_bad_arguments(base, new, paired):
-    with pytest.raises(TypeError, match=r"model must be a trained model .*got str"):
-        st.tl.adapt("model", new, measured="measured")
+    with pytest.raises(TypeError, match=r"model must be a trained model .*got int"):
+        st.tl.adapt(new, 5, measured="measured")
     with pytest.raises(TypeError, match="got AnnData"):
-        st.tl.adapt(new, base)
+        st.tl.adapt(new, new)
     with pytest.raises(ValueError, match="nobody: neither known to the model nor measured"):
-        st.tl.adapt(base, new, genes=["GENE1", "nobody"])
-    with pytest.raises(ValueError, match="every one once"):
-        st.tl.adapt(base, new, genes=["GENE1", "GENE1"])
-    with pytest.raises(ValueError, match="every one once"):
-        st.tl.adapt(base, new, genes=[])
+        st.tl.adapt(new, base, genes=["GENE1", "nobody"])
+    with pytest.raises(ValueError, match="more than once"):
+        st.tl.adapt(new, base, genes=["GENE1", "GENE1"])
+    with pytest.raises(ValueError, match="genes is empty"):
+        st.tl.adapt(new, base, genes=[])
     with pytest.raises(ValueError, match="predicts the same for every spot"):
-        st.tl.adapt(st.tl.train(paired(2), method="mean", genes=GENES), new, measured="measured")
+        st.tl.adapt(new, st.tl.train(paired(2), method="mean", genes=GENES), measured="measured")
 
 
 def test_real_a_fifth_of_a_section(real):
@@ -281,7 +281,7 @@ def test_real_a_fifth_of_a_section(real):
     gained = []
     for draw in range(2):
         new.obs["measured"] = np.random.default_rng(draw).random(new.n_obs) < 0.2
-        st.tl.predict_expression(new, st.tl.adapt(base, new, measured="measured"), key_added="adapted")
+        st.tl.predict_expression(new, st.tl.adapt(new, base, measured="measured"), key_added="adapted")
         rest = new[~new.obs["measured"].to_numpy()].copy()
         before, after = (
             st.tl.evaluate(rest, predicted=key, metrics=["pcc", "mse"]).groupby("metric")["value"].mean()
@@ -295,18 +295,18 @@ def test_real_a_fifth_of_a_section(real):
 
 def test_missing_values_of_a_mask_mean_not_measured(base, new):
     mask = new.obs["measured"].to_numpy()
-    right = st.tl.adapt(base, new, measured="measured").config
+    right = st.tl.adapt(new, base, measured="measured").config
     for column in (pd.array(mask, dtype="boolean"), np.where(mask, True, None)):
         new.obs["holes"] = column
         new.obs["holes"] = new.obs["holes"].where(mask, None)
-        assert st.tl.adapt(base, new, measured="holes").config == right
+        assert st.tl.adapt(new, base, measured="holes").config == right
 
 
 @pytest.mark.parametrize("values", [("yes", "no"), (1.0, np.nan)])
 def test_the_advice_on_other_masks_works(base, new, values):
-    right = st.tl.adapt(base, new, measured="measured").config
+    right = st.tl.adapt(new, base, measured="measured").config
     new.obs["m"] = np.where(new.obs["measured"], *values)
     with pytest.raises(TypeError, match=r"adata\.obs\['m'\] == "):
-        st.tl.adapt(base, new, measured="m")
+        st.tl.adapt(new, base, measured="m")
     new.obs["m"] = new.obs["m"] == values[0]
-    assert st.tl.adapt(base, new, measured="m").config == right
+    assert st.tl.adapt(new, base, measured="m").config == right

@@ -77,7 +77,7 @@ def test_an_adapted_model_embeds_in_the_space_of_its_base(paired):
     sections = paired(3)
     base = st.tl.train(sections[:2], method="ridge")
     sections[2].obs["measured"] = np.arange(sections[2].n_obs) % 4 == 0
-    model = st.tl.adapt(base, sections[2], measured="measured")
+    model = st.tl.adapt(sections[2], base, measured="measured")
     st.tl.embed(sections[2], base, key_added="base")
     st.tl.embed(sections[2], model, key_added="adapted")
     np.testing.assert_array_equal(sections[2].obsm["adapted"], sections[2].obsm["base"])

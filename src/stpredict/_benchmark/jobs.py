@@ -17,7 +17,7 @@ from stpredict._benchmark.panels import choose_panels
 from stpredict._benchmark.store import ResultStore
 from stpredict._core.settings import settings
 from stpredict._evaluation.scoring import noise_ceilings, score
-from stpredict._sections.open import open_sections, table_of
+from stpredict._sections.open import Where, open_sections, table_of
 from stpredict.models.fit import fit
 
 if TYPE_CHECKING:
@@ -158,19 +158,21 @@ class _Prepared:
 def _prepare(study: Study, split: Split) -> _Prepared:
     pool = [study.data[i] for i in split.pool]
     panels = choose_panels(
-        pool, study.shared, study.genes, study.n_genes, study.markers, study.min_counts, table_key=study.table_key
+        pool, study.shared, study.genes, study.n_genes, study.markers, study.min_counts, table_key=study.where.table_key
     )
     genes = list(dict.fromkeys(gene for names in panels.values() for gene in names))
     test = {study.names[i]: study.data[i] for i in split.test}
     shallow = {"min_counts": study.min_counts, "seed": settings.seed}
-    ceilings = {name: noise_ceilings(_section(one, study.table_key), genes, **shallow) for name, one in test.items()}
+    ceilings = {
+        name: noise_ceilings(_section(one, study.where.table_key), genes, **shallow) for name, one in test.items()
+    }
     options = {
         "genes": genes,
         "features": study.features,
         "group_key": study.group_key,
         "min_counts": study.min_counts,
-        "library_key": study.library_key,
-        "table_key": study.table_key,
+        "library_key": study.where.library_key,
+        "table_key": study.where.table_key,
     }
     if references := duplicates.without_group(study.references, split.fold, study.group_key):
         options["reference"] = references
@@ -205,7 +207,7 @@ def _job_table(shared: _Prepared, options: dict[str, Any]) -> pd.DataFrame:
 
 
 def _section(data: Data, table_key: str | None) -> Section:
-    (section,) = open_sections(data, table_key=table_key)
+    (section,) = open_sections(data, Where(table_key=table_key))
     return section
 
 

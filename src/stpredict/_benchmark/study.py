@@ -14,7 +14,7 @@ from stpredict._benchmark.panels import shared_genes, wanted_genes
 from stpredict._core.settings import settings
 from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, check_deep_spots
 from stpredict._sections.groups import section_groups
-from stpredict._sections.open import open_all, separate, table_of, unique_names
+from stpredict._sections.open import Where, listed, open_all, separate, table_of, unique_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,8 +45,7 @@ class Study:
     group_key: str | None
     features: list[str] | None
     min_counts: int
-    library_key: str | None
-    table_key: str | None
+    where: Where
     digests: dict[str, str]
 
     def plan(self) -> dict[str, Any]:
@@ -76,8 +75,7 @@ def open_study(
     group_key: str | None,
     features: str | Sequence[str] | None,
     min_counts: int,
-    library_key: str | None,
-    table_key: str | None,
+    where: Where,
 ) -> Study:
     """Check everything that can be checked before anything is trained, planted leaks included."""
     from stpredict._core.checks import one_of
@@ -87,7 +85,7 @@ def open_study(
     for metric in metrics:
         one_of(metric, (*METRICS, *OF_INTERVALS), "metric")
     seeds = _checked_seeds(seeds)
-    sections = open_all(data, library_key=library_key, table_key=table_key, least_spots=MIN_SPOTS)
+    sections = open_all(data, where, least_spots=MIN_SPOTS)
     for section in sections:
         check_deep_spots(section, min_counts)
     names = unique_names(sections)
@@ -95,14 +93,14 @@ def open_study(
     shared = shared_genes(sections)
     hashes = [duplicates.section_hashes(section, shared, min_counts) for section in sections]
     duplicates.refuse_duplicates(hashes, names, groups)
-    references = _tables(reference, table_key)
+    references = [] if reference is None else [table_of(one, where.table_key) for one in listed(reference)]
     duplicates.refuse_disguised_references(references, sections, groups, group_key=group_key, min_counts=min_counts)
     keys = None if features is None else [features] if isinstance(features, str) else list(features)
     check_image_features(specs, sections, keys)
     wanted, marker_sets = wanted_genes(shared, genes, n_genes, markers)
     duplicates.warn_of_sisters(sections, groups, group_key)
     return Study(
-        data=separate(data, library_key=library_key, table_key=table_key),
+        data=separate(data, where),
         names=names,
         groups=groups,
         specs=specs,
@@ -116,8 +114,7 @@ def open_study(
         group_key=group_key,
         features=keys,
         min_counts=min_counts,
-        library_key=library_key,
-        table_key=table_key,
+        where=where,
         digests=_digests(sections, names, references, keys, specs),
     )
 
@@ -128,13 +125,6 @@ def _checked_seeds(seeds: Iterable[int]) -> list[int]:
         msg = f"seeds must be one or more non-negative integers, got {seeds!r}."
         raise ValueError(msg)
     return [int(seed) for seed in seeds]
-
-
-def _tables(reference: Data | Sequence[Data] | None, table_key: str | None) -> list[AnnData]:
-    if reference is None:
-        return []
-    several = reference if isinstance(reference, (list, tuple)) else [reference]
-    return [table_of(one, table_key) for one in several]
 
 
 def _digests(

@@ -20,7 +20,7 @@ data
     One or more sections, after `stpredict.pp.tiles` and `stpredict.pp.encode` as in training.""",
     "model": """\
 model
-    A trained model, from `stpredict.tl.train` or `stpredict.models.load`.""",
+    A trained model, from `stpredict.tl.train`, or the path of a saved one.""",
     "library_id": """\
 library_id
     Name of the section to use, where `data` holds several.""",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from stpredict._core import keys
@@ -18,14 +20,68 @@ if TYPE_CHECKING:
     from stpredict._core.typing import Data
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where to look in what a user passes, made once per public call.
+
+    Attributes
+    ----------
+    library_key
+        Column of ``obs`` that names each spot's section, where an AnnData holds several.
+    table_key, image_key
+        Which table and image of a SpatialData to use.
+    """
+
+    library_key: str | None = None
+    table_key: str | None = None
+    image_key: str | None = None
+
+
+class Opened:
+    """What one public call works on: the data, their table and sections, and what its results are written to.
+
+    Everything is read from the data as they were passed. With `copy`, a copy is made when something is first written.
+
+    Parameters
+    ----------
+    data
+        What the user passed.
+    where
+        Where to look in it.
+    mpp
+        Microns per pixel, where the user knows it.
+    copy
+        Write to a copy.
+    """
+
+    def __init__(self, data: Data, where: Where, *, mpp: float | None = None, copy: bool = False) -> None:
+        self.data, self.where = data, where
+        self.table = table_of(data, where.table_key)
+        self._mpp, self._copy = mpp, copy
+
+    @cached_property
+    def sections(self) -> list[Section]:
+        """Every section of the data."""
+        return open_sections(self.data, self.where, mpp=self._mpp)
+
+    @cached_property
+    def written(self) -> Data:
+        """What results are written to: the data, or their copy."""
+        return copy_of(self.data) if self._copy else self.data
+
+    @property
+    def target(self) -> AnnData:
+        """The table that results are written to."""
+        return table_of(self.written, self.where.table_key)
+
+    @property
+    def result(self) -> Data | None:
+        """What the public function returns: the copy, or None."""
+        return self.written if self._copy else None
+
+
 def open_sections(
-    data: Data,
-    *,
-    library_key: str | None = None,
-    table_key: str | None = None,
-    image_key: str | None = None,
-    mpp: float | None = None,
-    kind: type[Section] = Section,
+    data: Data, where: Where | None = None, *, mpp: float | None = None, kind: type[Section] = Section
 ) -> list[Section]:
     """Every section, of the given `kind`, of an AnnData or SpatialData; results go to each section's ``adata``.
 
@@ -36,18 +92,19 @@ def open_sections(
     TypeError
         If `data` is neither.
     """
-    adata = table_of(data, table_key)
+    where = where or Where()
+    adata = table_of(data, where.table_key)
     if adata is not data:
         sections = [
             spatialdata.section_from_spatialdata(
-                data, table_key=table_key, region=region, image_key=image_key, mpp=mpp, kind=kind
+                data, table_key=where.table_key, region=region, image_key=where.image_key, mpp=mpp, kind=kind
             )
             for region in spatialdata.regions_of(adata)
         ]
     else:
         libraries = list(libraries_of(adata)) or [keys.DEFAULT_LIBRARY]
         sections = [
-            section_from_anndata(adata, library_id=lib, library_key=library_key, mpp=mpp, kind=kind)
+            section_from_anndata(adata, library_id=lib, library_key=where.library_key, mpp=mpp, kind=kind)
             for lib in libraries
         ]
     return [section for section in sections if len(section)] or sections
@@ -92,9 +149,12 @@ def copy_of(data: Data) -> Data:
     raise TypeError(msg)
 
 
-def open_all(
-    data: Data | Sequence[Data], *, library_key: str | None, table_key: str | None, least_spots: int = 2
-) -> list[Section]:
+def listed(data: Data | Sequence[Data]) -> list[Data]:
+    """One object or several, as a list."""
+    return list(data) if isinstance(data, list | tuple) else [data]
+
+
+def open_all(data: Data | Sequence[Data], where: Where, *, least_spots: int = 2) -> list[Section]:
     """Every section of every object in `data`.
 
     Raises
@@ -102,8 +162,7 @@ def open_all(
     ValueError
         If there is no section, or one has fewer than `least_spots` spots.
     """
-    several = data if isinstance(data, (list, tuple)) else [data]
-    sections = [s for one in several for s in open_sections(one, library_key=library_key, table_key=table_key)]
+    sections = [section for one in listed(data) for section in open_sections(one, where)]
     if not sections:
         msg = "No sections given; pass an AnnData, a SpatialData or a list of them."
         raise ValueError(msg)
@@ -140,14 +199,13 @@ def unique_names(sections: Sequence[Section]) -> list[str]:
     return out
 
 
-def separate(data: Data | Sequence[Data], *, library_key: str | None, table_key: str | None) -> list[Data]:
+def separate(data: Data | Sequence[Data], where: Where) -> list[Data]:
     """One object per section, in the order of `open_all`: the caller's own where it holds a single one, else a copy."""
-    several = data if isinstance(data, (list, tuple)) else [data]
     parts: list[Data] = []
-    for one in several:
-        sections = open_sections(one, library_key=library_key, table_key=table_key)
-        alone = len(sections) == 1 and len(sections[0]) == table_of(one, table_key).n_obs
-        parts += [one] if alone else [_part(one, section, table_key) for section in sections]
+    for one in listed(data):
+        opened = Opened(one, where)
+        alone = len(opened.sections) == 1 and len(opened.sections[0]) == opened.table.n_obs
+        parts += [one] if alone else [_part(one, section, where.table_key) for section in opened.sections]
     return parts
 
 

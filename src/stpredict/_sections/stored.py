@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stpredict._core import keys
 from stpredict._core.checks import check_sparse, raw_counts
-from stpredict._sections.open import open_sections
+from stpredict._sections.open import Where, listed, open_sections
 from stpredict._sections.section import Section
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def are_stored(data: Any) -> bool:
     """
     if isinstance(data, StoredSections):
         return True
-    several = data if isinstance(data, (list, tuple)) else [data]
+    several = listed(data)
     paths = [isinstance(one, (str, Path)) for one in several]
     if any(paths) and not all(paths):
         msg = "Pass paths of stores or sections in memory, not both; write the sections with adata.write_h5ad(path)."
@@ -152,11 +152,11 @@ def open_stored(data: Any, *, library_key: str | None = None) -> StoredSections:
     """Sections on disk, where `are_stored` says so."""
     if isinstance(data, StoredSections):
         return data
-    return StoredSections(data if isinstance(data, (list, tuple)) else [data], library_key=library_key)
+    return StoredSections(listed(data), library_key=library_key)
 
 
 def _open(store: Store, library_key: str | None) -> list[Section]:
-    sections = open_sections(store.adata, library_key=library_key, kind=StoredSection)
+    sections = open_sections(store.adata, Where(library_key), kind=StoredSection)
     for section in sections:
         section.store = store
     return sections

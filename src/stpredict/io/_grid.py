@@ -105,7 +105,7 @@ def grid(
     >>> st.pp.encode(adata, show_progress=False)
     """
     spot_um = SPOT_PER_PITCH * pitch_um if spot_um is None else spot_um
-    _check(pitch_um, spot_um, layout, min_tissue)
+    check_grid(pitch_um, spot_um, layout, min_tissue)
     lay = partial(_lay, pitch_um=pitch_um, layout=layout, min_tissue=min_tissue)
     if hasattr(data, "images") and hasattr(data, "shapes"):
         which = {"image_key": image_key, "table_key": table_key, "library_id": library_id, "mpp": mpp}
@@ -120,7 +120,7 @@ def grid(
     return adata
 
 
-def _check(pitch_um: float, spot_um: float, layout: str, min_tissue: float) -> None:
+def check_grid(pitch_um: float, spot_um: float, layout: str, min_tissue: float) -> None:
     one_of(layout, ("hexagonal", "square"), "layout")
     if not (np.isfinite(pitch_um) and pitch_um > 0):
         msg = f"pitch_um must be positive, got {pitch_um!r}."

@@ -8,7 +8,7 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.checks import check_section_names
-from stpredict._sections.open import open_sections
+from stpredict._sections.open import Where, open_sections
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,7 +61,7 @@ def to_spatialdata(adata: AnnData, *, library_key: str | None = None, table_name
     """
     from spatialdata import SpatialData
 
-    sections = open_sections(adata, library_key=library_key)
+    sections = open_sections(adata, Where(library_key))
     check_section_names(section.name for section in sections)
     images: dict[str, Any] = {}
     for section in sections:

@@ -10,7 +10,7 @@ from stpredict._core.files import check_writable
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import match
 from stpredict._sections.groups import section_groups
-from stpredict._sections.open import check_sizes, open_all, table_of
+from stpredict._sections.open import Where, check_sizes, listed, open_all, table_of
 from stpredict._sections.stored import StoredSections, are_stored, open_stored
 from stpredict.models.methods import METHODS
 from stpredict.pp import gene_panel
@@ -56,7 +56,7 @@ def fit(
     if METHODS[method].seeded:
         own |= {"seed": seed, "show_progress": show_progress}
     model = METHODS[method](features=features, min_counts=min_counts, **own)
-    opened = _opened(sections, model, library_key=library_key, table_key=table_key)
+    opened = _opened(sections, model, Where(library_key, table_key))
     _check_counts(opened)
     if genes is None:
         genes = gene_panel(
@@ -70,8 +70,7 @@ def fit(
     if group_key == GROUP_KEY and not any(group_key in section.adata.obs for section in opened):
         group_key = None
     if reference is not None:
-        several = reference if isinstance(reference, (list, tuple)) else [reference]
-        tables = [table_of(one, table_key) for one in several]
+        tables = [table_of(one, table_key) for one in listed(reference)]
         study_key = library_key or "library_id"
         model.learn_reference(tables, genes, min_counts=min_counts, study_key=study_key)
     if checkpoint is not None:
@@ -80,19 +79,17 @@ def fit(
     return model
 
 
-def _opened(
-    sections: Any, model: ExpressionModel, *, library_key: str | None, table_key: str | None
-) -> Sequence[Section]:
+def _opened(sections: Any, model: ExpressionModel, where: Where) -> Sequence[Section]:
     """All sections, those in stores to be read when they are asked for."""
     if not are_stored(sections):
-        return open_all(sections, library_key=library_key, table_key=table_key)
+        return open_all(sections, where)
     if not model.streams:
         msg = (
             f"method={model.method!r} learns from all spots at once, so it cannot stream sections from disk: pass the "
             "sections themselves, [anndata.read_h5ad(path) for path in paths], or take method='st_align' or 'cmrcnet'."
         )
         raise TypeError(msg)
-    on_disk = open_stored(sections, library_key=library_key)
+    on_disk = open_stored(sections, library_key=where.library_key)
     check_sizes(on_disk)
     return on_disk
 

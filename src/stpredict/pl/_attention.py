@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
+from stpredict._sections.open import Where
 from stpredict.pl import _canvas
 from stpredict.pl._nuclei import chosen_spots, draw_ellipses
 from stpredict.pl._tiles import OUTLINE, Tile, read_area
@@ -114,7 +115,7 @@ def attention(
     if n < 1:
         msg = f"n must be at least 1, got {n!r}."
         raise ValueError(msg)
-    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
+    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
     chosen = chosen_spots(section, spots, n, settings.seed if seed is None else seed)
     looks = model.nuclei_attention(section, chosen)
     looks = looks * looks[0].size

@@ -10,6 +10,7 @@ import pandas as pd
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict._evaluation import metrics
+from stpredict._sections.open import Where
 from stpredict.pl import _canvas
 from stpredict.pl._scores import LABELS
 from stpredict.pl._tumor import COLOURS
@@ -100,7 +101,7 @@ def calibration(
     if isinstance(data, pd.DataFrame):
         scale = _scale_of_table(data, genes)
     else:
-        section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key)
+        section = _canvas.one_section(data, library_id, Where(library_key, table_key))
         before, after = both_of(section, genes, predicted, min_counts)
         scale = _scale(before, after)
         if keys.std(predicted) in section.adata.layers:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._sections.open import open_sections
+from stpredict._sections.open import Where, open_sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ UNKNOWN = "#b3b3b3"
 INK = "#222222"
 
 
-def one_section(data: Data, library_id: str | None, **keys: Any) -> Section:
+def one_section(data: Data, library_id: str | None, where: Where) -> Section:
     """Find the section to draw.
 
     Raises
@@ -39,7 +39,7 @@ def one_section(data: Data, library_id: str | None, **keys: Any) -> Section:
     ValueError
         If there are several and none is chosen, or the chosen one has no spots.
     """
-    sections = {section.name: section for section in open_sections(data, **keys)}
+    sections = {section.name: section for section in open_sections(data, where)}
     names = ", ".join(sections)
     if library_id is None and len(sections) > 1:
         msg = f"There are {len(sections)} sections ({names}); pass library_id= to choose the one to draw."

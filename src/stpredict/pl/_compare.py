@@ -9,6 +9,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict._evaluation import metrics
+from stpredict._sections.open import Where
 from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
 from stpredict.pl._values import expression_of
@@ -91,7 +92,7 @@ def compare(
     >>> axes[1].get_title()  # doctest: +ELLIPSIS
     'predicted, r = 0.7... (n = 413)'
     """
-    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
+    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
     before = expression_of(section, genes, measured)
     after = expression_of(section, genes, predicted)
     slide = _canvas.slide_of(section) if alpha_img > 0 else None

@@ -12,6 +12,7 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.labels import as_text
 from stpredict._evaluation.agreement import agreement
 from stpredict._evaluation.labels import read_labels
+from stpredict._sections.open import Where
 from stpredict.pl import _canvas
 from stpredict.pl._categories import categories_of, colours_of, draw_categories, palette, stored_colours
 
@@ -89,7 +90,7 @@ def domains(
     >>> st.pl.domains(adata, show=False).get_title()
     '4 domains'
     """
-    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
+    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
     adata = section.adata
     if key not in adata.obs:
         msg = f"There is no obs[{key!r}]; call stpredict.tl.domains first."

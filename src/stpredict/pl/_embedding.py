@@ -11,7 +11,7 @@ from stpredict._core import keys
 from stpredict._core.checks import one_of
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
-from stpredict._sections.open import open_sections, table_of
+from stpredict._sections.open import Opened, Where
 from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
 from stpredict.pl._categories import NO_LABEL, categories_of, colours_of, draw_legend
@@ -106,7 +106,8 @@ def embedding(
     >>> [ax.get_title() for ax in axes]
     ['region', 'ERBB2']
     """
-    adata = table_of(data, table_key)
+    opened = Opened(data, Where(library_key, table_key))
+    adata = opened.table
     one_of(layout, ("umap", "pca"), "layout")
     seed = settings.seed if seed is None else seed
     points = points_of(adata, basis)
@@ -115,7 +116,7 @@ def embedding(
         msg = "No colouring to draw: pass columns of obs, genes, or color=None."
         raise ValueError(msg)
     genes = [name for name in wanted if name is not None and name not in adata.obs]
-    expression = _expression(data, genes, layer, library_key=library_key, table_key=table_key)
+    expression = _expression(opened, genes, layer)
     flat, axis_names = _flat(points, basis, layout, seed)
 
     panels = _canvas.Panels.make(len(wanted), columns=ncols, size=(4.0, 3.2), ax=ax)
@@ -137,15 +138,13 @@ def embedding(
     return panels.finish(show=show, save=save, return_fig=return_fig)
 
 
-def _expression(
-    data: Data, genes: list[str], layer: str | None, *, library_key: str | None, table_key: str | None
-) -> pd.DataFrame:
+def _expression(opened: Opened, genes: list[str], layer: str | None) -> pd.DataFrame:
     """(spots, genes) in the order of the table."""
-    adata = table_of(data, table_key)
+    adata = opened.table
     if not genes:
         return pd.DataFrame(index=adata.obs_names)
     values = np.full((adata.n_obs, len(genes)), np.nan)
-    for section in open_sections(data, library_key=library_key, table_key=table_key):
+    for section in opened.sections:
         try:
             values[section.rows] = expression_of(section, genes, layer)
         except KeyError as error:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
+from stpredict._sections.open import Where
 from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
 from stpredict.pl._values import expression_of
@@ -87,7 +88,7 @@ def expression(
     >>> [ax.get_title() for ax in axes]
     ['ERBB2', 'COL1A1']
     """
-    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
+    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
     values = expression_of(section, genes, layer)
     slide = _canvas.slide_of(section) if alpha_img > 0 else None
     panels = _canvas.Panels.make(values.shape[1], columns=ncols, size=_canvas.map_size(section), ax=ax)

@@ -9,6 +9,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict._evaluation import metrics
+from stpredict._sections.open import Where
 from stpredict.pl import _canvas
 from stpredict.pl._values import both_of
 
@@ -87,7 +88,7 @@ def gene_correlation(
     >>> [ax.get_title().split(",")[0] for ax in axes]
     ['measured', 'predicted']
     """
-    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key)
+    section = _canvas.one_section(data, library_id, Where(library_key, table_key))
     before, after = both_of(section, genes, predicted, min_counts)
     left, right = (metrics.unit_columns(values.to_numpy()) for values in (before, after))
     defined = np.isfinite(left).all(axis=0) & np.isfinite(right).all(axis=0)

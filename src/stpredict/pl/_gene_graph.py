@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core.docs import with_shared_texts
+from stpredict._sections.open import Where
 from stpredict.pl import _canvas
 from stpredict.pl._categories import palette
 
@@ -108,8 +109,8 @@ def gene_graph(
     if not n >= 1:
         msg = f"n must be at least 1, got {n!r}."
         raise ValueError(msg)
-    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key)
-    edges = model.gene_graph(genes, section).groupby("gene", sort=False).head(n)
+    section = _canvas.one_section(data, library_id, Where(library_key, table_key))
+    edges = model.gene_graph(section, genes).groupby("gene", sort=False).head(n)
     asked = list(dict.fromkeys(edges["gene"]))
     names = list(dict.fromkeys([*asked, *edges["neighbour"]]))
     side = max(4.2, 1.05 * len(names) ** 0.5)

@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict._core.docs import with_shared_texts
 from stpredict._sections.niches import boxes_of, niche_matrix, niche_windows
+from stpredict._sections.open import Where
 from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
 from stpredict.pl._tiles import OUTLINE, read_area
@@ -90,7 +91,7 @@ def niches(
     >>> [ax.get_title() for ax in axes[1:]]
     ['ERBB2, spots', 'ERBB2, niche means']
     """
-    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
+    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
     row = _row_of(section, spot)
     members = niche_matrix(section)
     boxes = boxes_of(section)

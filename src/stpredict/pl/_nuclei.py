@@ -9,6 +9,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
+from stpredict._sections.open import Where
 from stpredict.pl import _canvas
 from stpredict.pl._tiles import OUTLINE, read_tile
 from stpredict.pp._nuclei import check_nuclei
@@ -90,7 +91,7 @@ def nuclei(
     if n < 1:
         msg = f"n must be at least 1, got {n!r}."
         raise ValueError(msg)
-    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
+    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
     record = check_nuclei(section, key)
     chosen = chosen_spots(section, spots, n, settings.seed if seed is None else seed)
     pictures = [read_tile(section, spot, "spot") for spot in chosen]

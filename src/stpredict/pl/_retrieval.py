@@ -9,7 +9,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import one_of
 from stpredict._core.docs import with_shared_texts
-from stpredict._sections.open import open_sections
+from stpredict._sections.open import Where, listed, open_sections
 from stpredict.pl import _canvas
 from stpredict.pl._tiles import read_tile
 
@@ -101,12 +101,11 @@ def retrieval(
     (16, 'query', 'similarity 0.9...')
     """
     one_of(window, ("spot", "niche"), "window")
-    where = {"library_key": library_key, "table_key": table_key, "image_key": image_key}
-    section = _canvas.one_section(data, library_id, **where)
+    where = Where(library_key, table_key, image_key)
+    section = _canvas.one_section(data, library_id, where)
     rows, similarity, found = _retrieved(section, key, n_neighbors)
     chosen = _evenly(similarity[:, 0]) if spots is None else _numbers(section, spots)
-    several = reference if isinstance(reference, (list, tuple)) else [reference]
-    bank = _Bank(found, [s for one in several for s in open_sections(one, **where)])
+    bank = _Bank(found, [section for one in listed(reference) for section in open_sections(one, where)])
     pictures = []
     for spot in chosen:
         pictures.append((read_tile(section, spot, window), _title(section.name, section.obs_names[spot]), "query"))

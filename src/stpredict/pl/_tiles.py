@@ -12,6 +12,7 @@ from stpredict._core.checks import one_of
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._sections.niches import niche_windows
+from stpredict._sections.open import Where
 from stpredict._sections.scale import SPOT_UM
 from stpredict.pl import _canvas
 
@@ -94,7 +95,7 @@ def tiles(
     if n < 1:
         msg = f"n must be at least 1, got {n!r}."
         raise ValueError(msg)
-    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
+    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
     rng = np.random.default_rng(settings.seed if seed is None else seed)
     chosen = np.sort(rng.choice(len(section), min(n, len(section)), replace=False))
     pictures = [read_tile(section, spot, window) for spot in chosen]

@@ -9,6 +9,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.labels import as_text
+from stpredict._sections.open import Where
 from stpredict.pl import _canvas
 from stpredict.pl._categories import draw_categories
 
@@ -90,7 +91,7 @@ def tumor(
     >>> axes[1].get_title().split(";")[0]
     'tumor score (2 markers'
     """
-    section = _canvas.one_section(data, library_id, library_key=library_key, table_key=table_key, image_key=image_key)
+    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
     obs = section.adata.obs
     record = section.adata.uns.get(key)
     if record is None or key not in obs or f"{key}_score" not in obs:

@@ -13,7 +13,7 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._core.warning import warn
 from stpredict._sections.niches import Niche, niche_windows
-from stpredict._sections.open import copy_of, open_sections, table_of
+from stpredict._sections.open import Opened, Where
 from stpredict.pp._encoders.catalogue import build_encoder
 from stpredict.pp._encoders.modules import lent
 from stpredict.pp._encoders.network_encoder import NetworkEncoder
@@ -124,15 +124,12 @@ def encode(
     if mpp is not None and not 0.05 <= mpp <= 20:
         msg = f"mpp={mpp:g} µm per pixel is not a scale at which tissue can be described; give 0.05–20."
         raise ValueError(msg)
-    if copy:
-        data = copy_of(data)
-    adata = table_of(data, table_key)
-    geometry = adata.uns.get(keys.TILES)
+    opened = Opened(data, Where(library_key, table_key, image_key), copy=copy)
+    geometry = opened.table.uns.get(keys.TILES)
     if not geometry:
         msg = "Tiles are not laid out yet: run stpredict.pp.tiles first."
         raise ValueError(msg)
-    library_key = library_key or next((g["library_key"] for g in geometry.values() if "library_key" in g), None)
-    sections = open_sections(data, library_key=library_key, table_key=table_key, image_key=image_key)
+    sections = opened.sections
     if missing := [s.name for s in sections if s.name not in geometry]:
         msg = f"Tiles are not laid out for {', '.join(missing)}: run stpredict.pp.tiles again."
         raise ValueError(msg)
@@ -157,8 +154,8 @@ def encode(
         key = key_added or keys.features(tool.name)
         written = [key, keys.niche(key)] if niche else [key]
         if key_added is None:
-            _refuse_overwriting(adata, written, tool)
-        outputs = _run(tool, sections, windows, adata.n_obs, show_progress)
+            _refuse_overwriting(opened.table, written, tool)
+        outputs = _run(tool, sections, windows, opened.table.n_obs, show_progress)
     record: dict[str, Any] = {
         "encoder": tool.name,
         "encoder_hash": tool.hash,
@@ -170,13 +167,14 @@ def encode(
         record["precision"] = tool.precision
     if len(tool.feature_names):
         record["feature_names"] = np.array(tool.feature_names)
+    adata = opened.target
     for name, features in zip(written, outputs, strict=True):
         adata.obsm[name] = features
         adata.uns[name] = dict(record)
     if kind.members != "window":
         del adata.uns[written[1]]["niche_um"]
         adata.uns[written[1]]["niche"] = str(kind)
-    return data if copy else None
+    return opened.result
 
 
 def _refuse_overwriting(adata: AnnData, written: list[str], tool: Any) -> None:

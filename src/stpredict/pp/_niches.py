@@ -12,7 +12,7 @@ from stpredict._core.checks import one_of
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
 from stpredict._sections.niches import MEMBERS, Niche, find_boxes, find_members
-from stpredict._sections.open import copy_of, open_sections, table_of
+from stpredict._sections.open import Opened, Where
 from stpredict._sections.scale import NICHE_UM
 
 if TYPE_CHECKING:
@@ -92,10 +92,8 @@ def niches(
     ST-Align: Lin et al., arXiv:2411.16793 (2024).
     """
     _check(members, um, k, rings)
-    if copy:
-        data = copy_of(data)
-    adata = table_of(data, table_key)
-    sections = open_sections(data, library_key=library_key, table_key=table_key)
+    opened = Opened(data, Where(library_key, table_key), copy=copy)
+    adata, sections = opened.table, opened.sections
     if not sum(map(len, sections)):
         msg = "There are no spots, so there are no niches."
         raise ValueError(msg)
@@ -117,10 +115,10 @@ def niches(
     whole = sparse.csr_matrix((np.concatenate(shares), ends), shape=(adata.n_obs, adata.n_obs))
     _warn(niche, sections, whole)
 
-    adata.obsp[keys.NICHES] = whole
-    adata.obsm[keys.NICHES] = boxes
-    adata.uns[keys.NICHES] = {**niche.record(), "libraries": libraries}
-    return data if copy else None
+    opened.target.obsp[keys.NICHES] = whole
+    opened.target.obsm[keys.NICHES] = boxes
+    opened.target.uns[keys.NICHES] = {**niche.record(), "libraries": libraries}
+    return opened.result
 
 
 def _check(members: str, um: float | None, k: int, rings: int) -> None:

@@ -11,7 +11,7 @@ from stpredict._core.checks import slot_name
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._core.warning import warn
-from stpredict._sections.open import copy_of, open_sections, table_of
+from stpredict._sections.open import Opened, Where
 from stpredict._sections.scale import SPOT_UM
 from stpredict.pp._nuclei_detection.backends import segmenter
 from stpredict.pp._nuclei_detection.blocks import COLUMNS, MPP, Slide, find_nuclei
@@ -128,10 +128,8 @@ def nuclei(
         )
         raise ValueError(msg)
     label = segmenter(method)
-    if copy:
-        data = copy_of(data)
-    adata = table_of(data, table_key)
-    sections = open_sections(data, library_key=library_key, table_key=table_key, image_key=image_key)
+    opened = Opened(data, Where(library_key, table_key, image_key), copy=copy)
+    sections = opened.sections
     slides = [_slide(section, mpp) for section in sections]
     name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
 
@@ -140,11 +138,11 @@ def nuclei(
     if polygons:
         for section, (table, outlines) in zip(sections, found, strict=True):
             key = f"{key_added}_{section.name}"
-            shapes[key] = _shapes(data, adata, section.name, image_key, table, outlines)
-    _write(adata, slides, [table for table, _ in found], name, key_added)
+            shapes[key] = _shapes(data, opened.table, section.name, image_key, table, outlines)
+    _write(opened.target, slides, [table for table, _ in found], name, key_added)
     for key, element in shapes.items():
-        data.shapes[key] = element
-    return data if copy else None
+        opened.written.shapes[key] = element
+    return opened.result
 
 
 def _slide(section: Section, mpp: float | None) -> Slide:

@@ -12,7 +12,7 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
-from stpredict._sections.open import open_sections
+from stpredict._sections.open import Where, listed, open_sections
 from stpredict._sections.stored import are_stored, open_stored
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def _check_arguments(kind: str, markers: object, **counts: int) -> None:
 def _open_all(data: Any, library_key: str | None, table_key: str | None) -> Sequence[Section]:
     if are_stored(data):
         return open_stored(data, library_key=library_key)
-    several = data if isinstance(data, (list, tuple)) else [data]
-    opened = [s for one in several for s in open_sections(one, library_key=library_key, table_key=table_key)]
+    where = Where(library_key, table_key)
+    opened = [section for one in listed(data) for section in open_sections(one, where)]
     if not opened:
         msg = "No sections given; pass the training sections."
         raise ValueError(msg)

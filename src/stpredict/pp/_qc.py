@@ -10,7 +10,7 @@ from stpredict._core import keys
 from stpredict._core.checks import raw_counts
 from stpredict._core.docs import with_shared_texts
 from stpredict._images.mask import find_tissue, tissue_fraction
-from stpredict._sections.open import copy_of, open_sections, table_of
+from stpredict._sections.open import Opened, Where, open_sections
 from stpredict.pp._tiles import SPOT_UM
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def tissue_mask(
     if not mpp > 0:
         msg = f"mpp must be positive, got {mpp!r}."
         raise ValueError(msg)
-    opened = open_sections(data, library_key=library_key, table_key=table_key, image_key=image_key)
-    sections = {section.name: section for section in opened}
+    sections = {section.name: section for section in open_sections(data, Where(library_key, table_key, image_key))}
     if library_id is None and len(sections) > 1:
         msg = f"There are {len(sections)} sections ({', '.join(sections)}); pass library_id=."
         raise ValueError(msg)
@@ -135,10 +134,8 @@ def qc(
     True
     """
     _check_limits(min_counts, min_tissue)
-    if copy:
-        data = copy_of(data)
-    adata = table_of(data, table_key)
-    sections = open_sections(data, library_key=library_key, table_key=table_key, image_key=image_key)
+    opened = Opened(data, Where(library_key, table_key, image_key), copy=copy)
+    adata, sections = opened.table, opened.sections
     has_counts = adata.n_vars > 0 and (adata.X is not None or keys.COUNTS in adata.layers)
     has_image = any(section.has_image for section in sections)
     if not has_counts and not has_image:
@@ -158,9 +155,9 @@ def qc(
         columns["tissue_fraction"] = fraction
         passes &= ~(fraction < min_tissue)
     for name, values in columns.items():
-        adata.obs[name] = values
-    adata.obs["qc_pass"] = passes
-    return data if copy else None
+        opened.target.obs[name] = values
+    opened.target.obs["qc_pass"] = passes
+    return opened.result
 
 
 def _check_limits(min_counts: float, min_tissue: float) -> None:

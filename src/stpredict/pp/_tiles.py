@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
-from stpredict._sections.open import copy_of, open_sections, table_of
+from stpredict._sections.open import Opened, Where
 from stpredict._sections.scale import NICHE_UM, SPOT_UM
 
 if TYPE_CHECKING:
@@ -71,11 +71,9 @@ def tiles(
             f"Windows must be positive and the niche at least as wide as the spot; got {spot_um:g} and {niche_um:g} µm."
         )
         raise ValueError(msg)
-    if copy:
-        data = copy_of(data)
-    sections = open_sections(data, library_key=library_key, table_key=table_key, image_key=image_key, mpp=mpp)
+    opened = Opened(data, Where(library_key, table_key, image_key), mpp=mpp, copy=copy)
     geometry = {}
-    for section in sections:
+    for section in opened.sections:
         height, width = section.image.shape
         geometry[section.name] = {
             "mpp": section.mpp_of_coordinates,
@@ -88,5 +86,5 @@ def tiles(
         }
         if library_key:
             geometry[section.name]["library_key"] = library_key
-    table_of(data, table_key).uns[keys.TILES] = geometry
-    return data if copy else None
+    opened.target.uns[keys.TILES] = geometry
+    return opened.result

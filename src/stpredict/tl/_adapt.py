@@ -9,12 +9,15 @@ import numpy as np
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._core.warning import warn
-from stpredict._sections.open import open_all
+from stpredict._genes.symbols import describe_missing
+from stpredict._sections.open import Where, open_all
 from stpredict.models._base.contract import ExpressionModel
 from stpredict.models.adapted.model import Adapted
+from stpredict.tl._given import given_genes, given_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     import pandas as pd
 
@@ -27,8 +30,8 @@ FEW = 5
 
 @with_shared_texts
 def adapt(
-    model: ExpressionModel,
     data: Data | Sequence[Data],
+    model: ExpressionModel | str | Path,
     *,
     measured: str | None = None,
     genes: Iterable[str] | None = None,
@@ -46,9 +49,9 @@ def adapt(
 
     Parameters
     ----------
-    %(model)s
     data
         Sections after `stpredict.pp.tiles` and `stpredict.pp.encode` as in training: one object or a list.
+    %(model)s
     measured
         Column of ``obs``, boolean, that says which spots were measured. Counts of other spots are never looked at. By
         default all spots were.
@@ -102,15 +105,19 @@ def adapt(
     ...     st.pp.encode(adata, show_progress=False)
     >>> model = st.tl.train(train, genes=["ERBB2", "KRT8", "COL1A1"])
     >>> new.obs["measured"] = np.random.default_rng(0).random(new.n_obs) < 0.1
-    >>> adapted = st.tl.adapt(model, new, measured="measured")
+    >>> adapted = st.tl.adapt(new, model, measured="measured")
     >>> st.tl.predict_expression(new, adapted)
     >>> adapted.method, int(new.var["predicted"].sum())
     ('adapted', 3)
     """
-    if not isinstance(model, ExpressionModel):
-        msg = f"model must be a trained model (stpredict.tl.train, stpredict.models.load), got {type(model).__name__}."
-        raise TypeError(msg)
-    sections = open_all(data, library_key=library_key, table_key=table_key)
+    if isinstance(data, ExpressionModel):
+        warn(
+            "The order is stpredict.tl.adapt(data, model) now; the old one, model first, ends with the next release.",
+            FutureWarning,
+        )
+        data, model = model, data
+    model = given_model(model)
+    sections = open_all(data, Where(library_key, table_key))
     masks = [_mask(section, measured) for section in sections]
     wanted = _wanted(model, genes, sections)
     adapted = Adapted(model, min_counts=min_counts, seed=settings.seed if seed is None else seed)
@@ -151,18 +158,22 @@ def _read_mask(column: pd.Series, what: str) -> np.ndarray:
 
 def _wanted(model: ExpressionModel, genes: Iterable[str] | None, sections: Sequence[Section]) -> list[str]:
     """Genes to predict, each measured in all sections or known to the model."""
-    wanted = list(model.genes) if genes is None else [genes] if isinstance(genes, str) else [str(g) for g in genes]
-    if not wanted or len(set(wanted)) < len(wanted):
-        msg = "genes must name one gene or more, every one once."
-        raise ValueError(msg)
     shared = set.intersection(*(set(section.genes) for section in sections))
-    lost = [gene for gene in wanted if gene not in shared]
-    if nowhere := [gene for gene in lost if gene not in set(model.genes)]:
+    if genes is None:
+        wanted, nowhere = list(model.genes), []
+    else:
+        _, known, nowhere = given_genes(genes, dict.fromkeys([*model.genes, *shared]))
+        wanted = list(dict.fromkeys(known.values()))
+    if nowhere:
         msg = (
-            f"{', '.join(nowhere[:5])}{', …' if len(nowhere) > 5 else ''}: neither known to the model nor measured in all "
-            "sections. Use the names in var_names, or leave these genes out."
+            f"{describe_missing(nowhere)}: neither known to the model nor measured in all sections. Use the names in "
+            "var_names, or leave these genes out."
         )
         raise ValueError(msg)
+    if not wanted:
+        msg = "genes is empty; name one gene or more, or leave it out for those of the model."
+        raise ValueError(msg)
+    lost = [gene for gene in wanted if gene not in shared]
     if lost:
         msg = (
             f"{len(lost)} of the model's genes are not measured in all sections; they stay as the model predicts them: "

@@ -8,6 +8,7 @@ from stpredict._benchmark.jobs import Split, run
 from stpredict._benchmark.splits import leave_one_group_out
 from stpredict._benchmark.study import open_study
 from stpredict._core.docs import with_shared_texts
+from stpredict._sections.open import Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -147,8 +148,7 @@ def cross_validate(
         group_key=group_key,
         features=features,
         min_counts=min_counts,
-        library_key=library_key,
-        table_key=table_key,
+        where=Where(library_key, table_key),
     )
     folds = leave_one_group_out(study.groups, test)
     splits = [Split(fold.group, fold.train, fold.test, pool=fold.train) for fold in folds]

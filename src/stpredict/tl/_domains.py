@@ -15,7 +15,7 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._evaluation.agreement import agreement
 from stpredict._evaluation.labels import read_labels
-from stpredict._sections.open import copy_of, open_sections, table_of
+from stpredict._sections.open import Opened, Where
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -114,13 +114,14 @@ def domains(
     .. [1] Traag, Waltman, van Eck, From Louvain to Leiden: guaranteeing well-connected communities. Scientific Reports
        9, 5233 (2019).
     """
-    adata = table_of(data, table_key)
+    opened = Opened(data, Where(library_key, table_key), copy=copy)
+    adata = opened.table
     check_key_added(adata, key_added, mark="n_domains", obs=[key_added])
     seed = settings.seed if seed is None else seed
     points = points_of(adata, use_rep)
     _check_numbers(len(points), n_domains, resolution)
     labels = None if label_key is None else _labels(adata, label_key)
-    sections = open_sections(data, library_key=library_key, table_key=table_key) if refine else []
+    sections = opened.sections if refine else []
 
     chosen = {"resolution": float(resolution)} if n_domains is None else {"n_domains": int(n_domains)}
     codes = _leiden(points, resolution, seed) if n_domains is None else _kmeans(points, n_domains, use_rep, seed)
@@ -138,12 +139,9 @@ def domains(
     if labels is not None:
         counted = pd.notna(labels)
         record |= {"label_key": label_key, **agreement(result.codes[counted], labels[counted].astype(str))}
-    if copy:
-        data = copy_of(data)
-        adata = table_of(data, table_key)
-    adata.obs[key_added] = result
-    adata.uns[key_added] = record
-    return data if copy else None
+    opened.target.obs[key_added] = result
+    opened.target.uns[key_added] = record
+    return opened.result
 
 
 def points_of(adata: AnnData, use_rep: str) -> np.ndarray:

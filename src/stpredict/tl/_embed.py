@@ -9,10 +9,13 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import check_key_added
 from stpredict._core.docs import with_shared_texts
-from stpredict._sections.open import copy_of, open_all, table_of
+from stpredict._sections.open import Opened, Where, check_sizes
+from stpredict.tl._given import given_model
 from stpredict.tl._prediction.record import run_record
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stpredict._core.typing import Data
     from stpredict.models import ExpressionModel
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 @with_shared_texts
 def embed(
     data: Data,
-    model: ExpressionModel,
+    model: ExpressionModel | str | Path,
     *,
     use: str = "image",
     key_added: str | None = None,
@@ -86,18 +89,17 @@ def embed(
     ----------
     See `stpredict.tl.train`.
     """
+    model = given_model(model)
     key = key_added or keys.features(model.method)
-    check_key_added(table_of(data, table_key), key, mark="model_id", obsm=[key])
-    sections = open_all(data, library_key=library_key, table_key=table_key)
+    opened = Opened(data, Where(library_key, table_key), copy=copy)
+    adata, sections = opened.table, opened.sections
+    check_key_added(adata, key, mark="model_id", obsm=[key])
+    check_sizes(sections)
     parts = [model.embed(section, use=use) for section in sections]
-    adata = table_of(data, table_key)
     embedded = np.full((adata.n_obs, parts[0].shape[1]), np.nan, dtype=np.float32)
     for section, part in zip(sections, parts, strict=True):
         embedded[section.rows] = part
     record = run_record(model, adata, {"use": use})
-    if copy:
-        data = copy_of(data)
-        adata = table_of(data, table_key)
-    adata.obsm[key] = embedded
-    adata.uns[key] = record
-    return data if copy else None
+    opened.target.obsm[key] = embedded
+    opened.target.uns[key] = record
+    return opened.result

@@ -13,7 +13,7 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.labels import layer_names
 from stpredict._core.settings import settings
 from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, score
-from stpredict._sections.open import open_all, unique_names
+from stpredict._sections.open import Where, open_all, unique_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -92,7 +92,7 @@ def evaluate(
         one_of(metric, (*METRICS, *OF_INTERVALS), "metric")
     if panels is not None:
         panels = {name: list(genes) for name, genes in panels.items()}
-    sections = open_all(data, library_key=library_key, table_key=table_key, least_spots=MIN_SPOTS)
+    sections = open_all(data, Where(library_key, table_key), least_spots=MIN_SPOTS)
     seed = settings.seed if seed is None else seed
     tables = []
     for section, name in zip(sections, unique_names(sections), strict=True):

@@ -12,6 +12,7 @@ from stpredict._benchmark.jobs import Split, run
 from stpredict._benchmark.splits import leave_one_group_out
 from stpredict._benchmark.study import open_study
 from stpredict._core.settings import settings
+from stpredict._sections.open import Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -97,8 +98,7 @@ def learning_curve(
         group_key=group_key,
         features=features,
         min_counts=min_counts,
-        library_key=library_key,
-        table_key=table_key,
+        where=Where(library_key, table_key),
     )
     folds = list(leave_one_group_out(study.groups, test))
     sizes = sorted(dict.fromkeys(sizes))

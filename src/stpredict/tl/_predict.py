@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from stpredict._core import keys
-from stpredict._core.checks import check_key_added, check_named_once, check_section_names, check_unique_genes
+from stpredict._core.checks import check_key_added, check_section_names, check_unique_genes
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
-from stpredict._sections.open import copy_of, open_all, table_of
+from stpredict._genes.symbols import describe_missing, match
+from stpredict._sections.open import Opened, Where, check_sizes
 from stpredict.models._base.contract import UNITS
+from stpredict.tl._given import given_genes, given_model
 from stpredict.tl._prediction.record import run_record
 from stpredict.tl._prediction.tables import Table, fill, fill_store
 from stpredict.tl._prediction.zarr_store import checked_path
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 @with_shared_texts
 def predict_expression(
     data: Data,
-    model: ExpressionModel,
+    model: ExpressionModel | str | Path,
     *,
     genes: Iterable[str] | None = None,
     key_added: str = keys.PREDICTED,
@@ -141,13 +143,15 @@ def predict_expression(
     if sum((as_anndata, copy, out is not None)) > 1:
         msg = "as_anndata=True, out= and copy=True each leave the data untouched and give the result another way; pass one."
         raise ValueError(msg)
+    model = given_model(model)
     path = None if out is None else checked_path(out)
-    adata = table_of(data, table_key)
+    opened = Opened(data, Where(library_key, table_key), copy=copy)
+    adata, sections = opened.table, opened.sections
+    check_sizes(sections)
     check_key_added(adata, key_added, mark="model_id", layers=[key_added, keys.std(key_added)], var=[key_added])
     check_unique_genes(adata.var_names, "This AnnData")
     wanted = None if genes is None else _asked_genes(genes, model)
     inside, outside = _places(wanted, model, adata.var_names)
-    sections = open_all(data, library_key=library_key, table_key=table_key)
     if path is not None:
         check_section_names(section.name for section in sections)
     record = run_record(model, adata, {"genes": wanted or "all", "std": std}) | {"units": UNITS}
@@ -167,9 +171,7 @@ def predict_expression(
     layers = {name: Table.empty(kind, adata.n_obs, inside, adata.var_names) for name, kind in kinds.items()}
     extra = {keys.extra_genes(name): Table.empty(kind, adata.n_obs, outside) for name, kind in kinds.items()}
     fill([*layers.values(), *extra.values()], sections, model, inside | outside, record)
-    if copy:
-        data = copy_of(data)
-        adata = table_of(data, table_key)
+    adata = opened.target
     _forget(adata, key_added)
     if adata.n_vars:
         for name, table in layers.items():
@@ -179,19 +181,14 @@ def predict_expression(
             adata.obsm[name] = pd.DataFrame(table.values, index=adata.obs_names, columns=table.names)
     adata.var[key_added] = adata.var_names.isin(list(inside))
     adata.uns[key_added] = record
-    return data if copy else None
+    return opened.result
 
 
 def _asked_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
-    from stpredict._genes.symbols import describe_missing, match
-
-    wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
-    check_named_once(wanted)
+    wanted, known, unknown = given_genes(genes, model.vocabulary)
     if bad := [gene for gene in wanted if "/" in gene]:
         msg = f"Gene names with '/' cannot be stored: {', '.join(bad[:5])}."
         raise ValueError(msg)
-    known = match(wanted, model.vocabulary)
-    unknown = [gene for gene in wanted if gene not in known]
     if not known:
         msg = (
             f"The model knows none of the genes asked for ({describe_missing(unknown[:10]) or 'none'}); see "
@@ -210,8 +207,6 @@ def _places(
     wanted: Sequence[str] | None, model: ExpressionModel, var_names: pd.Index
 ) -> tuple[dict[str, str | None], dict[str, str | None]]:
     """Names in ``var`` → the model's gene, and names that ``var`` lacks → the model's gene or None."""
-    from stpredict._genes.symbols import match
-
     asked = list(model.genes) if wanted is None else list(wanted)
     in_model = match(asked, model.vocabulary)
     in_var = match(asked, var_names)

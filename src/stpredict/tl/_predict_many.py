@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
+from stpredict._genes.markers import marker_genes
+from stpredict._genes.symbols import describe_missing, match
+from stpredict.io._grid import SPOT_PER_PITCH, check_grid
+from stpredict.io._library import check_mpp
+from stpredict.models._base.files import identity
 from stpredict.tl._batch.dask import check_portable, dask_client, outcomes_of
 from stpredict.tl._batch.job import Job, Outcome
 from stpredict.tl._batch.manifest import slides_of
+from stpredict.tl._batch.recipe import recipe_of
 from stpredict.tl._batch.report import Run, write_report
 from stpredict.tl._batch.results import Results, now
+from stpredict.tl._given import given_genes, given_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -148,20 +155,9 @@ def _job(
     markers: Any,
 ) -> Job:
     """What is to be done, checked."""
-    from stpredict import models
-    from stpredict.io._grid import SPOT_PER_PITCH
-    from stpredict.io._grid import _check as check_grid
-    from stpredict.io._library import check_mpp
-    from stpredict.models._base.files import identity
-    from stpredict.tl._batch.recipe import recipe_of
-
     check_mpp(mpp)
     check_grid(grid["pitch_um"], SPOT_PER_PITCH * grid["pitch_um"], grid["layout"], grid["min_tissue"])
-    folder = Path(model).expanduser().absolute() if isinstance(model, str | Path) else None
-    model = models.load(folder) if folder else model
-    if not isinstance(model, models.ExpressionModel):
-        msg = f"model must be what stpredict.tl.train returned, or its folder; got a {type(model).__name__}."
-        raise TypeError(msg)
+    model = given_model(model)
     wanted = None if genes is None else _known_genes(genes, model)
     recipe = recipe_of(model, encoder, only_stores=all(slide.is_store for slide in slides))
     return Job(
@@ -178,14 +174,8 @@ def _job(
 
 
 def _known_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
-    from stpredict._core.checks import check_named_once
-    from stpredict._genes.symbols import describe_missing, match
-
-    wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
-    check_named_once(wanted)
-    known = match(wanted, model.vocabulary)
-    if not wanted or len(known) < len(wanted):
-        unknown = [gene for gene in wanted if gene not in known]
+    wanted, _, unknown = given_genes(genes, model.vocabulary)
+    if not wanted or unknown:
         msg = f"The model does not know all of the genes ({describe_missing(unknown) or 'none is given'}); see model.vocabulary."
         raise ValueError(msg)
     return wanted
@@ -193,9 +183,6 @@ def _known_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
 
 def _known_markers(markers: Any, genes: Sequence[str]) -> Any:
     """Markers as JSON keeps them; at least one of them is predicted."""
-    from stpredict._genes.markers import marker_genes
-    from stpredict._genes.symbols import describe_missing, match
-
     if markers is None:
         return None
     names = marker_genes(markers)

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from stpredict._core.docs import with_shared_texts
-from stpredict._sections.open import open_all, unique_names
+from stpredict._sections.open import Where, open_all, unique_names
+from stpredict.tl._given import given_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from stpredict._core.typing import Data
     from stpredict.models import ExpressionModel
@@ -23,7 +25,7 @@ ROWS = 2048
 @with_shared_texts
 def recall(
     data: Data | Sequence[Data],
-    model: ExpressionModel,
+    model: ExpressionModel | str | Path,
     *,
     k: Sequence[int] = (1, 5, 10, 50),
     library_key: str | None = None,
@@ -74,6 +76,7 @@ def recall(
     from stpredict.models._aligned.expression import usable_spots
     from stpredict.models._aligned.model import Aligned
 
+    model = given_model(model)
     if not isinstance(model, Aligned):
         msg = f"A model of method {getattr(model, 'method', type(model).__name__)!r} has no space that image and expression share; train 'cmrcnet' or 'st_align'."
         raise TypeError(msg)
@@ -81,7 +84,7 @@ def recall(
     if not ranks or ranks[0] < 1:
         msg = f"k must name positive ranks, got {k!r}."
         raise ValueError(msg)
-    sections = open_all(data, library_key=library_key, table_key=table_key)
+    sections = open_all(data, Where(library_key, table_key))
     images, genes, home = [], [], []
     for number, section in enumerate(sections):
         usable = usable_spots(section, model.config["min_counts"])

@@ -9,10 +9,13 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import check_key_added
 from stpredict._core.docs import with_shared_texts
-from stpredict._sections.open import copy_of, open_all, table_of
+from stpredict._sections.open import Opened, Where, check_sizes
+from stpredict.tl._given import given_model
 from stpredict.tl._prediction.record import run_record
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stpredict._core.typing import Data
     from stpredict.models import ExpressionModel
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 @with_shared_texts
 def retrieve(
     data: Data,
-    model: ExpressionModel,
+    model: ExpressionModel | str | Path,
     *,
     k: int = 10,
     key_added: str = keys.RETRIEVED,
@@ -80,11 +83,13 @@ def retrieve(
     """
     from stpredict.models._retrieval.bank import Banked
 
+    model = given_model(model)
     if not isinstance(model, Banked):
         raise TypeError(_no_bank(model))
-    adata = table_of(data, table_key)
+    opened = Opened(data, Where(library_key, table_key), copy=copy)
+    adata, sections = opened.table, opened.sections
+    check_sizes(sections)
     check_key_added(adata, key_added, mark="bank_spot", obsm=[key_added, keys.similarity(key_added)])
-    sections = open_all(data, library_key=library_key, table_key=table_key)
     found = [model.neighbours(section, k) for section in sections]
     rows = np.empty((adata.n_obs, k), dtype=np.int64)
     similarity = np.empty((adata.n_obs, k), dtype=np.float32)
@@ -97,13 +102,11 @@ def retrieve(
         "bank_spot": np.array(bank["spots"], dtype=object),
     }
     record = run_record(model, adata, {"k": k})
-    if copy:
-        data = copy_of(data)
-        adata = table_of(data, table_key)
+    adata = opened.target
     adata.obsm[key_added] = rows
     adata.obsm[keys.similarity(key_added)] = similarity
     adata.uns[key_added] = record | origin
-    return data if copy else None
+    return opened.result
 
 
 def _no_bank(model: ExpressionModel) -> str:

@@ -14,7 +14,7 @@ from stpredict._core.warning import warn
 from stpredict._evaluation.labels import TumorLabels, read_labels, split_tumor_labels
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
-from stpredict._sections.open import copy_of, open_sections, table_of
+from stpredict._sections.open import Opened, Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -115,11 +115,9 @@ def localize_tumor(
     .. [1] Otsu, A threshold selection method from gray-level histograms. IEEE Transactions on Systems, Man, and
        Cybernetics 9, 62–66 (1979).
     """
-    if copy:
-        data = copy_of(data)
-    adata = table_of(data, table_key)
+    opened = Opened(data, Where(library_key, table_key), copy=copy)
+    adata, sections = opened.table, opened.sections
     check_key_added(adata, key_added, mark="markers", obs=[key_added, f"{key_added}_score"])
-    sections = open_sections(data, library_key=library_key, table_key=table_key)
     weights = _weights(markers)
     named, truth = (None, None) if label_key is None else _tumor_truth(adata, label_key, tumor_labels)
     expression, columns = _expression(adata, sections, list(weights), layer)
@@ -141,10 +139,10 @@ def localize_tumor(
     if truth is not None:
         taken = {"tumor_labels": named.tumor, "other_labels": named.other}
         record |= {"label_key": label_key, **taken, **_agreement(sections, score, truth)}
-    adata.obs[f"{key_added}_score"] = score
-    adata.obs[key_added] = call
-    adata.uns[key_added] = record
-    return data if copy else None
+    opened.target.obs[f"{key_added}_score"] = score
+    opened.target.obs[key_added] = call
+    opened.target.uns[key_added] = record
+    return opened.result
 
 
 def _weights(markers: str | Iterable[str] | Mapping[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stpredict._core.warning import warn
+from stpredict._sections.section import Section
 from stpredict.models._base.contract import Prediction
 from stpredict.models._base.network import NetworkModel, network_arrays
 from stpredict.models._data.features import mean_features
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from stpredict._sections.section import Section
     from stpredict.models._base.contract import History
     from stpredict.models._base.files import Stored
     from stpredict.models._data.table import Table
@@ -270,7 +270,7 @@ class AlignSt(NetworkModel):
             raise ValueError(msg)
         return nuclei_attention(list(self._networks()), section, self.design(section), rows)
 
-    def gene_graph(self, genes: str | Sequence[str], section: Section) -> pd.DataFrame:
+    def gene_graph(self, section: Section, genes: str | Sequence[str]) -> pd.DataFrame:
         """Which genes of training each of `genes` listens to in the light of a `section`, and how much; mean over members.
 
         Columns ``gene``, ``neighbour`` and ``weight``, the strongest neighbour first. The weights of a gene sum to 1.
@@ -284,6 +284,12 @@ class AlignSt(NetworkModel):
             If the model has no gene graph, `genes` is empty, the section's features or nuclei are missing, or its
             features were made differently from those in training.
         """
+        if isinstance(genes, Section):
+            warn(
+                "The order is model.gene_graph(section, genes) now; the old one ends with the next release.",
+                FutureWarning,
+            )
+            section, genes = genes, section
         from stpredict.models.align_st._attention import edges, gene_attention, names_in
         from stpredict.models.align_st._training import described
 
