@@ -105,7 +105,7 @@ def test_a_moved_image_names_section_slot_and_mend(run, tmp_path):
     tifffile.imwrite(image, np.full((900, 1000, 3), 200, np.uint8), photometric="rgb")
     adata = st.read_visium(run, image=image)
     image.rename(tmp_path / "moved.tif")
-    with pytest.raises(FileNotFoundError, match=r"Section 'S1'.*source_image_path.*hires image knowingly"):
+    with pytest.raises(FileNotFoundError, match=r"section 'S1'.*source_image_path.*hires image knowingly"):
         _ = section_from_anndata(adata).image
     adata.uns["spatial"]["S1"]["metadata"]["source_image_path"] = str(tmp_path / "moved.tif")
     assert section_from_anndata(adata).image.shape == (900, 1000)

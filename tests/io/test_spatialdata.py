@@ -15,7 +15,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, Identity, Scale, Sequence, Translation, set_transformation
 
 import stpredict as st
-from stpredict._sections.open import open_sections
+from stpredict._sections.open import Where, open_sections
 from stpredict._sections.spatialdata import region_centres, region_image, regions_of, section_from_spatialdata, table_of
 
 HEIGHT, WIDTH = 160, 240
@@ -237,7 +237,7 @@ def test_tables_are_named_when_it_is_not_clear_which(two_regions):
     two_regions["other"] = table()
     with pytest.raises(ValueError, match=r"2 tables \(table, other\); pass table_key="):
         open_sections(two_regions)
-    assert len(open_sections(two_regions, table_key="other")) == 1
+    assert len(open_sections(two_regions, Where(table_key="other"))) == 1
     with pytest.raises(KeyError, match="no table 'x'"):
         table_of(two_regions, "x")
     with pytest.raises(ValueError, match="no table"):
@@ -287,7 +287,7 @@ def test_layout_of_spatialdata_io_visium(tmp_path, write_visium, write_full):
     np.testing.assert_allclose(other.centres[order], one.centres)
     np.testing.assert_array_equal(other.image.read(5, 5, 300, 200), one.image.read(5, 5, 300, 200))
     assert other.mpp == pytest.approx(one.mpp)
-    (hires,) = open_sections(sdata, image_key="sample_hires_image")
+    (hires,) = open_sections(sdata, Where(image_key="sample_hires_image"))
     assert hires.mpp == pytest.approx(one.mpp / 0.2)
     np.testing.assert_allclose(hires.centres[order], one.centres * 0.2)
 

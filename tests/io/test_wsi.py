@@ -164,7 +164,7 @@ def test_slide_that_vanished(tmp_path, pixels):
     write_plain(tmp_path / "a.tif", pixels)
     slide = st.read_wsi(tmp_path / "a.tif")
     (tmp_path / "a.tif").unlink()
-    with pytest.raises(FileNotFoundError, match="there is no image at"):
+    with pytest.raises(FileNotFoundError, match="There is no image at"):
         st.io.grid(slide)
 
 

@@ -15,7 +15,7 @@ from scipy import sparse
 
 import stpredict as st
 from stpredict._sections.anndata import section_from_anndata
-from stpredict._sections.open import open_sections
+from stpredict._sections.open import Where, open_sections
 from stpredict._sections.scale import find_lattice
 
 PITCH, SIDE = 50.0, 480
@@ -257,32 +257,32 @@ def test_wrong_container():
 
 @pytest.fixture
 def both(picture, tmp_path):
-    Image.fromarray(np.full((SIDE, SIDE, 3), 9, np.uint8)).save(tmp_path / "other.png")
+    Image.fromarray(np.full((SIDE, SIDE, 3), 90, np.uint8)).save(tmp_path / "other.png")
     first = section_of(hexagonal(), picture, name="a")
     second = section_of(hexagonal(6), tmp_path / "other.png", name="b", seed=1)
     return ad.concat({"a": first, "b": second}, label="sample", uns_merge="unique")
 
 
 def test_concatenated_sections(both, picture):
-    first, second = open_sections(both, library_key="sample")
+    first, second = open_sections(both, Where("sample"))
     assert (first.name, len(first), second.name, len(second)) == ("a", 64, "b", 36)
     np.testing.assert_allclose(second.centres, hexagonal(6))
     assert list(second.obs_names) == list(both.obs_names[64:])
     assert first.image.source == str(picture)
-    assert (second.image.read(0, 0, 9, 9) == 9).all()
+    assert (second.image.read(0, 0, 9, 9) == 90).all()
     np.testing.assert_array_equal(second.counts().toarray(), both.X[64:].toarray())
 
 
 def test_interleaved_rows_keep_their_place(both):
     order = np.random.default_rng(0).permutation(both.n_obs)
     shuffled = both[order].copy()
-    _, second = open_sections(shuffled, library_key="sample")
+    _, second = open_sections(shuffled, Where("sample"))
     assert list(second.obs_names) == list(shuffled.obs_names[shuffled.obs["sample"] == "b"])
     np.testing.assert_allclose(second.centres, shuffled.obsm["spatial"][shuffled.obs["sample"] == "b"])
 
 
 def test_subset_to_one_section_leaves_the_other_out(both):
-    (only,) = open_sections(both[both.obs["sample"] == "b"], library_key="sample")
+    (only,) = open_sections(both[both.obs["sample"] == "b"], Where("sample"))
     assert only.name == "b"
 
 
@@ -291,10 +291,10 @@ def test_library_key_must_be_told(both):
         open_sections(both)
     both.obs["sample"] = "c"
     with pytest.raises(KeyError, match=r"names sections that uns\['spatial'\] lacks: c"):
-        open_sections(both, library_key="sample")
+        open_sections(both, Where("sample"))
     both.obs.loc[both.obs_names[:3], "sample"] = np.nan
     with pytest.raises(KeyError, match=r"obs\['sample'\] names no section for 3 of 100 spots"):
-        open_sections(both, library_key="sample")
+        open_sections(both, Where("sample"))
     with pytest.raises(ValueError, match="pass library_id="):
         section_from_anndata(both)
     with pytest.raises(KeyError, match="no section 'z'"):
@@ -420,7 +420,7 @@ def test_duplicated_genes():
 def test_features_of_the_section_and_their_absence(both):
     both.obsm["X_m"] = np.arange(100.0)[:, None]
     both.uns["X_m"] = {"encoder": "m"}
-    second = open_sections(both, library_key="sample")[1]
+    second = open_sections(both, Where("sample"))[1]
     np.testing.assert_array_equal(second.features("X_m").ravel(), np.arange(64, 100))
     assert second.record("X_m")["encoder"] == "m"
     with pytest.raises(KeyError, match=r"pp\.encode first"):

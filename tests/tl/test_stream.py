@@ -14,6 +14,7 @@ from stpredict._sections.open import open_sections
 from stpredict.models._aligned import training
 from stpredict.models._aligned.inputs import drawn
 from stpredict.models._data.rows import DiskRows
+from stpredict.models._training import ensemble
 
 FAST = {"epochs": 2, "width": 16, "members": 1, "show_progress": False}
 METHODS = ("cmrcnet", "st_align")
@@ -240,7 +241,7 @@ def test_a_failed_training_leaves_nothing_behind(folder, cache, monkeypatch):
         msg = "the loss became NaN"
         raise ValueError(msg)
 
-    monkeypatch.setattr(training, "train_network", fails)
+    monkeypatch.setattr(ensemble, "train_network", fails)
     with pytest.raises(ValueError, match="became NaN"):
         st.tl.train(folder, method="st_align", **FAST)
     assert held

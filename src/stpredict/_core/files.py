@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import sys
-import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
@@ -20,10 +19,10 @@ try:
 except ImportError:  # Windows has none: what a killed process left there stays until someone deletes it
     fcntl = None  # type: ignore[assignment]
 
+from stpredict._core.warning import warn
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-PACKAGE = Path(__file__).parents[1]
 
 LOCK, NEW, OLD = "lock", "new", "old"
 """What lies in a scratch folder: a locked file with the name of what is written, the new version, and the old one."""
@@ -261,10 +260,7 @@ def expanded(path: str | Path) -> Path:
 
 def tell_damaged(what: str) -> None:
     """Warn, at the user's line, that something kept earlier is made anew because its digest is not what it was."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"{what} is damaged, or of an earlier version, and is made anew.", UserWarning, stacklevel=level)
+    warn(f"{what} is damaged, or of an earlier version, and is made anew.")
 
 
 def digest(path: Path) -> str:

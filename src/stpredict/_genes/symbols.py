@@ -92,8 +92,8 @@ def match(wanted: Iterable[str], measured: Iterable[str]) -> dict[str, str]:
     """Which of the `measured` names each of the `wanted` names is; those that are not measured are left out.
 
     The same name wins. Otherwise two names are the same gene when both stand for the same approved human symbol, unless
-    that symbol is measured under several other names, or the gene's own name is among the wanted ones too. Names of
-    mouse genes only match themselves, since many of them happen to be aliases of unrelated human genes.
+    that symbol is measured under several other names. Names of mouse genes only match themselves, since many of them
+    happen to be aliases of unrelated human genes.
     """
     wanted, measured = list(wanted), list(measured)
     exact = set(measured)
@@ -106,9 +106,16 @@ def match(wanted: Iterable[str], measured: Iterable[str]) -> dict[str, str]:
     for name, symbol in resolve(name for name in wanted if name not in exact).items():
         called = by_symbol.get(symbol, [])
         hit = symbol if symbol in called else called[0] if len(called) == 1 else None
-        if hit is not None and found.get(hit) != hit:
+        if hit is not None:
             found[name] = hit
     return {name: found[name] for name in wanted if name in found}
+
+
+def match_once(wanted: Iterable[str], measured: Iterable[str]) -> dict[str, str]:
+    """`match`, but every measured name stands for one of the wanted ones only: for itself, or else for the first."""
+    found = match(wanted, measured)
+    first = {hit: name for name, hit in reversed(found.items())}
+    return {name: hit for name, hit in found.items() if name == hit or (hit not in found and first[hit] == name)}
 
 
 def species_of(names: Iterable[str]) -> str | None:

@@ -113,7 +113,7 @@ def _source_image(path: str, name: str, *, has_hires: bool) -> SlideImage:
     except FileNotFoundError as error:
         slot = f"adata.uns['spatial'][{name!r}]['metadata']['source_image_path']"
         coarse = f" Or use the coarse hires image knowingly: del {slot}." if has_hires else ""
-        msg = f"Section {name!r}: there is no image at {path}. Was it moved? Set {slot} to where it is.{coarse}"
+        msg = f"There is no image at {path}, where section {name!r} had it. Was it moved? Set {slot} to where it is.{coarse}"
         raise FileNotFoundError(msg) from error
 
 

@@ -112,7 +112,7 @@ def own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[s
         If some were given to a method that trains no network.
     """
     plain = ("preset", "checkpoint", "seed", "show_progress", "gene_embeddings")
-    known = {field.name: field for field in fields(model.presets["default"])} if model.seeded else {}
+    known = {field.name: field for field in fields(model.presets["default"])} if hasattr(model, "presets") else {}
     given = {
         name: value
         for name, value in given.items()
@@ -134,34 +134,32 @@ def _checked_genes(genes: Iterable[str], sections: Sequence[Section]) -> list[st
         msg = "genes is empty; name the genes to learn, or leave it out for the 1,000 with the highest mean."
         raise ValueError(msg)
     check_named_once(wanted)
+    known: dict[str, tuple[str, str]] = {}
     for section in sections:
         there = set(section.genes)
         if missing := [gene for gene in wanted if gene not in there]:
             msg = f"Section {section.name!r} does not measure {_listed(missing)}.{_other_names(missing, section)}"
             raise ValueError(msg)
-    _check_gene_ids(wanted, sections)
+        if GENE_IDS in section.adata.var:
+            _check_gene_ids(wanted, section, known)
     return wanted
 
 
-def _check_gene_ids(genes: list[str], sections: Sequence[Section]) -> None:
-    """Refuse a name that stands for one gene in one section and for another gene in another one."""
-    known: dict[str, tuple[str, str]] = {}
-    for section in sections:
-        if GENE_IDS not in section.adata.var:
-            continue
-        ids = section.adata.var[GENE_IDS].reindex(genes).dropna().astype(str).str.split(".").str[0]
-        for gene, number in ids.items():
-            other, where = known.setdefault(gene, (number, section.name))
-            if other != number:
-                msg = (
-                    f"{gene} is {other} in section {where!r} and {number} in section {section.name!r}: two genes of one "
-                    "name. Use ids in all sections: adata.var_names = adata.var['gene_ids']; or leave this gene out."
-                )
-                raise ValueError(msg)
-        if twice := [gene for gene in ids.index if f"{gene}-1" in section.genes]:
-            told = ", ".join(f"{gene} ({known[gene][0]})" for gene in twice[:5])
-            msg = f"More than one gene is called {', '.join(twice[:5])}; learned is the one with the first id: {told}."
-            warn(msg)
+def _check_gene_ids(genes: list[str], section: Section, known: dict[str, tuple[str, str]]) -> None:
+    """Refuse a name that stands for another gene than in an earlier section; `known` are their ids and sections."""
+    ids = section.adata.var[GENE_IDS].reindex(genes).dropna().astype(str).str.split(".").str[0]
+    for gene, number in ids.items():
+        other, where = known.setdefault(gene, (number, section.name))
+        if other != number:
+            msg = (
+                f"{gene} is {other} in section {where!r} and {number} in section {section.name!r}: two genes of one "
+                "name. Use ids in all sections: adata.var_names = adata.var['gene_ids']; or leave this gene out."
+            )
+            raise ValueError(msg)
+    if twice := [gene for gene in ids.index if f"{gene}-1" in section.genes]:
+        told = ", ".join(f"{gene} ({known[gene][0]})" for gene in twice[:5])
+        msg = f"More than one gene is called {', '.join(twice[:5])}; learned is the one with the first id: {told}."
+        warn(msg)
 
 
 def _other_names(missing: list[str], section: Section) -> str:

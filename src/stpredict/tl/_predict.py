@@ -10,7 +10,7 @@ from stpredict._core import keys
 from stpredict._core.checks import check_key_added, check_section_names, check_unique_genes
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
-from stpredict._genes.symbols import describe_missing, match
+from stpredict._genes.symbols import describe_missing, match, match_once
 from stpredict._sections.open import Opened, Where, check_sizes
 from stpredict.models._base.contract import UNITS
 from stpredict.tl._given import given_genes, given_model
@@ -209,9 +209,7 @@ def _places(
     """Names in ``var`` → the model's gene, and names that ``var`` lacks → the model's gene or None."""
     asked = list(model.genes) if wanted is None else list(wanted)
     in_model = match(asked, model.vocabulary)
-    in_var = match(asked, var_names)
-    first = {name: gene for gene, name in reversed(in_var.items())}
-    in_var = {gene: name for gene, name in in_var.items() if name == gene or first[name] == gene}
+    in_var = match_once(asked, var_names)
     inside = {in_var[gene]: in_model[gene] for gene in asked if gene in in_var and gene in in_model}
     outside = {gene: in_model.get(gene) for gene in asked if gene not in in_var}
     if bad := [gene for gene in outside if "/" in gene]:

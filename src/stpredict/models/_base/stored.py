@@ -53,7 +53,7 @@ class StoredModel(ExpressionModel):
             If the model was not trained.
         """
         if not self.arrays:
-            msg = "This model was not trained, so there is nothing to save; stpredict.tl.train or tl.adapt makes one."
+            msg = "This model was not trained, so there is nothing to save; stpredict.tl.train or stpredict.tl.adapt makes one."
             raise ValueError(msg)
         files.write(path, files.Stored(self.method, self.genes, self.config, self.arrays))
 

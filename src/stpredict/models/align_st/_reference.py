@@ -72,7 +72,7 @@ def learn_reference(
         If there is no reference, one has no raw counts or none of the seen genes, fewer than two of these vary in the
         references, or these have too few spots or cells.
     """
-    from stpredict._genes.symbols import match
+    from stpredict._genes.symbols import match, match_once
     from stpredict._sections.references import open_reference
     from stpredict.pp._coexpression import CorrelationWithinStudies
 
@@ -91,7 +91,7 @@ def learn_reference(
     matrix = CorrelationWithinStudies(opened, min_counts)
     names = [str(name) for name in matrix.names]
     row = {name: i for i, name in enumerate(names)}
-    called = match(seen, np.array(names)[matrix.known])
+    called = match_once(seen, np.array(names)[matrix.known])
     if len(called) < 2:
         msg = (
             f"Only {len(called)} of the {len(seen)} genes to learn vary in the references; are their var_names the same "
