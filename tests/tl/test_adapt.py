@@ -310,3 +310,12 @@ def test_the_advice_on_other_masks_works(base, new, values):
         st.tl.adapt(new, base, measured="m")
     new.obs["m"] = new.obs["m"] == values[0]
     assert st.tl.adapt(new, base, measured="m").config == right
+
+
+def test_the_old_order_still_works_and_aliases_are_resolved(base, new):
+    right = st.tl.adapt(new, base, measured="measured")
+    with pytest.warns(FutureWarning, match=r"stpredict\.tl\.adapt\(data, model\)"):
+        old = st.tl.adapt(base, new, measured="measured")
+    assert old.config == right.config
+    new.var_names = [{"GENE14": "ERBB2"}.get(name, name) for name in new.var_names]
+    assert st.tl.adapt(new, base, measured="measured", genes=["GENE1", "HER2"]).genes == ["GENE1", "ERBB2"]

@@ -11,6 +11,7 @@ from anndata import AnnData
 
 import stpredict as st
 from stpredict._benchmark import jobs
+from stpredict._core.warning import StpredictWarning
 from stpredict.models import METHODS
 from stpredict.models.baselines.ridge import Ridge
 
@@ -215,7 +216,7 @@ def test_split_sisters_are_told_of_once(sections, group_key):
         adata.obs["block"] = f"block {number}"
     with pytest.warns(UserWarning, match="SISTER SECTIONS ARE SPLIT.*patient A .*nothing about new patients") as told:
         table = run(sections, ["mean"], group_key=group_key)
-    assert [warning.category for warning in told].count(UserWarning) == 1
+    assert [warning.category for warning in told].count(StpredictWarning) == 1
     assert table["fold"].nunique() == 4
 
 

@@ -268,3 +268,34 @@ def test_duplicated_genes_are_refused(model, new):
     new.var_names = ["GENE1", *new.var_names[1:]]
     with pytest.raises(ValueError, match=r"duplicated gene names.*var_names_make_unique"):
         st.tl.predict_expression(new, model)
+
+
+def test_a_model_of_one_species_refuses_the_other_unless_symbols_are_taken_for_each_other(two_sections):
+    train, new = two_sections
+    for adata in two_sections:
+        adata.obsm["X_f"] = np.random.default_rng(0).normal(size=(adata.n_obs, 4)).astype(np.float32)
+    model = st.tl.train(train, genes=["ERBB2", "KRT8"], features="X_f")
+    right = st.tl.predict_expression(new, model, as_anndata=True)
+    new.var_names = [name.capitalize() for name in new.var_names]
+    before = list(new.layers), list(new.uns)
+    with pytest.raises(ValueError, match=r"learned human genes, and these data have mouse ones.*ortholog=True"):
+        st.tl.predict_expression(new, model)
+    assert before == (list(new.layers), list(new.uns))
+    st.tl.predict_expression(new, model, ortholog=True)
+    columns = new.var_names.get_indexer(["Erbb2", "Krt8"])
+    np.testing.assert_array_equal(new.layers["predicted"][:, columns], right[:, ["ERBB2", "KRT8"]].X)
+
+
+def test_a_model_may_be_given_by_its_path_and_features_must_be_there(two_sections, tmp_path):
+    train, new = two_sections
+    for adata in two_sections:
+        adata.obsm["X_f"] = np.random.default_rng(0).normal(size=(adata.n_obs, 4)).astype(np.float32)
+    model = st.tl.train(train, genes=["ERBB2", "KRT8"], features="X_f")
+    model.save(tmp_path / "model")
+    right = st.tl.predict_expression(new, model, as_anndata=True)
+    np.testing.assert_array_equal(st.tl.predict_expression(new, tmp_path / "model", as_anndata=True).X, right.X)
+    with pytest.raises(TypeError, match=r"model must be a trained model .* got int"):
+        st.tl.predict_expression(new, 3)
+    del new.obsm["X_f"]
+    with pytest.raises((KeyError, ValueError), match=r"X_f.*stpredict\.pp\.encode"):
+        st.tl.predict_expression(new, model)

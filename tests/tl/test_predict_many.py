@@ -443,7 +443,7 @@ def test_dask_workers_share_the_slides_and_a_killed_one_is_a_line(slides, model,
         ({"layout": "round"}, ValueError, "layout must be one of"),
         ({"mpp": 50}, ValueError, "outside of 0.05–20"),
         ({"model": "NOWHERE"}, FileNotFoundError, "There is no model at"),
-        ({"model": 3}, TypeError, "model must be what stpredict.tl.train returned"),
+        ({"model": 3}, TypeError, "model must be a trained model"),
         ({"out": "FILE"}, FileExistsError, "is a file; name a folder"),
     ],
 )

@@ -10,7 +10,11 @@ from pathlib import Path
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 
 
-def warn(message: str, category: type[Warning] = UserWarning) -> None:
+class StpredictWarning(UserWarning):
+    """A warning of this package."""
+
+
+def warn(message: str, category: type[Warning] = StpredictWarning) -> None:
     """Warn at the line that called into this package, also where joblib or another library lies in between."""
     frame, level, users = sys._getframe(), 1, 1
     while frame.f_back is not None:

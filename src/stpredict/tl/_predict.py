@@ -10,7 +10,7 @@ from stpredict._core import keys
 from stpredict._core.checks import check_key_added, check_section_names, check_unique_genes
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
-from stpredict._genes.symbols import describe_missing, match, match_once
+from stpredict._genes.symbols import HUMAN, describe_missing, match, match_once, species_of
 from stpredict._sections.open import Opened, Where, check_sizes
 from stpredict.models._base.contract import UNITS
 from stpredict.tl._given import given_genes, given_model
@@ -19,7 +19,7 @@ from stpredict.tl._prediction.tables import Table, fill, fill_store
 from stpredict.tl._prediction.zarr_store import checked_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -38,6 +38,7 @@ def predict_expression(
     std: bool = False,
     as_anndata: bool = False,
     out: str | Path | None = None,
+    ortholog: bool = False,
     copy: bool = False,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -63,6 +64,9 @@ def predict_expression(
     out
         Write that AnnData to this zarr store (``"<name>.zarr"``) instead, and leave `data` untouched. It stands there once
         it is whole; one that an earlier call wrote is replaced then.
+    ortholog
+        Take genes of the same symbol in human and mouse (ERBB2 and Erbb2) for each other. Without it a model of one
+        species refuses data of the other.
     %(copy)s
     %(library_key)s
     %(table_key)s
@@ -93,7 +97,7 @@ def predict_expression(
     Raises
     ------
     ValueError
-        If features are missing or were not made as in training, the model knows none of `genes`, gene names are
+        If features are missing or were not made as in training, the model is of another species, it knows none of `genes`, gene names are
         duplicated, or a section has fewer than two spots; with `out`, if the name of a section holds ``/``. `data` is then unchanged.
     FileExistsError
         If something else than such a store is at `out`.
@@ -151,7 +155,7 @@ def predict_expression(
     check_key_added(adata, key_added, mark="model_id", layers=[key_added, keys.std(key_added)], var=[key_added])
     check_unique_genes(adata.var_names, "This AnnData")
     wanted = None if genes is None else _asked_genes(genes, model)
-    inside, outside = _places(wanted, model, adata.var_names)
+    inside, outside = _places(wanted, model, _names_to_match(model, adata.var_names, ortholog=ortholog))
     if path is not None:
         check_section_names(section.name for section in sections)
     record = run_record(model, adata, {"genes": wanted or "all", "std": std}) | {"units": UNITS}
@@ -204,18 +208,42 @@ def _asked_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
 
 
 def _places(
-    wanted: Sequence[str] | None, model: ExpressionModel, var_names: pd.Index
+    wanted: Sequence[str] | None, model: ExpressionModel, names: Mapping[str, str]
 ) -> tuple[dict[str, str | None], dict[str, str | None]]:
-    """Names in ``var`` → the model's gene, and names that ``var`` lacks → the model's gene or None."""
+    """Names in ``var`` → the model's gene, and names that ``var`` lacks → the model's gene or None.
+
+    `names` are those of the model's species, each with the name in ``var``.
+    """
     asked = list(model.genes) if wanted is None else list(wanted)
     in_model = match(asked, model.vocabulary)
-    in_var = match_once(asked, var_names)
+    in_var = {gene: names[name] for gene, name in match_once(asked, names).items()}
     inside = {in_var[gene]: in_model[gene] for gene in asked if gene in in_var and gene in in_model}
     outside = {gene: in_model.get(gene) for gene in asked if gene not in in_var}
     if bad := [gene for gene in outside if "/" in gene]:
         msg = f"Left out, because names with '/' cannot be stored: {', '.join(bad[:5])}."
         warn(msg)
     return inside, {gene: known for gene, known in outside.items() if gene not in bad}
+
+
+def _names_to_match(model: ExpressionModel, var_names: pd.Index, *, ortholog: bool) -> dict[str, str]:
+    """Names of genes in the model's species → their names in ``var``.
+
+    Raises
+    ------
+    ValueError
+        If the two are of different species and `ortholog` does not say that this is meant.
+    """
+    learned, own = species_of(model.genes), species_of(var_names)
+    if learned is None or own is None or learned == own:
+        return dict(zip(var_names, var_names, strict=True))
+    if not ortholog:
+        msg = (
+            f"The model learned {learned} genes, and these data have {own} ones. Train a model on sections of the same "
+            "species, or pass ortholog=True to take genes of the same symbol for each other (ERBB2 and Erbb2)."
+        )
+        raise ValueError(msg)
+    written = str.upper if learned == HUMAN else str.capitalize
+    return {written(name): name for name in reversed(var_names.astype(str))}
 
 
 def _forget(adata: AnnData, key_added: str) -> None:

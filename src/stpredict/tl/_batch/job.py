@@ -16,6 +16,7 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.settings import settings
+from stpredict._core.warning import StpredictWarning
 from stpredict.tl._batch.results import Results, is_same, now, write_store
 from stpredict.tl._batch.thumbnails import picture_of
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from stpredict.tl._batch.manifest import Slide
     from stpredict.tl._batch.recipe import Recipe
 
-PACKAGE = Path(__file__).parents[2]
 
 ONE_AT_A_TIME = Lock()
 """Threads of one process share memory, settings and the capture of warnings."""
@@ -196,7 +196,7 @@ def brief(error: BaseException) -> str:
 
 def _told(caught: list[warnings.WarningMessage]) -> str:
     """Warnings of this package, each once."""
-    ours = [str(w.message) for w in caught if Path(w.filename).is_relative_to(PACKAGE)]
+    ours = [str(w.message) for w in caught if issubclass(w.category, StpredictWarning)]
     return " ".join(" ".join(text.split()) for text in dict.fromkeys(ours))
 
 
