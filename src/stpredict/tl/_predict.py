@@ -212,7 +212,9 @@ def _places(
     in_var = match(asked, var_names)
     first = {name: gene for gene, name in reversed(in_var.items())}
     in_var = {gene: name for gene, name in in_var.items() if name == gene or first[name] == gene}
-    inside = {in_var[gene]: in_model[gene] for gene in asked if gene in in_var and gene in in_model}
+    inside: dict[str, str | None] = {
+        in_var[gene]: in_model[gene] for gene in asked if gene in in_var and gene in in_model
+    }
     outside = {gene: in_model.get(gene) for gene in asked if gene not in in_var}
     if bad := [gene for gene in outside if "/" in gene]:
         msg = f"Left out, because names with '/' cannot be stored: {', '.join(bad[:5])}."
