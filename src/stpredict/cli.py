@@ -81,8 +81,8 @@ def run_predict(chosen: argparse.Namespace) -> int:
         print(f"Stopped. The same command goes on from here; see {chosen.out / 'report.html'} for what is done.")
         return 130
     failed = report[report["status"] == "failed"]
-    for slide, error in zip(failed["slide"], failed["error"], strict=True):
-        print(f"{slide}: {error}")
+    for slide, told in zip(failed["slide"], failed["error"], strict=True):
+        print(f"{slide}: {told}")
     print(f"{summary(report)}. See {chosen.out / 'report.html'}.")
     return int(len(failed) > 0)
 

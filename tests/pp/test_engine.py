@@ -12,6 +12,7 @@ import torch
 
 import stpredict as st
 from stpredict._images import open_image
+from stpredict._sections.open import open_sections
 from stpredict.pp._encoders import network_encoder, windows
 from stpredict.pp._encoders.windows import block_groups
 
@@ -162,7 +163,7 @@ def test_a_tile_that_does_not_fit_says_what_to_do(slide):
 def test_several_devices_share_the_tiles_of_one_slide(slide):
     cpu = torch.device("cpu")
     adata = section(slide)
-    view = st.pp._encode.open_sections(adata)[0]
+    view = open_sections(adata)[0]
     windows = st.pp._encode._windows(view, 112.0, True)
 
     def run(devices):
@@ -182,7 +183,7 @@ def test_several_devices_share_the_tiles_of_one_slide(slide):
 
 def test_progress_counts_every_spot_once(slide):
     adata, told = section(slide), []
-    view = st.pp._encode.open_sections(adata)[0]
+    view = open_sections(adata)[0]
     tool = encoder(Colour())
     parts = tool.parts(view)
     assert len(list(tool.encode(view, parts, st.pp._encode._windows(view, 112.0, True), told.append))) == len(parts)

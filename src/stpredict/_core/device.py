@@ -87,7 +87,7 @@ def _cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies in bfloat16; it can always emulate it, slowly."""
     import torch
 
-    told = getattr(torch.cpu, "get_capabilities", dict)()
+    told: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(told.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))
 
 

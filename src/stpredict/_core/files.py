@@ -172,6 +172,7 @@ def _take_place(new: Path, path: Path, scratch: Path) -> None:
     if new.is_file() and not path.is_dir():
         new.replace(path)
         return
+    last: OSError
     for _ in range(100):  # another process may take the place in between
         try:
             if not os.path.lexists(path):

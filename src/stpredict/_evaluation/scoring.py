@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from stpredict._evaluation.ceiling import noise_ceiling
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from stpredict._core.typing import Matrix
     from stpredict._sections.section import Section
 
 METRICS = (
@@ -71,7 +72,15 @@ def score(
     Returns
     -------
     Tidy table with the columns ``panel``, ``gene``, ``metric`` and ``value``.
+
+    Raises
+    ------
+    ValueError
+        If `metrics` has some of `OF_INTERVALS` and there is no `std`.
     """
+    if std is None and (lacking := set(OF_INTERVALS) & set(metrics)):
+        msg = f"{' and '.join(sorted(lacking))} need std, the predictive standard deviation."
+        raise ValueError(msg)
     compared = _Compared(section, values, genes, panels, min_counts, std)
     if {"ceiling", "pcc_of_ceiling"} & set(metrics):
         if ceilings is None:
@@ -124,13 +133,14 @@ class _Compared:
         self.genes = pd.Index(list(dict.fromkeys(gene for names in self.panels.values() for gene in names)))
         places = known.get_indexer(self.genes)
         self.predicted = np.where(places < 0, np.nan, values[:, places]).astype(np.float64)
-        self.std = None if std is None else np.where(places < 0, np.nan, std[enough][:, places]).astype(np.float64)
+        std = np.full(values.shape, np.nan) if std is None else std[enough]
+        self.std = np.where(places < 0, np.nan, std[:, places]).astype(np.float64)
         self.measured = section.log_expression(self.genes)[enough].astype(np.float64)
-        self.ceiling: np.ndarray | None = None
+        self.ceiling = np.full(len(self.genes), np.nan)
         self.adjacency = section.neighbours()[enough][:, enough]
 
 
-def _deep_spots(section: Section, min_counts: int) -> tuple[object, np.ndarray, np.ndarray]:
+def _deep_spots(section: Section, min_counts: int) -> tuple[Matrix, np.ndarray, np.ndarray]:
     """Counts, totals and which spots have enough of them."""
     counts = section.counts()
     totals = np.asarray(counts.sum(axis=1)).ravel()
@@ -151,7 +161,7 @@ def _scores(
     columns = compared.genes.get_indexer(genes)
     measured, predicted = compared.measured[:, columns], compared.predicted[:, columns]
     pcc, undefined = m.pearson(measured, predicted)
-    ceiling = compared.ceiling[columns] if compared.ceiling is not None else None
+    ceiling = compared.ceiling[columns]
     for metric in chosen:
         match metric:
             case "pcc":
@@ -194,8 +204,8 @@ def _measured(genes: list[str], section: Section, panel: str) -> list[str]:
     return kept
 
 
-def _rows(matrix: object, rows: np.ndarray) -> np.ndarray:
+def _rows(matrix: Matrix, rows: np.ndarray) -> np.ndarray:
     from scipy import sparse
 
-    taken = matrix[rows]
+    taken: Any = matrix[rows]
     return taken.toarray() if sparse.issparse(taken) else np.asarray(taken)

@@ -76,8 +76,8 @@ def gene_facts(genes: str | Iterable[str] | None = None) -> pd.DataFrame:
     for number, aspect in enumerate(ASPECTS):
         out[aspect] = ["; ".join(gene[number]) for gene in terms]
     out["description"] = [
-        describe(*place, dict(zip(ASPECTS, gene, strict=True)))
-        for place, gene in zip(out[["symbol", "name"]].itertuples(index=False), terms, strict=True)
+        describe(symbol, name, dict(zip(ASPECTS, gene, strict=True)))
+        for symbol, name, gene in zip(out["symbol"], out["name"], terms, strict=True)
     ]
     return out
 
@@ -202,7 +202,7 @@ class States:
         turns = chain.from_iterable(zip_longest(*facts().numbers_of(row)))
         return name + [number for number in turns if number is not None]
 
-    def dense(self, numbers: Sequence[int]) -> np.ndarray:
+    def dense(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         """float32 (facts, d)."""
         return self.vectors[np.asarray(numbers, dtype=int)] * self.scale
 

@@ -78,7 +78,7 @@ class SlideImage:
         self.shape: tuple[int, int] = shapes[0]
         downsamples = [downsample_of(self.shape, shape) for shape in shapes]
         kept = [i for i, downsample in enumerate(downsamples) if downsample is not None]
-        self.downsamples = [downsamples[i] for i in kept]
+        self.downsamples = [downsample for downsample in downsamples if downsample is not None]
         self._levels = [self._levels[i] for i in kept]
         self._shapes = [shapes[i] for i in kept]
         self._fingerprint = fingerprint

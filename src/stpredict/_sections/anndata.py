@@ -155,7 +155,7 @@ def library_column(adata: AnnData, library_key: str | None, libraries: list[str]
             f"section (one of {', '.join(libraries)}). obs has {', '.join(adata.obs.columns) or 'no columns'}."
         )
         raise KeyError(msg)
-    column = as_text(adata.obs[key]).fillna("").to_numpy()
+    column: np.ndarray = as_text(adata.obs[key]).fillna("").to_numpy()
     if nameless := int((column == "").sum()):
         msg = f"obs[{key!r}] names no section for {nameless} of {len(column)} spots; fill it in, or drop those spots."
         raise KeyError(msg)
@@ -177,7 +177,7 @@ def spot_centres(adata: AnnData, rows: np.ndarray, name: str) -> np.ndarray:
     if keys.SPATIAL not in adata.obsm:
         msg = "obsm['spatial'] is missing: spot centres (x, y) in full-resolution pixels are needed."
         raise KeyError(msg)
-    centres = _xy(adata.obsm[keys.SPATIAL])[rows]
+    centres: np.ndarray = _xy(adata.obsm[keys.SPATIAL])[rows]
     if centres.ndim != 2 or centres.shape[1] != 2:
         msg = f"obsm['spatial'] must have two columns (x, y), got shape {centres.shape}."
         raise ValueError(msg)
@@ -193,7 +193,8 @@ def _xy(coordinates: Any) -> np.ndarray:
         names = [str(name).lower() for name in coordinates.columns]
         x, y = ([i for i, name in enumerate(names) if name in known] for known in (X_NAMES, Y_NAMES))
         if len(x) == len(y) == 1:
-            return coordinates.to_numpy(dtype=np.float64)[:, [x[0], y[0]]]
+            values: np.ndarray = coordinates.to_numpy(dtype=np.float64)
+            return values[:, [x[0], y[0]]]
     return np.asarray(coordinates, dtype=np.float64)
 
 

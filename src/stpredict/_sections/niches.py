@@ -7,7 +7,7 @@ that niche expression and niche image tell of the same tissue.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 from scipy import sparse
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stpredict._sections.section import Section
+
+    Members: TypeAlias = Literal["window", "nearest", "ring"]
 
 BORDER = 0.01
 """Spots this far beyond a window's border, as a share of its side, still count: centres are only known to a pixel."""
@@ -34,7 +36,7 @@ PARAMETER = {"window": "um", "nearest": "k", "ring": "rings"}
 class Niche:
     """What a niche is: a window of `um`, the `k` nearest spots, or `rings` of the lattice."""
 
-    members: Literal["window", "nearest", "ring"] = "window"
+    members: Members = "window"
     um: float = NICHE_UM
     k: int = 3
     rings: int = 1
@@ -65,7 +67,7 @@ class Niche:
         """Niches as recorded in ``uns``."""
         numbers = {"um": float, "k": int, "rings": int}
         known = {key: kind(record[key]) for key, kind in numbers.items() if key in record}
-        return cls(members=str(record["members"]), **known)
+        return cls(members=cast("Members", str(record["members"])), **known)
 
     def record(self) -> dict[str, Any]:
         """What to store in ``uns``."""
@@ -193,7 +195,7 @@ def boxes_of(section: Section) -> np.ndarray:
     if stored is None:
         msg = f"Section {section.name!r} has lost obsm['niches']. Run stpredict.pp.niches again."
         raise ValueError(msg)
-    boxes = np.asarray(stored, dtype=np.float64)[section.rows] * section.image_scale
+    boxes: np.ndarray = np.asarray(stored, dtype=np.float64)[section.rows] * section.image_scale
     if not ((boxes[:, :2] < section.centres) & (section.centres < boxes[:, 2:])).all():
         msg = f"Section {section.name!r}: obsm['niches'] and the spots lie apart. Run stpredict.pp.niches again."
         raise ValueError(msg)
@@ -213,4 +215,5 @@ def niche_windows(section: Section) -> tuple[float | np.ndarray, np.ndarray]:
 
 
 def _tiles(section: Section) -> Mapping[str, Any]:
-    return section.adata.uns.get(keys.TILES, {}).get(section.name, {})
+    geometry: Mapping[str, Any] = section.adata.uns.get(keys.TILES, {}).get(section.name, {})
+    return geometry

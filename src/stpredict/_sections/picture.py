@@ -78,7 +78,8 @@ def _resized(picture: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     values = np.asarray(picture)
     values = values[..., :3].mean(axis=-1) if values.ndim == 3 else values
     values = values * 255 if values.max(initial=0) <= 1 else values
-    return resize(values.astype(np.float32), shape, order=1, anti_aliasing=True, preserve_range=True)
+    resized: np.ndarray = resize(values.astype(np.float32), shape, order=1, anti_aliasing=True, preserve_range=True)
+    return resized
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -105,7 +105,8 @@ def study_codes(obs: pd.DataFrame, key: str | None) -> np.ndarray:
 
     if key is None or key not in obs:
         return np.zeros(len(obs), dtype=int)
-    return pd.factorize(as_text(obs[key]), use_na_sentinel=False)[0]
+    codes: np.ndarray = pd.factorize(as_text(obs[key]), use_na_sentinel=False)[0]
+    return codes
 
 
 def log_rows(

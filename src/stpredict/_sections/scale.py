@@ -8,7 +8,7 @@ than 10 %; that number only serves to notice coordinates of the wrong image.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stpredict._images import SlideImage
+
+    Layout: TypeAlias = Literal["hexagonal", "square", "irregular"]
 
 VISIUM_PITCH_UM = 100.0
 """Centre to centre distance of Visium spots (10x Genomics, Visium Spatial Gene Expression)."""
@@ -51,7 +53,7 @@ class Lattice:
     """
 
     pitch_px: float
-    kind: Literal["hexagonal", "square", "irregular"]
+    kind: Layout
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ def find_lattice(centres: np.ndarray) -> Lattice | None:
     pitch = float(distances[close].mean())
     n_close = np.quantile(close.sum(axis=1), 0.9, method="lower")
     spread = np.median(np.abs(distances[close] - pitch)) / pitch
-    kind = "irregular" if spread > 0.1 else "hexagonal" if n_close >= 6 else "square" if n_close == 4 else "irregular"
+    kind: Layout = (
+        "irregular" if spread > 0.1 else "hexagonal" if n_close >= 6 else "square" if n_close == 4 else "irregular"
+    )
     return Lattice(pitch, kind)
 
 
@@ -117,14 +121,14 @@ def resolve_mpp(hints: ScaleHints, lattice: Lattice | None, name: str) -> tuple[
             f"{PLAUSIBLE_MPP[1]}. Pass the right mpp=; a scanner at 20× gives about 0.5."
         )
         raise ValueError(msg)
-    if from_lattice is not None and not 1 / DISAGREEMENT <= mpp / from_lattice <= DISAGREEMENT:
+    if lattice is not None and from_lattice is not None and not 1 / DISAGREEMENT <= mpp / from_lattice <= DISAGREEMENT:
         msg = (
             f"Section {name!r}: {source} says {mpp:.3g} µm per pixel, but the spots lie {lattice.pitch_px:.1f} px apart, "
             f"which is {from_lattice:.3g} µm per pixel. "
             f"{_mixup_advice(mpp / from_lattice / DISAGREEMENT, mpp / from_lattice * DISAGREEMENT, hints)}"
         )
         raise ValueError(msg)
-    if from_lattice is not None and not 1 / TOLD <= mpp / from_lattice <= TOLD:
+    if lattice is not None and from_lattice is not None and not 1 / TOLD <= mpp / from_lattice <= TOLD:
         taken = (from_lattice, "spot lattice") if source == "image file" else (mpp, source)
         msg = (
             f"Section {name!r}: {source} says {mpp:.3g} µm per pixel, and spots that lie {lattice.pitch_px:.1f} px apart say "

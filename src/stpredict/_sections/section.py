@@ -197,9 +197,9 @@ class Section:
             lost = [g for g, c in zip(genes, columns, strict=True) if c < 0]
             msg = f"Section {self.name!r} does not measure {', '.join(lost[:5])}{', …' if len(lost) > 5 else ''}."
             raise KeyError(msg)
-        chosen = counts[:, columns]
+        chosen: Any = counts[:, columns]
         dense = np.asarray(chosen.toarray() if sparse.issparse(chosen) else chosen, dtype=np.float64)
-        return np.log1p(dense * (1e4 / np.maximum(totals, 1.0))[:, None]).astype(np.float32)
+        return np.asarray(np.log1p(dense * (1e4 / np.maximum(totals, 1.0))[:, None]), dtype=np.float32)
 
     def features(self, key: str, part: slice = slice(None)) -> np.ndarray:
         """float32 (n, d): what ``obsm[key]`` holds for this section's spots, or for a `part` of them."""
@@ -211,7 +211,8 @@ class Section:
 
     def record(self, key: str) -> Mapping[str, Any]:
         """How the features under `key` were made (``uns[key]``)."""
-        return self.adata.uns.get(key, {})
+        record: Mapping[str, Any] = self.adata.uns.get(key, {})
+        return record
 
     def without_counts(self) -> Section:
         """View the same slide as if nothing had ever been measured on it: image, spots and features, no expression."""

@@ -202,7 +202,7 @@ def bin_um(region: str) -> float | None:
 
 
 def _attrs(adata: AnnData) -> dict[str, Any]:
-    attrs = adata.uns.get(keys.ANNOTATES)
+    attrs: dict[str, Any] | None = adata.uns.get(keys.ANNOTATES)
     if not attrs or attrs.get("region") is None:
         msg = (
             "The table annotates no region. Link it to the spots with "
@@ -273,7 +273,8 @@ def _choose_image(
 
 
 def _matrix(transformation: Any) -> np.ndarray:
-    return transformation.to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
+    matrix: np.ndarray = transformation.to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
+    return matrix
 
 
 def _listed(names: Iterable[str], what: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from stpredict._core import keys
 from stpredict._core.checks import check_sparse, raw_counts
@@ -109,21 +110,31 @@ class StoredSections(Sequence[Section]):
 
     def __init__(self, paths: Sequence[str | Path], *, library_key: str | None = None) -> None:
         self._library_key = library_key
-        self._last: tuple[Path, list[Section]] | None = None
+        self._last: tuple[Path, Sequence[Section]] | None = None
         self.stores = [store for path in paths for store in stores_in(Path(path).expanduser())]
         self._places = [(path, i) for path in self.stores for i in range(len(self._sections_in(path)))]
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, number: int) -> Section:
+    @overload
+    def __getitem__(self, number: int) -> Section: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> StoredSections: ...
+
+    def __getitem__(self, number: int | slice) -> Section | StoredSections:
+        if isinstance(number, slice):
+            part = copy(self)
+            part._places = self._places[number]
+            return part
         path, i = self._places[number]
         return self._sections_in(path)[i]
 
     def __iter__(self) -> Iterator[Section]:
         return (self[number] for number in range(len(self)))
 
-    def _sections_in(self, path: Path) -> list[Section]:
+    def _sections_in(self, path: Path) -> Sequence[Section]:
         if self._last is None or self._last[0] != path:
             self._last = None
             self._last = path, _open(Store(path), self._library_key)
@@ -155,8 +166,8 @@ def open_stored(data: Any, *, library_key: str | None = None) -> StoredSections:
     return StoredSections(listed(data), library_key=library_key)
 
 
-def _open(store: Store, library_key: str | None) -> list[Section]:
-    sections = open_sections(store.adata, Where(library_key), kind=StoredSection)
+def _open(store: Store, library_key: str | None) -> Sequence[Section]:
+    sections = cast("list[StoredSection]", open_sections(store.adata, Where(library_key), kind=StoredSection))
     for section in sections:
         section.store = store
     return sections
@@ -181,7 +192,8 @@ def opened(path: Path) -> AbstractContextManager[Any]:
     if path.suffix == ".h5ad":
         import h5py
 
-        return h5py.File(path, "r")
+        file: AbstractContextManager[Any] = h5py.File(path, "r")
+        return file
     import zarr
 
     return nullcontext(zarr.open_group(path, mode="r"))

@@ -317,7 +317,7 @@ def _library(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
     if meta.get("um_per_px"):
         scalefactors["microns_per_pixel"] = float(meta["um_per_px"])
     words = ("technology", "tissue", "species", "units", "source", "licence")
-    metadata = {word: str(meta[word]) for word in words if word in meta}
+    metadata: dict[str, Any] = {word: str(meta[word]) for word in words if word in meta}
     if meta.get("technology") in SPOT_UM:
         metadata["spot_pitch_um"], metadata["spot_diameter_um"] = SPOT_UM[meta["technology"]]
     image = folder / meta["image"] if "image" in meta else None

@@ -111,13 +111,13 @@ def place_nuclei(rng: np.random.Generator, tissue: Tissue) -> Nuclei:
     """Draw nuclei of each type in their compartment, and a few lymphocytes in the stroma."""
     on_walls, along_walls = _between(tissue.vacuoles)
     found = []
-    for kind, spacing in enumerate(SPACING):
-        xy = on_walls if kind == ADIPOSE else scatter(rng, spacing)
+    for region, spacing in enumerate(SPACING):
+        xy = on_walls if region == ADIPOSE else scatter(rng, spacing)
         here = at(tissue.compartment, xy)
-        keep = here == kind
-        if kind == TUMOR:  # larger nuclei lie wider apart: haematoxylin per area stays the same
+        keep = here == region
+        if region == TUMOR:  # larger nuclei lie wider apart: haematoxylin per area stays the same
             keep &= rng.random(len(xy)) < 0.95 / _growth(at(tissue.grade, xy)) ** 2
-        if kind == IMMUNE:
+        if region == IMMUNE:
             keep |= (here == STROMA) & (rng.random(len(xy)) < 0.04)
         keep &= at(tissue.depth, xy) > 0.01
         found.append(xy[keep])

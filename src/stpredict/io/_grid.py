@@ -241,9 +241,9 @@ def _slide_of(
 
     check_mpp(mpp)
     slide = slide_of(sdata) if image_key is None else None
-    if slide is not None and (mpp or slide.mpp):
+    if slide is not None and (scale := mpp or slide.mpp):
         check_mpp(slide.mpp)
-        return None, open_image(slide.path), float(mpp or slide.mpp)
+        return None, open_image(slide.path), float(scale)
     if slide is None and sdata.tables and (mpp is None or table_key or library_id):
         section = section_from_spatialdata(sdata, table_key=table_key, region=library_id, image_key=image_key, mpp=mpp)
         if section.has_image:

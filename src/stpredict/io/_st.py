@@ -6,7 +6,7 @@ import gzip
 import re
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -249,5 +249,5 @@ def _are_spots(names: pd.Index | pd.Series) -> bool:
 
 
 def _grid(names: pd.Index | pd.Series) -> np.ndarray:
-    """(n, 2) grid positions (x, y) that spots are named after."""
-    return np.array([[float(part) for part in SPOT_ID.match(name).groups()] for name in names])
+    """(n, 2) grid positions (x, y) that spots are named after; all are (see `_are_spots`)."""
+    return np.array([[float(part) for part in cast("re.Match[str]", SPOT_ID.match(name)).groups()] for name in names])

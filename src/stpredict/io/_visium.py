@@ -86,7 +86,7 @@ def read_visium(
     >>> adata = st.read_visium("outs", image="slide.tif")  # doctest: +SKIP
     """
     check_mpp(mpp)
-    folder, bin_um = _find_run(Path(path), bin_um)
+    folder, size_um = _find_run(Path(path), bin_um)
     name = check_name(_default_name(Path(path)) if library_id is None else library_id)
     spatial = _find_spatial(folder)
     positions = read_positions(spatial)
@@ -97,11 +97,11 @@ def read_visium(
     adata = _in_tissue(_read_counts(_find_counts(folder, counts_file)), positions)
     if mpp is not None:
         scalefactors["microns_per_pixel"] = float(mpp)
-    bin_um = scalefactors.get("bin_size_um", bin_um)
+    size_um = scalefactors.get("bin_size_um", size_um)
     metadata = {
-        "technology": "10x Visium HD" if bin_um else "10x Visium",
-        "spot_pitch_um": float(bin_um or VISIUM_PITCH_UM),
-        "spot_diameter_um": float(bin_um or VISIUM_SPOT_UM),
+        "technology": "10x Visium HD" if size_um else "10x Visium",
+        "spot_pitch_um": float(size_um or VISIUM_PITCH_UM),
+        "spot_diameter_um": float(size_um or VISIUM_SPOT_UM),
     }
     adata.uns[keys.SPATIAL] = {name: library_entry(image, images=images, scalefactors=scalefactors, metadata=metadata)}
     return adata

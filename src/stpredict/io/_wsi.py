@@ -95,7 +95,7 @@ def _slide_mpp(path: Path, mpp: float | None) -> float:
     stated = open_image(path).mpp
     low, high = PLAUSIBLE_MPP
     if mpp is None:
-        if not states_scale(path):
+        if stated is None or not states_scale(path):
             says = "does not say how large its pixels are" if stated is None else f"says {stated:g} µm per pixel"
             msg = (
                 f"{path} {says}; a microscope gives {low}–{high}. Pass mpp=, the microns per pixel at full resolution: "

@@ -153,14 +153,16 @@ def _read_mask(column: pd.Series, what: str) -> np.ndarray:
             f"Write adata.obs[{name!r}] = adata.obs[{name!r}] == {right!r}, with the value that means measured."
         )
         raise TypeError(msg)
-    return column.astype(object).where(column.notna(), False).to_numpy(dtype=bool)
+    mask: np.ndarray = column.astype(object).where(column.notna(), False).to_numpy(dtype=bool)
+    return mask
 
 
 def _wanted(model: ExpressionModel, genes: Iterable[str] | None, sections: Sequence[Section]) -> list[str]:
     """Genes to predict, each measured in all sections or known to the model."""
     shared = set.intersection(*(set(section.genes) for section in sections))
+    nowhere: list[str] = []
     if genes is None:
-        wanted, nowhere = list(model.genes), []
+        wanted = list(model.genes)
     else:
         _, known, nowhere = given_genes(genes, dict.fromkeys([*model.genes, *shared]))
         wanted = list(dict.fromkeys(known.values()))

@@ -127,7 +127,8 @@ def _best_baseline(values: pd.DataFrame, metric: str) -> str:
         msg = f"None of the methods ({told}) is a baseline by its label; pass against=, the method to compare with."
         raise ValueError(msg)
     means = values.loc[baselines].mean(axis=1)
-    return means.idxmin() if metric in LOWER_IS_BETTER else means.idxmax()
+    best: str = means.idxmin() if metric in LOWER_IS_BETTER else means.idxmax()
+    return best
 
 
 def _paired(own: pd.Series, other: pd.Series, metric: str) -> dict[str, float | int | bool]:

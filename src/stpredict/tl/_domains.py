@@ -202,7 +202,7 @@ def _kmeans(points: np.ndarray, n_domains: int, use_rep: str, seed: int) -> np.n
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said below, as an error
-        codes = KMeans(n_domains, n_init=RESTARTS, random_state=seed).fit_predict(points)
+        codes: np.ndarray = KMeans(n_domains, n_init=RESTARTS, random_state=seed).fit_predict(points)
     if (found := len(np.unique(codes))) < n_domains:
         msg = f"obsm[{use_rep!r}] has {found} different spots, from which {n_domains} domains cannot be made."
         raise ValueError(msg)
@@ -219,7 +219,8 @@ def _leiden(points: np.ndarray, resolution: float, seed: int) -> np.ndarray:
     sc.tl.leiden(
         apart, resolution=resolution, random_state=seed, flavor="igraph", n_iterations=2, directed=False, key_added="x"
     )
-    return apart.obs["x"].cat.codes.to_numpy()
+    codes: np.ndarray = apart.obs["x"].cat.codes.to_numpy()
+    return codes
 
 
 def _refined(codes: np.ndarray, sections: list[Section]) -> np.ndarray:

@@ -98,9 +98,11 @@ def evaluate(
     for section, name in zip(sections, unique_names(sections), strict=True):
         values = _layer(section, predicted)
         std = _layer(section, keys.std(predicted)) if set(OF_INTERVALS) & set(chosen) else None
-        options = {"std": std, "panels": panels, "metrics": chosen, "min_counts": min_counts, "seed": seed}
-        tables.append(score(section, values, section.genes, **options))
-        tables[-1].insert(0, "section", name)
+        table = score(
+            section, values, section.genes, std=std, panels=panels, metrics=chosen, min_counts=min_counts, seed=seed
+        )
+        table.insert(0, "section", name)
+        tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 

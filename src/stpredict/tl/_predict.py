@@ -217,7 +217,9 @@ def _places(
     asked = list(model.genes) if wanted is None else list(wanted)
     in_model = match(asked, model.vocabulary)
     in_var = {gene: names[name] for gene, name in match_once(asked, names).items()}
-    inside = {in_var[gene]: in_model[gene] for gene in asked if gene in in_var and gene in in_model}
+    inside: dict[str, str | None] = {
+        in_var[gene]: in_model[gene] for gene in asked if gene in in_var and gene in in_model
+    }
     outside = {gene: in_model.get(gene) for gene in asked if gene not in in_var}
     if bad := [gene for gene in outside if "/" in gene]:
         msg = f"Left out, because names with '/' cannot be stored: {', '.join(bad[:5])}."

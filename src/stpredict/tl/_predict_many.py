@@ -212,13 +212,14 @@ def _facts(job: Job, client: Any) -> dict[str, Any]:
 
     from stpredict._core.version import __version__
 
+    model = job.loaded_model()
     asked = {**job.grid, "mpp": job.mpp, **job.predict, "markers": job.markers}
     encoders = ", ".join(
-        dict.fromkeys(str(one.get("encoder", key)) for key, one in job.model.config.get("features", {}).items())
+        dict.fromkeys(str(one.get("encoder", key)) for key, one in model.config.get("features", {}).items())
     )
     return {
-        "Model": f"{job.model.method}, {job.model_id}",
-        "Encoder": job.model.config.get("encoder") or encoders or "none",
+        "Model": f"{model.method}, {job.model_id}",
+        "Encoder": model.config.get("encoder") or encoders or "none",
         "Parameters": ", ".join(f"{key}={value!r}" for key, value in asked.items() if value is not None),
         "Done on": "this machine" if client is None else f"a Dask cluster, {client.scheduler.address}",
         "Results": job.out,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -119,7 +119,7 @@ def localize_tumor(
     adata, sections = opened.table, opened.sections
     check_key_added(adata, key_added, mark="markers", obs=[key_added, f"{key_added}_score"])
     weights = _weights(markers)
-    named, truth = (None, None) if label_key is None else _tumor_truth(adata, label_key, tumor_labels)
+    labelled = None if label_key is None else _tumor_truth(adata, label_key, tumor_labels)
     expression, columns = _expression(adata, sections, list(weights), layer)
     used = np.array([weights[name] for name in columns])
     _warn_of_missing(list(weights), columns)
@@ -136,7 +136,8 @@ def localize_tumor(
     }
     call, thresholds = _call(sections, score, threshold)
     record |= thresholds
-    if truth is not None:
+    if labelled is not None:
+        named, truth = labelled
         taken = {"tumor_labels": named.tumor, "other_labels": named.other}
         record |= {"label_key": label_key, **taken, **_agreement(sections, score, truth)}
     opened.target.obs[f"{key_added}_score"] = score
@@ -148,7 +149,8 @@ def localize_tumor(
 def _weights(markers: str | Iterable[str] | Mapping[str, float]) -> dict[str, float]:
     if not hasattr(markers, "items"):
         return dict.fromkeys(marker_genes(markers), 1.0)
-    weights = {name: float(markers[name]) for name in marker_genes(markers)}
+    given = cast("Mapping[str, float]", markers)  # (or a Series)
+    weights = {name: float(given[name]) for name in marker_genes(markers)}
     if not all(np.isfinite(w) and w for w in weights.values()):
         msg = "Marker weights must be finite and not 0; positive where tumour expresses the gene, negative where not."
         raise ValueError(msg)

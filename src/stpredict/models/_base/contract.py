@@ -75,6 +75,8 @@ class ExpressionModel(ABC):
         Whether `fit` takes sections that stay on disk.
     genes
         Genes that the model predicts.
+    arrays
+        What was learned: name → array.
     config
         Everything but arrays: genes, feature keys, encoder record, hyper-parameters, package version.
     """
@@ -84,6 +86,7 @@ class ExpressionModel(ABC):
     streams: ClassVar[bool] = False
 
     genes: list[str]
+    arrays: dict[str, np.ndarray]
     config: dict[str, Any]
 
     @property

@@ -41,7 +41,7 @@ def identity(model: ExpressionModel | Stored) -> str:
     digest = hashlib.sha256(json.dumps([model.method, model.genes, model.config], sort_keys=True).encode())
     for name, array in sorted(model.arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
 
@@ -116,18 +116,18 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         from safetensors.numpy import load_file
 
         return load_file(path)
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file as load_tensors
 
-    return {name: tensor.numpy() for name, tensor in load_file(path).items()}
+    return {name: tensor.numpy() for name, tensor in load_tensors(path).items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    expected = {"format": int, "method": str, "id": str, "config": dict, "genes": list}
+    expected: dict[str, type] = {"format": int, "method": str, "id": str, "config": dict, "genes": list}
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             msg = f"{path.stat().st_size} bytes are too many"
             raise ValueError(msg)
-        rest = json.loads(path.read_text(encoding="utf-8"))
+        rest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(rest, dict):
             msg = "it is no object"
             raise ValueError(msg)

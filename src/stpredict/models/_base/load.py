@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
     from stpredict.models._base.contract import ExpressionModel
     from stpredict.models._base.files import Stored
+    from stpredict.models._base.stored import StoredModel
 
 
-def rebuilt(stored: Stored, path: str | Path, methods: Mapping[str, type[ExpressionModel]]) -> ExpressionModel:
+def rebuilt(stored: Stored, path: str | Path, methods: Mapping[str, type[StoredModel]]) -> ExpressionModel:
     """The model that was read from `path`, as its class in `methods` makes it.
 
     Raises

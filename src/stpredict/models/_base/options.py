@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,10 @@ class NetworkOptions:
     NOT_NEGATIVE: ClassVar[tuple[str, ...]]
     SHARES: ClassVar[tuple[str, ...]]
     """Fields that are shares, at least 0 and less than 1."""
+
+    if TYPE_CHECKING:  # fields of every method's options, each with a default of its own
+        width: int
+        members: int
 
     def check(self) -> None:
         """Refuse values that make no sense.

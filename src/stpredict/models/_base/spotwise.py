@@ -126,7 +126,7 @@ class SpotwiseModel(FeatureModel):
             for rows, mean, (_, spread) in zip(queries.rows, means, predicted, strict=True)
         )
 
-    def apply_to(self, queries: Parts) -> Parts[tuple[np.ndarray, np.ndarray | None]]:
+    def apply_to(self, queries: Parts[np.ndarray]) -> Parts[tuple[np.ndarray, np.ndarray | None]]:
         """`apply` to a section's design, part by part; methods that compare all of its spots override it."""
         return queries.map(partial(self.apply, self.arrays))
 

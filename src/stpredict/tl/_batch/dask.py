@@ -74,5 +74,5 @@ def _on_workers(job: Job, slides: Sequence[Slide], client: Any) -> Iterator[Outc
 def _on_disk(job: Job) -> Iterator[Job]:
     """The job with its model in a folder, from which every worker reads it once, also one that starts later."""
     with scratch_folder(job.out / "model") as folder:
-        job.model.save(folder / NEW)
+        job.loaded_model().save(folder / NEW)
         yield replace(job, model=folder / NEW)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -97,10 +97,18 @@ class Job:
         record = results.record(slide.name)
         if record is None or not is_same(record, self.wanted(slide)):
             return None
-        numbers = {"spots": int(record["spots"]), "genes": int(record["genes"]), "mpp": float(record["mpp"])}
-        told = {"warnings": str(record["warnings"]), "shown": str(record["shown"])}
-        told |= {"seconds": float(record["seconds"]), "picture": bytes(record["picture"])}
-        return Outcome(slide, "kept", **numbers, **told, result=str(results.path(slide.name)))
+        return Outcome(
+            slide,
+            "kept",
+            spots=int(record["spots"]),
+            genes=int(record["genes"]),
+            seconds=float(record["seconds"]),
+            mpp=float(record["mpp"]),
+            warnings=str(record["warnings"]),
+            result=str(results.path(slide.name)),
+            shown=str(record["shown"]),
+            picture=bytes(record["picture"]),
+        )
 
     def run(self, slide: Slide) -> Outcome:
         """Make the result of one slide; whatever goes wrong is told in the outcome, not raised.
@@ -134,7 +142,7 @@ class Job:
         adata = self._spots(slide, known)
         known["spots"] = adata.n_obs
         self.recipe.apply(adata)
-        new = predict_expression(adata, self._model(), **self.predict, as_anndata=True)
+        new = cast("AnnData", predict_expression(adata, self.loaded_model(), **self.predict, as_anndata=True))
         known["genes"] = new.n_vars
         for key, value in slide.metadata.items():
             new.obs[key] = _column(value, new.n_obs)
@@ -177,7 +185,8 @@ class Job:
         made = {"path": str(slide.path), "stpredict": __version__, "date": now()}
         return {**self.wanted(slide), **known, **made, "picture": picture}
 
-    def _model(self) -> ExpressionModel:
+    def loaded_model(self) -> ExpressionModel:
+        """The model, read from its folder where it is given as one."""
         return _read_once(self.model) if isinstance(self.model, Path) else self.model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from stpredict._core import keys
 from stpredict._sections.niches import Niche
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from stpredict.models import ExpressionModel
 
-    Encoder = str | Path | nn.Module
+    Encoder: TypeAlias = str | Path | nn.Module
+    Nuclei: TypeAlias = Literal["watershed", "instanseg", "stardist", "cellpose"]
 
 TOO_COARSE = 1.05
 MORPHOLOGY = "morphology"
@@ -31,7 +32,8 @@ class Features:
     key: str
     encoder: Encoder
     mpp: float
-    windows: dict[str, float]
+    windows: dict[str, Any]
+    """``spot_um`` and ``niche_um``, as `stpredict.pp.tiles` takes them."""
     with_niche: bool
     niche: dict[str, Any] | None
 
@@ -51,7 +53,7 @@ class Recipe:
 
     features: list[Features] = field(default_factory=list)
     keys: tuple[str, ...] = ()
-    nuclei: str | None = None
+    nuclei: Nuclei | None = None
 
     @property
     def finest(self) -> float | None:
@@ -86,7 +88,9 @@ class Recipe:
             nuclei(adata, method=self.nuclei, show_progress=False)
 
 
-def recipe_of(model: ExpressionModel, encoder: Encoder | Sequence[Encoder] | None, *, only_stores: bool) -> Recipe:
+def recipe_of(
+    model: ExpressionModel, encoder: Encoder | list[Encoder] | tuple[Encoder, ...] | None, *, only_stores: bool
+) -> Recipe:
     """How `model`'s features and nuclei are made; networks are loaded, to see that they are those of training.
 
     With `only_stores`, features that nobody can make here are expected in the stores.
@@ -97,7 +101,7 @@ def recipe_of(model: ExpressionModel, encoder: Encoder | Sequence[Encoder] | Non
         If features cannot be made from an image, or `encoder` is none of those that the model needs.
     """
     records = model.config.get("features", {})
-    given = [encoder] if encoder is None or not isinstance(encoder, list | tuple) else list(encoder)
+    given: list[Encoder | None] = list(encoder) if isinstance(encoder, list | tuple) else [encoder]
     tools = {_hash(one): one for one in given if one is not None}
     made = []
     for key in dict.fromkeys(key.removesuffix("_niche") for key in records):
@@ -134,7 +138,8 @@ def _hash(encoder: Encoder) -> str:
     from stpredict.pp._encoders.modules import lent
 
     with lent(encoder):
-        return build_encoder(encoder, device="cpu", precision="float32", batch_size=None, mpp=None).hash
+        code: str = build_encoder(encoder, device="cpu", precision="float32", batch_size=None, mpp=None).hash
+        return code
 
 
 def _lacking(key: str, record: Mapping[str, Any], given: Sequence[Any]) -> str:
@@ -158,8 +163,9 @@ def _lacking(key: str, record: Mapping[str, Any], given: Sequence[Any]) -> str:
     return f"The model learned from features of the encoder {name!r}. Pass encoder=, as to stpredict.pp.encode in training."
 
 
-def _nuclei(config: Mapping[str, Any]) -> str | None:
+def _nuclei(config: Mapping[str, Any]) -> Nuclei | None:
     """How nuclei are found, where the model, or the one that it adapts, looks at them."""
     while isinstance(config.get("base"), Mapping):
         config = config["base"]["config"]
-    return config.get("nuclei")
+    method: Nuclei | None = config.get("nuclei")
+    return method

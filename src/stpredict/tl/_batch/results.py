@@ -180,7 +180,8 @@ def _read_record(path: Path) -> dict[str, Any]:
 
     group = zarr.open_group(path, mode="r")
     record = dict(read_elem(group[f"uns/{keys.SLIDE_JOB}"]))
-    if group["X"].shape != (record["spots"], record["genes"]):
+    values = group["X"]
+    if not isinstance(values, zarr.Array) or values.shape != (record["spots"], record["genes"]):
         msg = f"{path} is incomplete."
         raise ValueError(msg)
     return record

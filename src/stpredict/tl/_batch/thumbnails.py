@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ FADED = 0.75
 
 def picture_of(adata: AnnData, values: np.ndarray | None = None) -> bytes:
     """JPEG of the slide that `adata` has one of; with `values` of its spots, of their map beside it. Empty without slide."""
-    library = next(iter(adata.uns.get(keys.SPATIAL, {}).values()), {})
+    library: dict[str, Any] = next(iter(adata.uns.get(keys.SPATIAL, {}).values()), {})
     if "hires" not in library.get("images", {}):
         return b""
     slide = _shrunk(library["images"]["hires"])

@@ -39,7 +39,7 @@ class Table(NamedTuple):
 
     def take(self, rows: slice | np.ndarray, prediction: Prediction) -> None:
         """Write the prediction for some rows."""
-        column = {gene: i for i, gene in enumerate(prediction.genes)}
+        column: dict[str | None, int] = {gene: i for i, gene in enumerate(prediction.genes)}
         taken = np.array([column.get(self.genes.get(name), -1) for name in self.names], dtype=int)
         values = getattr(prediction, self.kind).take(taken, axis=1).astype(np.float32, copy=False)
         values[:, taken < 0] = np.nan
