@@ -160,3 +160,14 @@ def test_continuous_integration_runs_the_command_of_the_readme():
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     (command,) = [line.strip() for line in ci if "pytest" in line]
     assert command in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_snippets_beside_scanpy_run():
+    page = (ROOT / "docs" / "beside_scanpy.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for block in page.split("```python\n")[1:]:
+            exec(block.split("```")[0], names)
+    assert names["second"].uns["tumor"]["tumor_labels"] == ["tumor"]
+    assert names["predicted"].n_vars == 3
