@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 import stpredict as st
 from stpredict._sections.open import open_sections
 from stpredict.pp._nuclei_detection import watershed as classical
-from stpredict.pp._nuclei_detection.blocks import Slide, measure
+from stpredict.pp._nuclei_detection.blocks import WorkingSlide, measure
 
 MATCH_UM = 4.0
 SEEDS = range(3)
@@ -91,7 +91,7 @@ def main() -> None:
             print(f"| {seed} | {name} |", " | ".join(f"{v:.3f}" for v in values), "|", flush=True)
 
     name, adata = real_or_simulated()
-    slide = Slide(open_sections(adata)[0], 112.0)
+    slide = WorkingSlide(open_sections(adata)[0], 112.0)
     levels = classical.find_levels(slide.sample(), slide.mpp)
     left, top = (slide.section.centres.mean(axis=0) / slide.step).astype(int) - 1024
 

@@ -113,7 +113,7 @@ def open_sections(
 def table_of(data: Data, table_key: str | None = None) -> AnnData:
     """Return the AnnData inside `data`: itself, or the SpatialData's table."""
     if hasattr(data, "tables") and hasattr(data, "shapes"):
-        return spatialdata.table_of(data, table_key)
+        return spatialdata.table_in(data, table_key)
     if not (hasattr(data, "obsm") and hasattr(data, "uns")):
         msg = (
             f"Expected an AnnData or a SpatialData, got {type(data).__name__}. "

@@ -14,7 +14,7 @@ from stpredict._images import SlideImage, open_image
 from stpredict._sections.anndata import scale_hints
 from stpredict._sections.image_choice import Candidate, checked_colours, choose, in_colour, levels_of
 from stpredict._sections.section import Section
-from stpredict._sections.wsidata import slide_of
+from stpredict._sections.wsidata import whole_slide_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,13 +53,13 @@ def section_from_spatialdata(
 
     `mpp` is the scale of that image at its finest level.
     """
-    adata = table_of(sdata, table_key)
+    adata = table_in(sdata, table_key)
     region, rows, centres, image_key, scale = region_centres(sdata, adata, region=region, image_key=image_key)
     if not np.isfinite(centres).all():
         msg = f"Region {region!r} has spots whose centres are not finite; drop them first."
         raise ValueError(msg)
     hints = scale_hints(adata, region, mpp * scale if mpp is not None else None)
-    slide = slide_of(sdata) if image_key is None else None
+    slide = whole_slide_of(sdata) if image_key is None else None
     if slide is not None:
         hints = replace(hints, metadata=hints.metadata or slide.mpp)
     return kind(
@@ -74,7 +74,7 @@ def section_from_spatialdata(
     )
 
 
-def table_of(sdata: SpatialData, table_key: str | None) -> AnnData:
+def table_in(sdata: SpatialData, table_key: str | None) -> AnnData:
     """Return the table `table_key` of `sdata`, or its only one.
 
     Raises
@@ -143,7 +143,7 @@ def region_centres(
         raise KeyError(msg)
     shapes = sdata.shapes[region]
     rows, own = _matched(adata, shapes, region)
-    if image_key is None and slide_of(sdata):
+    if image_key is None and whole_slide_of(sdata):
         return Placement(region, rows, own, None, 1.0)
     systems = get_transformation(shapes, get_all=True)
     chosen, affine = _choose_image(sdata, region, systems, image_key or _tiled_image(sdata, adata, region), own)

@@ -24,25 +24,25 @@ NO_TISSUE = -1
 """``tissue_id`` of tiles that belong to no outline of tissue."""
 
 
-class Slide(NamedTuple):
+class WholeSlide(NamedTuple):
     """The image that a ``WSIData`` is about."""
 
     path: str
     mpp: float | None
 
 
-def slide_of(sdata: SpatialData) -> Slide | None:
+def whole_slide_of(sdata: SpatialData) -> WholeSlide | None:
     """The slide of a ``WSIData``; None for any other SpatialData."""
     reader = getattr(sdata, "reader", None)
     if reader is None or not hasattr(reader, "file"):
         return None
     mpp = reader.properties.mpp
-    return Slide(str(reader.file), float(mpp) if mpp else None)
+    return WholeSlide(str(reader.file), float(mpp) if mpp else None)
 
 
 def of_same_slide(sdata: SpatialData, original: SpatialData) -> SpatialData:
     """Make of a SpatialData a ``WSIData`` about the slide of `original`; where that is none, `sdata` itself."""
-    if slide_of(original) is None:
+    if whole_slide_of(original) is None:
         return sdata
     sdata.attrs = deepcopy(dict(sdata.attrs))
     wsi = type(original).from_spatialdata(sdata, reader=original.reader)

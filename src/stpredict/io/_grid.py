@@ -17,7 +17,7 @@ from stpredict._images.mask import find_tissue, tissue_fraction
 from stpredict._sections.anndata import section_from_anndata
 from stpredict._sections.scale import PITCH_PER_DIAMETER
 from stpredict._sections.spatialdata import section_from_spatialdata
-from stpredict._sections.wsidata import TILE_SPEC, slide_of, tile_spec, tiles_at
+from stpredict._sections.wsidata import TILE_SPEC, tile_spec, tiles_at, whole_slide_of
 from stpredict.io._library import check_mpp
 
 if TYPE_CHECKING:
@@ -237,17 +237,17 @@ def _slide_of(
     sdata: SpatialData, *, image_key: str | None, table_key: str | None, library_id: str | None, mpp: float | None
 ) -> tuple[str | None, SlideImage, float]:
     """Image of a SpatialData (None for the slide of a WSIData), and its scale as passed or known to file or table."""
-    from stpredict._sections.spatialdata import only_image, region_centres, slide_image, table_of
+    from stpredict._sections.spatialdata import only_image, region_centres, slide_image, table_in
 
     check_mpp(mpp)
-    slide = slide_of(sdata) if image_key is None else None
+    slide = whole_slide_of(sdata) if image_key is None else None
     if slide is not None and (scale := mpp or slide.mpp):
         check_mpp(slide.mpp)
         return None, open_image(slide.path), float(scale)
     if slide is None and sdata.tables and (mpp is None or table_key or library_id):
         section = section_from_spatialdata(sdata, table_key=table_key, region=library_id, image_key=image_key, mpp=mpp)
         if section.has_image:
-            place = region_centres(sdata, table_of(sdata, table_key), region=section.name, image_key=image_key)
+            place = region_centres(sdata, table_in(sdata, table_key), region=section.name, image_key=image_key)
             return place.image_key, section.slide, section.mpp
     image_key = only_image(sdata, image_key) if slide is None else slide.path
     if mpp is None:

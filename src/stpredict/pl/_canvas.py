@@ -132,7 +132,7 @@ def view_of(section: Section) -> tuple[float, float, float, float]:
     return left, right, bottom, top
 
 
-def slide_of(section: Section) -> np.ndarray | None:
+def overview_of(section: Section) -> np.ndarray | None:
     """The slide, small enough to draw; None where the section has no image."""
     if not section.has_image:
         return None

@@ -95,7 +95,7 @@ def compare(
     section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
     before = expression_of(section, genes, measured)
     after = expression_of(section, genes, predicted)
-    slide = _canvas.slide_of(section) if alpha_img > 0 else None
+    slide = _canvas.overview_of(section) if alpha_img > 0 else None
     panels = _canvas.Panels.make(3 * before.shape[1], columns=3, size=_canvas.map_size(section), ax=ax)
     for row, gene in zip(np.reshape(np.array(panels.axes, dtype=object), (-1, 3)), before, strict=True):
         for panel in row:

@@ -104,7 +104,7 @@ def domains(
     drawn = values.iloc[section.rows]
     title = f"{drawn.nunique()} domains"
 
-    slide = _canvas.slide_of(section) if alpha_img > 0 else None
+    slide = _canvas.overview_of(section) if alpha_img > 0 else None
     n = 1 if label_key is None else 2
     panels = _canvas.Panels.make(n, columns=n, size=_canvas.map_size(section, width=4.6), ax=ax)
     for panel in panels.axes:

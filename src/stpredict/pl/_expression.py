@@ -90,7 +90,7 @@ def expression(
     """
     section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
     values = expression_of(section, genes, layer)
-    slide = _canvas.slide_of(section) if alpha_img > 0 else None
+    slide = _canvas.overview_of(section) if alpha_img > 0 else None
     panels = _canvas.Panels.make(values.shape[1], columns=ncols, size=_canvas.map_size(section), ax=ax)
     for panel, gene in zip(panels.axes, values, strict=True):
         column = values[gene].to_numpy()

@@ -96,7 +96,7 @@ def niches(
     members = niche_matrix(section)
     boxes = boxes_of(section)
     values = None if gene is None else expression_of(section, gene, layer).to_numpy()[:, 0]
-    slide = None if gene is None else _canvas.slide_of(section)
+    slide = None if gene is None else _canvas.overview_of(section)
 
     panels = _canvas.Panels.make(1 if gene is None else 3, columns=3, size=_canvas.map_size(section), ax=ax)
     _draw_niche(panels.axes[0], section, row, members[[row]].indices, boxes[row])

@@ -104,7 +104,7 @@ def tumor(
     rows = obs.iloc[section.rows]
     score, call = rows[f"{key}_score"].to_numpy(float), rows[key].to_numpy(bool)
 
-    slide = _canvas.slide_of(section)
+    slide = _canvas.overview_of(section)
     n = 2 if label_key is None else 3
     panels = _canvas.Panels.make(n, columns=n, size=_canvas.map_size(section, width=4.2), ax=ax)
     for i, panel in enumerate(panels.axes):

@@ -14,7 +14,7 @@ from stpredict._core.warning import warn
 from stpredict._sections.open import Opened, Where
 from stpredict._sections.scale import SPOT_UM
 from stpredict.pp._nuclei_detection.backends import segmenter
-from stpredict.pp._nuclei_detection.blocks import COLUMNS, MPP, Slide, find_nuclei
+from stpredict.pp._nuclei_detection.blocks import COLUMNS, MPP, WorkingSlide, find_nuclei
 from stpredict.pp._nuclei_detection.maps import CHANNELS, check_nuclei, nuclei_maps, pairs
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def nuclei(
     return opened.result
 
 
-def _slide(section: Section, mpp: float | None) -> Slide:
+def _slide(section: Section, mpp: float | None) -> WorkingSlide:
     """Check that nuclei can be seen on a section.
 
     Raises
@@ -161,7 +161,7 @@ def _slide(section: Section, mpp: float | None) -> Slide:
         )
         raise ValueError(msg)
     tiles = section.adata.uns.get(keys.TILES, {}).get(section.name, {})
-    slide = Slide(section, float(tiles.get("spot_um", SPOT_UM)), mpp or MPP)
+    slide = WorkingSlide(section, float(tiles.get("spot_um", SPOT_UM)), mpp or MPP)
     if slide.mpp > COARSE:
         msg = (
             f"Section {section.name!r}: nuclei are looked for at {slide.mpp:.3g} µm per pixel, where those that touch run "
@@ -172,7 +172,7 @@ def _slide(section: Section, mpp: float | None) -> Slide:
 
 
 def _find(
-    slides: list[Slide], label: Any, name: str, outlines: bool, show_progress: bool | None
+    slides: list[WorkingSlide], label: Any, name: str, outlines: bool, show_progress: bool | None
 ) -> list[tuple[np.ndarray, list[np.ndarray]]]:
     from tqdm.auto import tqdm
 
@@ -182,7 +182,7 @@ def _find(
         return [find_nuclei(slide, label, name, outlines=outlines, progress=bar.update) for slide in slides]
 
 
-def _write(adata: AnnData, slides: list[Slide], tables: list[np.ndarray], name: str, key: str) -> None:
+def _write(adata: AnnData, slides: list[WorkingSlide], tables: list[np.ndarray], name: str, key: str) -> None:
     columns = {f"{key}_count": np.zeros(adata.n_obs, np.int64), f"{key}_density": np.zeros(adata.n_obs, np.float32)}
     means = ("area", "eccentricity", "hematoxylin")
     columns |= {f"{key}_{mean}": np.full(adata.n_obs, np.nan, np.float32) for mean in means}
@@ -215,7 +215,7 @@ def _spot_diameter_um(section: Section) -> float:
     return float(stated) if stated else section.spot_diameter * section.mpp
 
 
-def _describe(slide: Slide, table: np.ndarray, diameter: float, means: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _describe(slide: WorkingSlide, table: np.ndarray, diameter: float, means: tuple[str, ...]) -> dict[str, np.ndarray]:
     """What ``obs`` tells of the nuclei of each spot of a section."""
     mpp, n = slide.section.mpp, len(slide.section)
     centres, points = slide.section.centres * mpp, table[:, :2] * np.float64(mpp)

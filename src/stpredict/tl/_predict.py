@@ -15,7 +15,7 @@ from stpredict._sections.open import Opened, Where, check_sizes
 from stpredict.models._base.contract import UNITS
 from stpredict.tl._given import given_genes, given_model
 from stpredict.tl._prediction.record import run_record
-from stpredict.tl._prediction.tables import Table, fill, fill_store
+from stpredict.tl._prediction.tables import PredictedTable, fill, fill_store
 from stpredict.tl._prediction.zarr_store import checked_path
 
 if TYPE_CHECKING:
@@ -166,14 +166,14 @@ def predict_expression(
         if path is not None:
             fill_store(path, new, sections, model, inside | outside, kinds)
             return None
-        tables = {name: Table.empty(kind, adata.n_obs, inside | outside) for name, kind in kinds.items()}
+        tables = {name: PredictedTable.empty(kind, adata.n_obs, inside | outside) for name, kind in kinds.items()}
         fill(tables.values(), sections, model, inside | outside, record)
         new.X = tables[key_added].values
         for name, table in tables.items():
             new.layers[name] = table.values
         return new
-    layers = {name: Table.empty(kind, adata.n_obs, inside, adata.var_names) for name, kind in kinds.items()}
-    extra = {keys.extra_genes(name): Table.empty(kind, adata.n_obs, outside) for name, kind in kinds.items()}
+    layers = {name: PredictedTable.empty(kind, adata.n_obs, inside, adata.var_names) for name, kind in kinds.items()}
+    extra = {keys.extra_genes(name): PredictedTable.empty(kind, adata.n_obs, outside) for name, kind in kinds.items()}
     fill([*layers.values(), *extra.values()], sections, model, inside | outside, record)
     adata = opened.target
     _forget(adata, key_added)

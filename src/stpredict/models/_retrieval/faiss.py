@@ -25,7 +25,7 @@ ROWS = 50_000
 _indices: dict[int, Any] = {}
 
 
-def nearest(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def search(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Most of the k vectors of `bank` that are most similar to each query, as `stpredict.models._retrieval.search.nearest` has them.
 
     Of queries whose cells hold fewer than k vectors, rows are -1. The cells of a bank are made when it is first searched,

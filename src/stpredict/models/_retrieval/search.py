@@ -53,7 +53,7 @@ def nearest(
         raise ValueError(msg)
     if settings.search == "exact" or len(bank) < faiss.LEAST:
         return _exact(queries, bank, k, device)
-    rows, similarity = faiss.nearest(queries, bank, k)
+    rows, similarity = faiss.search(queries, bank, k)
     few = rows[:, -1] < 0
     if few.any():
         rows[few], similarity[few] = _exact(queries[few], bank, k, device)

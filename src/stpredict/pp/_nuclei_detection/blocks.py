@@ -32,7 +32,7 @@ SAMPLE = 24
 
 
 @dataclass
-class Slide:
+class WorkingSlide:
     """A section at the resolution at which its nuclei are looked for."""
 
     section: Section
@@ -93,7 +93,7 @@ class Slide:
 
 
 def find_nuclei(
-    slide: Slide, label: Segmenter | None, name: str, *, outlines: bool, progress: Callable[[], object]
+    slide: WorkingSlide, label: Segmenter | None, name: str, *, outlines: bool, progress: Callable[[], object]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Table of nuclei, float32 (n, `COLUMNS`), x and y in pixels of the image; and their outlines, if wanted."""
     levels = classical.find_levels(slide.sample(), slide.mpp) if label is None else None

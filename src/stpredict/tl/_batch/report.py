@@ -42,7 +42,7 @@ class Run:
     facts: Mapping[str, Any]
 
 
-def table_of(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+def report_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """One line per slide."""
     rows = [
         {
@@ -70,7 +70,7 @@ def write_report(folder: Path, outcomes: Sequence[Outcome], run: Run) -> pd.Data
     UserWarning
         If they cannot be written, as on a full disk.
     """
-    table = table_of(outcomes)
+    table = report_table(outcomes)
     try:
         write_text(
             folder / "report.csv",
@@ -99,7 +99,7 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def _page(outcomes: Sequence[Outcome], run: Run) -> str:
-    table = table_of(outcomes)
+    table = report_table(outcomes)
     facts = {"Started": run.started, "Took": _duration(run.seconds), **run.facts}
     lines = "".join(f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
     bad = [one for one in outcomes if one.status == "failed"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stpredict.tl._prediction.zarr_store import RowsOnDisk
 
 
-class Table(NamedTuple):
+class PredictedTable(NamedTuple):
     """Where the values of one kind go: float32 (spots, genes), NaN for genes that the model does not know."""
 
     kind: str
@@ -32,7 +32,9 @@ class Table(NamedTuple):
     values: np.ndarray | RowsOnDisk
 
     @classmethod
-    def empty(cls, kind: str, n_spots: int, genes: dict[str, str | None], names: pd.Index | None = None) -> Table:
+    def empty(
+        cls, kind: str, n_spots: int, genes: dict[str, str | None], names: pd.Index | None = None
+    ) -> PredictedTable:
         """Table in memory, of the `genes` or with other columns beside them."""
         names = pd.Index(list(genes), dtype=str) if names is None else names
         return cls(kind, genes, names, np.full((n_spots, len(names)), np.nan, dtype=np.float32))
@@ -47,7 +49,7 @@ class Table(NamedTuple):
 
 
 def fill(
-    tables: Iterable[Table],
+    tables: Iterable[PredictedTable],
     sections: Sequence[Section],
     model: ExpressionModel,
     genes: dict[str, str | None],
@@ -77,7 +79,10 @@ def fill_store(
     key_added, *layers = kinds
     size = rows_of(max(len(model.genes), new.n_vars))
     with predicted_store(path, new, ["X", *layers], size) as matrices:
-        tables = [Table(kind, genes, new.var_names, into) for kind, into in zip(kinds.values(), matrices, strict=True)]
+        tables = [
+            PredictedTable(kind, genes, new.var_names, into)
+            for kind, into in zip(kinds.values(), matrices, strict=True)
+        ]
         fill(tables, sections, model, genes, new.uns[key_added], size)
 
 
