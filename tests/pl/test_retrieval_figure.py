@@ -23,7 +23,7 @@ def retrieved():
         st.pp.tiles(adata)
         st.pp.encode(adata, show_progress=False)
     model = st.tl.train(reference, method="knn", genes=["ERBB2"])
-    st.tl.retrieve(new, model, k=6)
+    st.tl.retrieve(new, model, n_neighbors=6)
     return reference, new, model
 
 
@@ -54,7 +54,7 @@ def test_every_tile_is_that_of_the_spot_which_was_retrieved(retrieved):
 
 def test_a_section_in_its_own_bank_shows_itself_first(retrieved):
     reference, _, model = retrieved
-    own = st.tl.retrieve(reference[0], model, k=1, copy=True)
+    own = st.tl.retrieve(reference[0], model, n_neighbors=1, copy=True)
     axes = st.pl.retrieval(own, reference, spots=5, n_neighbors=1, window="spot", show=False)
     assert axes[0].get_title() == axes[1].get_title()
     assert axes[1].get_xlabel() == "similarity 1.00"
@@ -128,7 +128,7 @@ def test_a_wrong_reference_is_refused(retrieved):
 def test_spatialdata_shows_the_same_tiles(retrieved):
     reference, new, model = retrieved
     sdata, theirs = st.io.to_spatialdata(new), [st.io.to_spatialdata(adata) for adata in reference]
-    st.tl.retrieve(sdata, model, k=6)
+    st.tl.retrieve(sdata, model, n_neighbors=6)
     options = {"spots": [3, 40], "n_neighbors": 2, "show": False}
     for ours, other in zip(
         st.pl.retrieval(new, reference, **options), st.pl.retrieval(sdata, theirs, **options), strict=True

@@ -27,7 +27,7 @@ def new(paired):
 
 def test_a_training_spot_finds_itself_by_section_and_name(train, model):
     adata = train[1]
-    st.tl.retrieve(adata, model, k=3)
+    st.tl.retrieve(adata, model, n_neighbors=3)
     rows, found = adata.obsm["retrieved"], adata.uns["retrieved"]
     assert (found["bank_spot"][rows[:, 0]] == adata.obs_names).all()
     assert (found["sections"][found["bank_section"][rows[:, 0]]] == "section1").all()
@@ -53,7 +53,7 @@ def test_what_is_written(model, new):
 def test_the_prediction_can_be_rebuilt_from_what_was_retrieved(model, new):
     k = int(model.config["k"])
     st.tl.predict_expression(new, model)
-    st.tl.retrieve(new, model, k=k)
+    st.tl.retrieve(new, model, n_neighbors=k)
     rebuilt = model.arrays["expression"][new.obsm["retrieved"]].mean(axis=1)
     np.testing.assert_allclose(rebuilt, new[:, model.genes].layers["predicted"], atol=1e-5)
     assert new.uns["retrieved"]["model_id"] == new.uns["predicted"]["model_id"]
@@ -76,9 +76,9 @@ def test_several_sections_are_searched_each_on_their_own(model, paired):
         both.uns[key] = dict(parts[0].uns[key])
     order = np.random.default_rng(0).permutation(both.n_obs)
     both = both[order].copy()
-    st.tl.retrieve(both, model, k=4)
+    st.tl.retrieve(both, model, n_neighbors=4)
     for part in parts:
-        st.tl.retrieve(part, model, k=4)
+        st.tl.retrieve(part, model, n_neighbors=4)
         same = both[part.obs_names]
         np.testing.assert_allclose(same.obsm["retrieved_similarity"], part.obsm["retrieved_similarity"], atol=1e-5)
         np.testing.assert_array_equal(same.obsm["retrieved"], part.obsm["retrieved"])
@@ -96,8 +96,8 @@ def test_copy_and_no_counts(model, new, assert_same):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (None, {"k": 244}, "between 1 and the 243 spots of the reference bank, got 244"),
-        (None, {"k": 0}, "got 0"),
+        (None, {"n_neighbors": 244}, "between 1 and the 243 spots of the reference bank, got 244"),
+        (None, {"n_neighbors": 0}, "got 0"),
         (None, {"key_added": "a/b"}, "without '/'"),
         (lambda a: a.uns["X_fake"].update(encoder="other"), {}, "encoder=other, where the model was trained on fake"),
         (lambda a: a.obsm.pop("X_fake"), {}, "Run stpredict.pp.tiles"),
@@ -119,8 +119,8 @@ def test_a_model_without_a_bank_names_those_with_one(train, new):
 
 def test_spatialdata_in_place(train, model, new):
     sdata = st.io.to_spatialdata(new)
-    st.tl.retrieve(new, model, k=3)
-    st.tl.retrieve(sdata, model, k=3)
+    st.tl.retrieve(new, model, n_neighbors=3)
+    st.tl.retrieve(sdata, model, n_neighbors=3)
     table = next(iter(sdata.tables.values()))
     np.testing.assert_array_equal(table.obsm["retrieved"], new.obsm["retrieved"])
     assert table.uns["retrieved"]["model_id"] == new.uns["retrieved"]["model_id"]
@@ -153,7 +153,7 @@ def test_retrieved_spots_are_not_taken_for_image_features(paired):
     first, second = paired(2)
     genes = list(first.var_names)
     model = st.tl.train(first, method="knn", genes=genes)
-    st.tl.retrieve(second, model, k=3)
+    st.tl.retrieve(second, model, n_neighbors=3)
     assert list(st.tl.train([first, second], method="ridge", genes=genes).config["features"]) == [
         "X_fake",
         "X_fake_niche",

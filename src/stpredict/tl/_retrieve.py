@@ -9,6 +9,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import check_key_added
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.warning import warn
 from stpredict._sections.open import Opened, Where, check_sizes
 from stpredict.tl._given import given_model
 from stpredict.tl._prediction.record import run_record
@@ -25,11 +26,12 @@ def retrieve(
     data: Data,
     model: ExpressionModel | str | Path,
     *,
-    k: int = 10,
+    n_neighbors: int = 10,
     key_added: str = keys.RETRIEVED,
     copy: bool = False,
     library_key: str | None = None,
     table_key: str | None = None,
+    k: int | None = None,
 ) -> Data | None:
     """Find the training spots that are nearest to each spot in the space where the model compares them.
 
@@ -43,19 +45,21 @@ def retrieve(
         Counts are neither needed nor read.
     model
         A model with a reference bank, ``"knn"`` for example.
-    k
+    n_neighbors
         Reference spots to find for each spot.
     %(key_added)s
     %(copy)s
     %(library_key)s
     %(table_key)s
+    k
+        Old name of `n_neighbors`, which ends with the next release.
 
     Returns
     -------
     None, or the copy. Written:
 
-    - ``obsm["retrieved"]``: int64 (spots, k), rows of the reference bank, most similar first
-    - ``obsm["retrieved_similarity"]``: float32 (spots, k), their cosine similarities, at most 1
+    - ``obsm["retrieved"]``: int64 (spots, n_neighbors), rows of the reference bank, most similar first
+    - ``obsm["retrieved_similarity"]``: float32 (spots, n_neighbors), their cosine similarities, at most 1
     - ``uns["retrieved"]``: ``sections``, the names of the training sections; ``bank_section`` and ``bank_spot``, for
       every row of the bank the number of its section in ``sections`` and the name of its spot; ``model_id``,
       ``method``, ``encoder``, ``mpp``, ``versions``, ``parameters``, ``date``
@@ -65,7 +69,7 @@ def retrieve(
     TypeError
         If the model has no reference bank.
     ValueError
-        If `k` is larger than the bank, features are missing or were not made as in training, or a section has fewer
+        If `n_neighbors` is larger than the bank, features are missing or were not made as in training, or a section has fewer
         than two spots. `data` is then unchanged.
 
     Examples
@@ -76,13 +80,16 @@ def retrieve(
     ...     st.pp.tiles(adata)
     ...     st.pp.encode(adata, show_progress=False)
     >>> model = st.tl.train(train, method="knn", genes=["ERBB2", "COL1A1"])
-    >>> st.tl.retrieve(new, model, k=5)
+    >>> st.tl.retrieve(new, model, n_neighbors=5)
     >>> found = new.uns["retrieved"]
     >>> new.obsm["retrieved"].shape == (new.n_obs, 5), found["bank_spot"].shape == (train.n_obs,)
     (True, True)
     """
     from stpredict.models._retrieval.bank import Banked
 
+    if k is not None:
+        warn("k= is called n_neighbors= now; the old name ends with the next release.", FutureWarning)
+        n_neighbors = k
     model = given_model(model)
     if not isinstance(model, Banked):
         raise TypeError(_no_bank(model))
@@ -90,9 +97,9 @@ def retrieve(
     adata, sections = opened.table, opened.sections
     check_sizes(sections)
     check_key_added(adata, key_added, mark="bank_spot", obsm=[key_added, keys.similarity(key_added)])
-    found = [model.neighbours(section, k) for section in sections]
-    rows = np.empty((adata.n_obs, k), dtype=np.int64)
-    similarity = np.empty((adata.n_obs, k), dtype=np.float32)
+    found = [model.neighbours(section, n_neighbors) for section in sections]
+    rows = np.empty((adata.n_obs, n_neighbors), dtype=np.int64)
+    similarity = np.empty((adata.n_obs, n_neighbors), dtype=np.float32)
     for section, (their_rows, their_similarity) in zip(sections, found, strict=True):
         rows[section.rows], similarity[section.rows] = their_rows, their_similarity
     bank = model.config["bank"]
@@ -101,7 +108,7 @@ def retrieve(
         "bank_section": np.array(bank["section"], dtype=np.int64),
         "bank_spot": np.array(bank["spots"], dtype=object),
     }
-    record = run_record(model, adata, {"k": k})
+    record = run_record(model, adata, {"k": n_neighbors})
     adata = opened.target
     adata.obsm[key_added] = rows
     adata.obsm[keys.similarity(key_added)] = similarity
