@@ -247,3 +247,15 @@ def test_a_failed_training_leaves_nothing_behind(folder, cache, monkeypatch):
     assert held
     assert not open_files(cache)
     assert not list(cache.iterdir())
+
+
+def test_part_of_stored_sections_stays_on_disk(folder, monkeypatch):
+    whole = stored.StoredSections([folder])
+    opened = Counter()
+    read = stored.Store._read
+    monkeypatch.setattr(stored.Store, "_read", lambda self, names: opened.update([self.path.name]) or read(self, names))
+    part = whole[1:3]
+    assert len(part) == 2
+    assert not opened
+    assert [section.name for section in part] == [whole[1].name, whole[2].name]
+    assert set(opened) == {"1.h5ad", "2.h5ad"}
