@@ -16,7 +16,7 @@ from spatialdata.transformations import Affine, Identity, Scale, Sequence, Trans
 
 import stpredict as st
 from stpredict._sections.open import Where, open_sections
-from stpredict._sections.spatialdata import region_centres, region_image, regions_of, section_from_spatialdata, table_of
+from stpredict._sections.spatialdata import region_centres, region_image, regions_of, section_from_spatialdata, table_in
 
 HEIGHT, WIDTH = 160, 240
 XY = np.array([[20.0, 30.0], [200.0, 40.0], [60.0, 150.0], [120.0, 80.0]])
@@ -239,9 +239,9 @@ def test_tables_are_named_when_it_is_not_clear_which(two_regions):
         open_sections(two_regions)
     assert len(open_sections(two_regions, Where(table_key="other"))) == 1
     with pytest.raises(KeyError, match="no table 'x'"):
-        table_of(two_regions, "x")
+        table_in(two_regions, "x")
     with pytest.raises(ValueError, match="no table"):
-        table_of(sd.SpatialData(), None)
+        table_in(sd.SpatialData(), None)
 
 
 def test_tables_that_do_not_fit_the_shapes(two_regions):
