@@ -33,7 +33,8 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
 import stpredict as st
-from stpredict._evaluation.agreement import agreement, labelled
+from stpredict._evaluation.agreement import agreement
+from stpredict._evaluation.labels import read_labels
 from stpredict._sections.anndata import section_from_anndata
 
 ENCODERS = ("morphology", "efficientnet_lite0")
@@ -234,7 +235,7 @@ def clustered(test, label_keys, arguments, about) -> list[dict]:
     rows = []
     for label_key in label_keys:
         labels = test.obs[label_key]
-        named = labelled(labels)
+        named = pd.notna(read_labels(labels))
         sizes = labels[named].value_counts()
         n = int((sizes >= MIN_SPOTS).sum())
         for name in arguments.clustering:

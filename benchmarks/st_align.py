@@ -21,7 +21,7 @@ import pandas as pd
 from common import encoded
 
 import stpredict as st
-from stpredict._evaluation.agreement import labelled
+from stpredict._evaluation.labels import read_labels
 
 ENCODERS = ("morphology", "efficientnet_lite0")
 CHANGES = {
@@ -64,7 +64,7 @@ def one(train, new, a1, change, seed) -> dict[str, float]:
     found = st.tl.recall(new, model, k=[10]).groupby("query")["recall"].mean()
     scores = {"HEG": pcc["HEG"], "HVG": pcc["HVG"], "recall@10": found["image"]}
     labels = a1.obs["label"]
-    sizes = labels[labelled(labels)].value_counts()
+    sizes = labels[pd.notna(read_labels(labels))].value_counts()
     for use in ("fused", "image"):
         st.tl.embed(a1, model, use=use)
         n = int((sizes >= 5).sum())
