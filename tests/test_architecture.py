@@ -45,9 +45,7 @@ LATE = {
     "stpredict._benchmark.study",
     "stpredict._core.checks",
     "stpredict._genes.text_vectors",
-    "stpredict._sections.references",
     "stpredict.datasets._simulate",
-    "stpredict.io._grid",
     "stpredict.models._aligned.model",
     "stpredict.models._base.files",
     "stpredict.models.align_st._model",
@@ -55,17 +53,12 @@ LATE = {
     "stpredict.models.align_st._slides",
     "stpredict.models.cmrcnet._model",
     "stpredict.models.st_align._model",
-    "stpredict.pl._attention",
-    "stpredict.pl._gene_graph",
     "stpredict.pl._gene_neighbors",
     "stpredict.pp._gene_embeddings",
     "stpredict.pp._nuclei",
     "stpredict.tl._batch.job",
     "stpredict.tl._batch.recipe",
-    "stpredict.tl._predict",
     "stpredict.tl._predict_many",
-    "stpredict.tl._recall",
-    "stpredict.tl._retrieve",
 }
 """Modules that still import light modules inside functions: take one out when its imports are moved, add none."""
 

@@ -56,7 +56,7 @@ def graph_of(edges):
 
 def test_genes_their_neighbours_and_lines_as_wide_as_attention(prepared, model):
     genes = ["ERBB2", "KRT8"]
-    ax = st.pl.gene_graph(model, genes, prepared, n=5, show=False)
+    ax = st.pl.gene_graph(prepared, model, genes, n_neighbors=5, show=False)
     table = model.gene_graph(section_from_anndata(prepared), genes).groupby("gene").head(5)
     assert {text.get_text() for text in ax.texts} == {*genes, *table["neighbour"]}
     bold = {text.get_text() for text in ax.texts if text.get_weight() == "bold"}
@@ -78,7 +78,7 @@ def test_labels_of_four_genes_of_eight_neighbours_do_not_overlap(prepared, model
             others = names[:shared] + names[8 * i + shared : 8 * i + 8]
             edges += [(gene, other, weight) for other, weight in zip(others, rng.dirichlet(np.ones(8)), strict=True)]
         monkeypatch.setattr(type(model), "gene_graph", graph_of(edges))
-        ax = st.pl.gene_graph(model, "x", prepared, show=False)
+        ax = st.pl.gene_graph(prepared, model, "x", show=False)
         boxes = boxes_of(ax)
         assert len(boxes) == 4 + 32 - 3 * shared
         assert overlapping(boxes) == []
@@ -89,7 +89,7 @@ def test_labels_of_four_genes_of_eight_neighbours_do_not_overlap(prepared, model
 def test_genes_that_listen_to_each_other_have_two_lines(prepared, model, monkeypatch):
     edges = [("A", "B", 0.7), ("A", "C", 0.3), ("B", "A", 0.6), ("B", "C", 0.4)]
     monkeypatch.setattr(type(model), "gene_graph", graph_of(edges))
-    ax = st.pl.gene_graph(model, ["A", "B"], prepared, show=False)
+    ax = st.pl.gene_graph(prepared, model, ["A", "B"], show=False)
     assert len(lines_of(ax)) == 4
     assert len(ax.texts) == 3
     ends = [line.get_path().vertices for line in lines_of(ax)]
@@ -98,19 +98,19 @@ def test_genes_that_listen_to_each_other_have_two_lines(prepared, model, monkeyp
 
 def test_one_gene_of_one_neighbour_ax_save_and_figure(prepared, model, tmp_path):
     _, ax = plt.subplots()
-    assert st.pl.gene_graph(model, "ERBB2", prepared, n=1, ax=ax) is ax
+    assert st.pl.gene_graph(prepared, model, "ERBB2", n_neighbors=1, ax=ax) is ax
     assert len(lines_of(ax)) == 1
     assert overlapping(boxes_of(ax)) == []
-    st.pl.gene_graph(model, "ERBB2", prepared, save=tmp_path / "graph.png")
+    st.pl.gene_graph(prepared, model, "ERBB2", save=tmp_path / "graph.png")
     assert (tmp_path / "graph.png").stat().st_size > 1000
-    assert len(st.pl.gene_graph(model, "ERBB2", prepared, return_fig=True).axes) == 1
+    assert len(st.pl.gene_graph(prepared, model, "ERBB2", return_fig=True).axes) == 1
 
 
 def test_wrong_input_is_refused(prepared, model):
     with pytest.raises(KeyError, match="does not know NOSUCHGENE"):
-        st.pl.gene_graph(model, ["ERBB2", "NOSUCHGENE"], prepared)
-    with pytest.raises(ValueError, match="n must be at least 1"):
-        st.pl.gene_graph(model, "ERBB2", prepared, n=0)
+        st.pl.gene_graph(prepared, model, ["ERBB2", "NOSUCHGENE"])
+    with pytest.raises(ValueError, match="n_neighbors must be at least 1"):
+        st.pl.gene_graph(prepared, model, "ERBB2", n_neighbors=0)
     ridge = st.tl.train(prepared, genes=["ERBB2", "COL1A1"])
     with pytest.raises(TypeError, match=r"'ridge' has no gene graph.*gene_neighbours=8"):
-        st.pl.gene_graph(ridge, "ERBB2", prepared)
+        st.pl.gene_graph(prepared, ridge, "ERBB2")

@@ -36,7 +36,7 @@ def test_bars_are_cosines_of_the_nearest_first(table):
 
 
 def test_several_genes_aliases_and_a_choice_of_neighbours(table):
-    axes = st.pl.gene_neighbors(table, ["CK8", "CD3D"], n=1, among=["COL1A1", "CD3D", "unknown"], show=False)
+    axes = st.pl.gene_neighbors(table, ["CK8", "CD3D"], n_neighbors=1, among=["COL1A1", "CD3D", "unknown"], show=False)
     assert [ax.get_title() for ax in axes] == ["KRT8", "CD3D"]
     assert [labels(ax) for ax in axes] == [["CD3D"], ["COL1A1"]]
     plt.close("all")
@@ -56,7 +56,7 @@ def test_genes_outside_the_table_are_refused(table):
         st.pl.gene_neighbors(table, ["KRT8", "EPCAM"])
     with pytest.raises(ValueError, match=r"Not in embeddings \(among\)"):
         st.pl.gene_neighbors(table, "KRT8", among=["EPCAM"])
-    with pytest.raises(ValueError, match="n must be at least 1"):
-        st.pl.gene_neighbors(table, "KRT8", n=0)
+    with pytest.raises(ValueError, match="n_neighbors must be at least 1"):
+        st.pl.gene_neighbors(table, "KRT8", n_neighbors=0)
     with pytest.raises(TypeError, match="must be a DataFrame"):
         st.pl.gene_neighbors(table.to_numpy(), "KRT8")

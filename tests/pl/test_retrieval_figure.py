@@ -95,7 +95,11 @@ def test_conventions(retrieved, tmp_path):
     ("options", "error", "message"),
     [
         ({"key": "found"}, KeyError, r"no retrieved spots under obsm\['found'\]; call stpredict.tl.retrieve"),
-        ({"n_neighbors": 7}, ValueError, r"between 1 and the 6 that were retrieved \(k of tl.retrieve\), got 7"),
+        (
+            {"n_neighbors": 7},
+            ValueError,
+            r"between 1 and the 6 that were retrieved \(n_neighbors of tl.retrieve\), got 7",
+        ),
         ({"n_neighbors": 0}, ValueError, "got 0"),
         ({"spots": "nowhere"}, KeyError, "no spot 'nowhere'"),
         ({"spots": [0, -1]}, KeyError, "no spot -1"),

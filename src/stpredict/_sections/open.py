@@ -110,6 +110,27 @@ def open_sections(
     return [section for section in sections if len(section)] or sections
 
 
+def one_section(data: Data, library_id: str | None, where: Where) -> Section:
+    """The section `library_id`, or the only one.
+
+    Raises
+    ------
+    KeyError
+        If there is no section `library_id`.
+    ValueError
+        If there are several and none is chosen.
+    """
+    sections = {section.name: section for section in open_sections(data, where)}
+    names = ", ".join(sections)
+    if library_id is None and len(sections) > 1:
+        msg = f"There are {len(sections)} sections ({names}); pass library_id= to choose one."
+        raise ValueError(msg)
+    if library_id is not None and library_id not in sections:
+        msg = f"There is no section {library_id!r}; there is {names}."
+        raise KeyError(msg)
+    return next(iter(sections.values())) if library_id is None else sections[library_id]
+
+
 def table_of(data: Data, table_key: str | None = None) -> AnnData:
     """Return the AnnData inside `data`: itself, or the SpatialData's table."""
     if hasattr(data, "tables") and hasattr(data, "shapes"):

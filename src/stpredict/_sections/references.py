@@ -12,6 +12,8 @@ from scipy import sparse
 from stpredict._core import keys
 from stpredict._core.checks import check_unique_genes, raw_counts
 from stpredict._core.labels import as_text
+from stpredict._sections.open import table_of
+from stpredict._sections.stored import Store, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stpredict._core.typing import Data, Matrix
+    from stpredict._sections.open import Where
 
 ROWS = 4096
 """Spots or cells in memory at a time."""
@@ -54,9 +57,7 @@ class Reference:
             yield self.study[rows][enough], values
 
 
-def open_reference(
-    data: Data | str | Path, name: str, *, library_key: str | None = None, table_key: str | None = None
-) -> Reference:
+def open_reference(data: Data | str | Path, name: str, where: Where) -> Reference:
     """Open one AnnData or SpatialData, or one AnnData's store, whose counts stay on disk.
 
     Raises
@@ -67,12 +68,10 @@ def open_reference(
         If there is no such store, or it cannot be read, or it has duplicated genes or no raw counts.
     """
     if isinstance(data, (str, Path)):
-        return _stored(Path(data).expanduser(), library_key)
-    from stpredict._sections.open import table_of
-
-    adata = table_of(data, table_key)
+        return _stored(Path(data).expanduser(), where.library_key)
+    adata = table_of(data, where.table_key)
     counts = checked_counts(adata, name)
-    return Reference(name, adata.var_names, study_codes(adata.obs, library_key), lambda rows: counts[rows])
+    return Reference(name, adata.var_names, study_codes(adata.obs, where.library_key), lambda rows: counts[rows])
 
 
 def checked_counts(adata: AnnData, name: str) -> Matrix:
@@ -123,8 +122,6 @@ def log_rows(
 
 def _stored(path: Path, library_key: str | None) -> Reference:
     from anndata import AnnData
-
-    from stpredict._sections.stored import Store, opened
 
     store = Store(path, ("obs", "var"))
     check_unique_genes(store.adata.var_names, path.name)

@@ -97,8 +97,8 @@ class StoredSections(Sequence[Section]):
     ----------
     paths
         Stores, and folders of stores.
-    library_key
-        Column of ``obs`` that names each spot's section, where a store holds several.
+    where
+        What names each spot's section, where a store holds several.
 
     Raises
     ------
@@ -108,8 +108,8 @@ class StoredSections(Sequence[Section]):
         If a store cannot be read.
     """
 
-    def __init__(self, paths: Sequence[str | Path], *, library_key: str | None = None) -> None:
-        self._library_key = library_key
+    def __init__(self, paths: Sequence[str | Path], where: Where | None = None) -> None:
+        self._where = where or Where()
         self._last: tuple[Path, Sequence[Section]] | None = None
         self.stores = [store for path in paths for store in stores_in(Path(path).expanduser())]
         self._places = [(path, i) for path in self.stores for i in range(len(self._sections_in(path)))]
@@ -137,7 +137,7 @@ class StoredSections(Sequence[Section]):
     def _sections_in(self, path: Path) -> Sequence[Section]:
         if self._last is None or self._last[0] != path:
             self._last = None
-            self._last = path, _open(Store(path), self._library_key)
+            self._last = path, _open(Store(path), self._where)
         return self._last[1]
 
 
@@ -151,23 +151,22 @@ def are_stored(data: Any) -> bool:
     """
     if isinstance(data, StoredSections):
         return True
-    several = listed(data)
-    paths = [isinstance(one, (str, Path)) for one in several]
+    paths = [isinstance(one, (str, Path)) for one in listed(data)]
     if any(paths) and not all(paths):
         msg = "Pass paths of stores or sections in memory, not both; write the sections with adata.write_h5ad(path)."
         raise TypeError(msg)
     return any(paths)
 
 
-def open_stored(data: Any, *, library_key: str | None = None) -> StoredSections:
+def open_stored(data: Any, where: Where) -> StoredSections:
     """Sections on disk, where `are_stored` says so."""
     if isinstance(data, StoredSections):
         return data
-    return StoredSections(listed(data), library_key=library_key)
+    return StoredSections(listed(data), where)
 
 
-def _open(store: Store, library_key: str | None) -> Sequence[Section]:
-    sections = cast("list[StoredSection]", open_sections(store.adata, Where(library_key), kind=StoredSection))
+def _open(store: Store, where: Where) -> Sequence[Section]:
+    sections = cast("list[StoredSection]", open_sections(store.adata, where, kind=StoredSection))
     for section in sections:
         section.store = store
     return sections

@@ -15,8 +15,15 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._images import open_image
 from stpredict._images.mask import find_tissue, tissue_fraction
 from stpredict._sections.anndata import section_from_anndata
+from stpredict._sections.open import copy_of
 from stpredict._sections.scale import PITCH_PER_DIAMETER
-from stpredict._sections.spatialdata import section_from_spatialdata
+from stpredict._sections.spatialdata import (
+    only_image,
+    region_centres,
+    section_from_spatialdata,
+    slide_image,
+    table_in,
+)
 from stpredict._sections.wsidata import TILE_SPEC, tile_spec, tiles_at, whole_slide_of
 from stpredict.io._library import check_mpp
 
@@ -204,8 +211,6 @@ def _on_spatialdata(
     from spatialdata.models import ShapesModel, TableModel
     from spatialdata.transformations import get_transformation
 
-    from stpredict._sections.open import copy_of
-
     slot_name(key)
     table = f"{key}_table"
     if taken := [name for name in (key, table) if name in sdata]:
@@ -237,8 +242,6 @@ def _slide_of(
     sdata: SpatialData, *, image_key: str | None, table_key: str | None, library_id: str | None, mpp: float | None
 ) -> tuple[str | None, SlideImage, float]:
     """Image of a SpatialData (None for the slide of a WSIData), and its scale as passed or known to file or table."""
-    from stpredict._sections.spatialdata import only_image, region_centres, slide_image, table_in
-
     check_mpp(mpp)
     slide = whole_slide_of(sdata) if image_key is None else None
     if slide is not None and (scale := mpp or slide.mpp):

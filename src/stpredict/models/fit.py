@@ -89,7 +89,7 @@ def _opened(sections: Any, model: ExpressionModel, where: Where) -> Sequence[Sec
             "sections themselves, [anndata.read_h5ad(path) for path in paths], or take method='st_align' or 'cmrcnet'."
         )
         raise TypeError(msg)
-    on_disk = open_stored(sections, library_key=where.library_key)
+    on_disk = open_stored(sections, where)
     check_sizes(on_disk)
     return on_disk
 

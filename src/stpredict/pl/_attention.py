@@ -9,10 +9,12 @@ import numpy as np
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._sections.open import Where
+from stpredict.models.align_st import AlignSt
 from stpredict.pl import _canvas
 from stpredict.pl._nuclei import chosen_spots, draw_ellipses
 from stpredict.pl._tiles import OUTLINE, Tile, read_area
 from stpredict.pp._nuclei_detection.maps import check_nuclei
+from stpredict.tl._given import given_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +38,7 @@ LEAST_TOP = 2.0
 @with_shared_texts
 def attention(
     data: Data,
-    model: ExpressionModel,
+    model: ExpressionModel | str | Path,
     spots: str | Sequence[str] | None = None,
     *,
     n: int = 4,
@@ -65,7 +67,7 @@ def attention(
     data
         A section with its H&E image, encoded as in training, after `stpredict.pp.nuclei`.
     model
-        A model trained by ``stpredict.tl.train(method="align_st", nuclei=True)``.
+        A model trained by ``stpredict.tl.train(method="align_st", nuclei=True)``, or the path of a saved one.
     %(spots)s
     %(n_and_seed)s
     cmap, alpha
@@ -106,16 +108,14 @@ def attention(
     >>> len(axes)
     4
     """
-    from stpredict.models.align_st import AlignSt
-
+    model = given_model(model)
     if not isinstance(model, AlignSt):
-        name = getattr(model, "method", type(model).__name__)
-        msg = f"A model of method {name!r} does not look at nuclei; train 'align_st' with nuclei=True."
+        msg = f"A model of method {model.method!r} does not look at nuclei; train 'align_st' with nuclei=True."
         raise TypeError(msg)
     if n < 1:
         msg = f"n must be at least 1, got {n!r}."
         raise ValueError(msg)
-    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
+    section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key, image_key))
     chosen = chosen_spots(section, spots, n, settings.seed if seed is None else seed)
     looks = model.nuclei_attention(section, chosen)
     looks = looks * looks[0].size

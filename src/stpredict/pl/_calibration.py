@@ -101,7 +101,7 @@ def calibration(
     if isinstance(data, pd.DataFrame):
         scale = _scale_of_table(data, genes)
     else:
-        section = _canvas.one_section(data, library_id, Where(library_key, table_key))
+        section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key))
         before, after = both_of(section, genes, predicted, min_counts)
         scale = _scale(before, after)
         if keys.std(predicted) in section.adata.layers:

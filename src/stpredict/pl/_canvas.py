@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._sections.open import Where, open_sections
+from stpredict._sections.open import one_section
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from stpredict._core.typing import Data
+    from stpredict._sections.open import Where
     from stpredict._sections.section import Section
 
 PIXELS = 1200
@@ -29,8 +30,8 @@ UNKNOWN = "#b3b3b3"
 INK = "#222222"
 
 
-def one_section(data: Data, library_id: str | None, where: Where) -> Section:
-    """Find the section to draw.
+def section_to_draw(data: Data, library_id: str | None, where: Where) -> Section:
+    """The section `library_id`, or the only one; it has spots.
 
     Raises
     ------
@@ -39,15 +40,7 @@ def one_section(data: Data, library_id: str | None, where: Where) -> Section:
     ValueError
         If there are several and none is chosen, or the chosen one has no spots.
     """
-    sections = {section.name: section for section in open_sections(data, where)}
-    names = ", ".join(sections)
-    if library_id is None and len(sections) > 1:
-        msg = f"There are {len(sections)} sections ({names}); pass library_id= to choose the one to draw."
-        raise ValueError(msg)
-    if library_id is not None and library_id not in sections:
-        msg = f"There is no section {library_id!r}; there is {names}."
-        raise KeyError(msg)
-    section = sections[library_id or names]
+    section = one_section(data, library_id, where)
     if len(section) == 0:
         msg = f"Section {section.name!r} has no spots to draw."
         raise ValueError(msg)

@@ -92,7 +92,7 @@ def compare(
     >>> axes[1].get_title()  # doctest: +ELLIPSIS
     'predicted, r = 0.7... (n = 413)'
     """
-    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
+    section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key, image_key))
     before = expression_of(section, genes, measured)
     after = expression_of(section, genes, predicted)
     slide = _canvas.overview_of(section) if alpha_img > 0 else None

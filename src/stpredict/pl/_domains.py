@@ -90,7 +90,7 @@ def domains(
     >>> st.pl.domains(adata, show=False).get_title()
     '4 domains'
     """
-    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
+    section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key, image_key))
     adata = section.adata
     if key not in adata.obs:
         msg = f"There is no obs[{key!r}]; call stpredict.tl.domains first."

@@ -88,7 +88,7 @@ def expression(
     >>> [ax.get_title() for ax in axes]
     ['ERBB2', 'COL1A1']
     """
-    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
+    section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key, image_key))
     values = expression_of(section, genes, layer)
     slide = _canvas.overview_of(section) if alpha_img > 0 else None
     panels = _canvas.Panels.make(values.shape[1], columns=ncols, size=_canvas.map_size(section), ax=ax)

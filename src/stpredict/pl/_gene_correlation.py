@@ -88,7 +88,7 @@ def gene_correlation(
     >>> [ax.get_title().split(",")[0] for ax in axes]
     ['measured', 'predicted']
     """
-    section = _canvas.one_section(data, library_id, Where(library_key, table_key))
+    section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key))
     before, after = both_of(section, genes, predicted, min_counts)
     left, right = (metrics.unit_columns(values.to_numpy()) for values in (before, after))
     defined = np.isfinite(left).all(axis=0) & np.isfinite(right).all(axis=0)

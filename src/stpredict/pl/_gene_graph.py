@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.renamed import renamed
+from stpredict._core.warning import warn
 from stpredict._sections.open import Where
+from stpredict.models import ExpressionModel
+from stpredict.models.align_st import AlignSt
 from stpredict.pl import _canvas
 from stpredict.pl._categories import palette
+from stpredict.tl._given import given_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from stpredict._core.typing import Data
-    from stpredict.models import ExpressionModel
 
 PALE, FAINT = "#ececec", "#555555"
 THIN, WIDEST = 0.5, 6.0
@@ -36,13 +40,14 @@ APART = 1.8
 STEPS = 600
 
 
+@renamed(n="n_neighbors")
 @with_shared_texts
 def gene_graph(
-    model: ExpressionModel,
-    genes: str | Sequence[str],
     data: Data,
+    model: ExpressionModel | str | Path,
+    genes: str | Sequence[str],
     *,
-    n: int = 8,
+    n_neighbors: int = 8,
     library_id: str | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -58,14 +63,14 @@ def gene_graph(
 
     Parameters
     ----------
-    model
-        A model trained by ``stpredict.tl.train(method="align_st", gene_neighbours=8)``.
-    genes
-        The genes, seen in training or not; aliases and Ensembl ids are resolved. Up to four are easily read.
     data
         A section, encoded as in training: where the text of a gene is read in the light of the tissue, the graph depends
         on it.
-    n
+    model
+        A model trained by ``stpredict.tl.train(method="align_st", gene_neighbours=8)``, or the path of a saved one.
+    genes
+        The genes, seen in training or not; aliases and Ensembl ids are resolved. Up to four are easily read.
+    n_neighbors
         Neighbours to draw of every gene, the strongest; those of a model of several members may be more.
     %(library_id)s
     %(library_key)s
@@ -85,7 +90,7 @@ def gene_graph(
     TypeError
         If the model is not of method ``"align_st"``.
     ValueError
-        If the model has no gene graph, `genes` is empty, `n` is less than 1, features are missing or were not made as in
+        If the model has no gene graph, `genes` is empty, `n_neighbors` is less than 1, features are missing or were not made as in
         training, or there are several sections and none is chosen.
 
     Examples
@@ -96,21 +101,25 @@ def gene_graph(
     >>> st.pp.encode(adata, show_progress=False)
     >>> how = {"method": "align_st", "gene_neighbours": 8, "epochs": 1, "members": 1, "show_progress": False}
     >>> model = st.tl.train(adata, genes=adata.var_names[:30], **how)
-    >>> ax = st.pl.gene_graph(model, ["ERBB2", "KRT8"], adata, n=3, show=False)
+    >>> ax = st.pl.gene_graph(adata, model, ["ERBB2", "KRT8"], n_neighbors=3, show=False)
     >>> {"ERBB2", "KRT8"} <= {text.get_text() for text in ax.texts}
     True
     """
-    from stpredict.models.align_st import AlignSt
-
+    if isinstance(data, ExpressionModel):
+        warn(
+            "The order is stpredict.pl.gene_graph(data, model, genes) now; the old one ends with the next release.",
+            FutureWarning,
+        )
+        data, model, genes = genes, data, model
+    model = given_model(model)
     if not isinstance(model, AlignSt):
-        name = getattr(model, "method", type(model).__name__)
-        msg = f"A model of method {name!r} has no gene graph; train 'align_st' with gene_neighbours=8."
+        msg = f"A model of method {model.method!r} has no gene graph; train 'align_st' with gene_neighbours=8."
         raise TypeError(msg)
-    if not n >= 1:
-        msg = f"n must be at least 1, got {n!r}."
+    if not n_neighbors >= 1:
+        msg = f"n_neighbors must be at least 1, got {n_neighbors!r}."
         raise ValueError(msg)
-    section = _canvas.one_section(data, library_id, Where(library_key, table_key))
-    edges = model.gene_graph(section, genes).groupby("gene", sort=False).head(n)
+    section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key))
+    edges = model.gene_graph(section, genes).groupby("gene", sort=False).head(n_neighbors)
     asked = list(dict.fromkeys(edges["gene"]))
     names = list(dict.fromkeys([*asked, *edges["neighbour"]]))
     side = max(4.2, 1.05 * len(names) ** 0.5)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.renamed import renamed
 from stpredict._genes import symbols
 from stpredict.pl import _canvas
 
@@ -25,12 +26,13 @@ LETTERS = 46
 """A gene's name is cut to as many."""
 
 
+@renamed(n="n_neighbors")
 @with_shared_texts
 def gene_neighbors(
     embeddings: pd.DataFrame,
     genes: str | Iterable[str],
     *,
-    n: int = 10,
+    n_neighbors: int = 10,
     among: Iterable[str] | None = None,
     ax: Axes | Iterable[Axes] | None = None,
     show: bool | None = None,
@@ -48,7 +50,7 @@ def gene_neighbors(
         One row per gene, from `pp.gene_embeddings` or your own.
     genes
         The gene, or several, with a panel each; aliases and Ensembl ids are resolved.
-    n
+    n_neighbors
         How many neighbours to draw.
     among
         Genes that neighbours are taken from, for example those of a panel; None takes all in `embeddings`.
@@ -65,22 +67,22 @@ def gene_neighbors(
     KeyError
         If a gene has no row in `embeddings`.
     TypeError, ValueError
-        If `embeddings` is no table of vectors, `genes` is empty, `n` is less than 1, none of `among` is in
+        If `embeddings` is no table of vectors, `genes` is empty, `n_neighbors` is less than 1, none of `among` is in
         `embeddings`, or `ax` has another number of axes.
 
     Examples
     --------
     >>> import stpredict as st
     >>> embeddings = st.pp.gene_embeddings(["KRT8", "KRT18", "CD3D", "CD3E", "COL1A1", "COL1A2"])
-    >>> ax = st.pl.gene_neighbors(embeddings, "COL1A1", n=3, show=False)
+    >>> ax = st.pl.gene_neighbors(embeddings, "COL1A1", n_neighbors=3, show=False)
     >>> ax.get_yticklabels()[0].get_text()
     'COL1A2'
     """
     from stpredict.pp._gene_embeddings import check_embeddings
 
     embeddings = check_embeddings(embeddings)
-    if not n >= 1:
-        msg = f"n must be at least 1, got {n!r}."
+    if not n_neighbors >= 1:
+        msg = f"n_neighbors must be at least 1, got {n_neighbors!r}."
         raise ValueError(msg)
     rows = _rows(embeddings.index, symbols.asked(genes), "genes")
     chosen = np.arange(len(embeddings))
@@ -89,11 +91,11 @@ def gene_neighbors(
     vectors = embeddings.to_numpy()
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-    panels = _canvas.Panels.make(len(rows), columns=3, size=(4.4, 0.9 + 0.28 * n), ax=ax)
+    panels = _canvas.Panels.make(len(rows), columns=3, size=(4.4, 0.9 + 0.28 * n_neighbors), ax=ax)
     for panel, row in zip(panels.axes, rows, strict=True):
         likeness = vectors[chosen] @ vectors[row]
         order = np.argsort(-likeness, kind="stable")
-        order = order[chosen[order] != row][:n]
+        order = order[chosen[order] != row][:n_neighbors]
         names = [str(name) for name in embeddings.index[chosen[order]]]
         _draw(panel, str(embeddings.index[row]), names, likeness[order])
     return panels.finish(show=show, save=save, return_fig=return_fig)

@@ -91,7 +91,7 @@ def niches(
     >>> [ax.get_title() for ax in axes[1:]]
     ['ERBB2, spots', 'ERBB2, niche means']
     """
-    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
+    section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key, image_key))
     row = _row_of(section, spot)
     members = niche_matrix(section)
     boxes = boxes_of(section)

@@ -91,7 +91,7 @@ def nuclei(
     if n < 1:
         msg = f"n must be at least 1, got {n!r}."
         raise ValueError(msg)
-    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
+    section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key, image_key))
     record = check_nuclei(section, key)
     chosen = chosen_spots(section, spots, n, settings.seed if seed is None else seed)
     pictures = [read_tile(section, spot, "spot") for spot in chosen]

@@ -62,7 +62,7 @@ def retrieval(
         Names of the spots to draw, or their numbers in the section; None takes four, from the one with the most similar
         best neighbour to the one with the least, at even steps of rank.
     n_neighbors
-        Reference spots to draw for each, at most the ``k`` of `tl.retrieve`.
+        Reference spots to draw for each, at most the ``n_neighbors`` of `tl.retrieve`.
     key
         Name of the results, the ``key_added`` of `tl.retrieve`.
     window
@@ -102,7 +102,7 @@ def retrieval(
     """
     one_of(window, ("spot", "niche"), "window")
     where = Where(library_key, table_key, image_key)
-    section = _canvas.one_section(data, library_id, where)
+    section = _canvas.section_to_draw(data, library_id, where)
     rows, similarity, found = _retrieved(section, key, n_neighbors)
     chosen = _evenly(similarity[:, 0]) if spots is None else _numbers(section, spots)
     bank = _Bank(found, [section for one in listed(reference) for section in open_sections(one, where)])
@@ -169,9 +169,7 @@ def _retrieved(section: Section, key: str, n: int) -> tuple[np.ndarray, np.ndarr
         raise KeyError(msg)
     rows, similarity = (np.asarray(adata.obsm[name])[section.rows] for name in (key, keys.similarity(key)))
     if not 1 <= n <= rows.shape[1]:
-        msg = (
-            f"n_neighbors must lie between 1 and the {rows.shape[1]} that were retrieved (k of tl.retrieve), got {n!r}."
-        )
+        msg = f"n_neighbors must lie between 1 and the {rows.shape[1]} that were retrieved (n_neighbors of tl.retrieve), got {n!r}."
         raise ValueError(msg)
     return rows[:, :n], similarity[:, :n], adata.uns[key]
 

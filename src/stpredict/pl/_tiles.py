@@ -95,7 +95,7 @@ def tiles(
     if n < 1:
         msg = f"n must be at least 1, got {n!r}."
         raise ValueError(msg)
-    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
+    section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key, image_key))
     rng = np.random.default_rng(settings.seed if seed is None else seed)
     chosen = np.sort(rng.choice(len(section), min(n, len(section)), replace=False))
     pictures = [read_tile(section, spot, window) for spot in chosen]

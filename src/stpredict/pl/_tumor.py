@@ -91,7 +91,7 @@ def tumor(
     >>> axes[1].get_title().split(";")[0]
     'tumor score (2 markers'
     """
-    section = _canvas.one_section(data, library_id, Where(library_key, table_key, image_key))
+    section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key, image_key))
     obs = section.adata.obs
     record = section.adata.uns.get(key)
     if record is None or key not in obs or f"{key}_score" not in obs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,10 +13,12 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
 from stpredict._genes import facts, symbols
 from stpredict._genes.text_vectors import encoder_name, text_encoder
+from stpredict._sections.open import Where, listed
+from stpredict._sections.references import open_reference
+from stpredict._sections.stored import are_stored, stores_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from stpredict._core.typing import Data
     from stpredict._sections.references import Reference
@@ -114,7 +117,7 @@ def gene_embeddings(
     names = None if genes is None else symbols.asked(genes)
     parts, record = {}, {"source": source, **_version()}
     if source != "text":
-        parts["coexpression"], made = _coexpression(names, reference, n_dims, min_counts, library_key, table_key)
+        parts["coexpression"], made = _coexpression(names, reference, n_dims, min_counts, Where(library_key, table_key))
         record |= made
     if source != "coexpression":
         parts["text"] = _text(names if source == "text" or names else list(parts["coexpression"].index), encoder)
@@ -204,13 +207,12 @@ def _coexpression(
     reference: Any,
     n_dims: int,
     min_counts: int,
-    library_key: str | None,
-    table_key: str | None,
+    where: Where,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Vectors of the co-expression of those genes that vary in the references."""
     from stpredict.pp._coexpression import coexpression
 
-    opened = _open(reference, library_key, table_key)
+    opened = _open(reference, where)
     vectors, made = coexpression(opened, n_dims=n_dims, min_counts=min_counts)
     if names is not None:
         found = symbols.match(names, vectors.index)
@@ -218,22 +220,14 @@ def _coexpression(
     return _frame(vectors.to_numpy(), vectors.index, "coexpression"), made
 
 
-def _open(reference: Any, library_key: str | None, table_key: str | None) -> list[Reference]:
-    from pathlib import Path
-
-    from stpredict._sections.references import open_reference
-    from stpredict._sections.stored import are_stored, stores_in
-
-    several = list(reference) if isinstance(reference, (list, tuple)) else [reference]
+def _open(reference: Any, where: Where) -> list[Reference]:
+    several = listed(reference)
     if are_stored(several):
         several = [store for path in several for store in stores_in(Path(path).expanduser())]
     if not several:
         msg = "reference is empty; pass sections or cells with raw counts."
         raise ValueError(msg)
-    return [
-        open_reference(one, f"reference[{number}]", library_key=library_key, table_key=table_key)
-        for number, one in enumerate(several)
-    ]
+    return [open_reference(one, f"reference[{number}]", where) for number, one in enumerate(several)]
 
 
 def _frame(vectors: np.ndarray, names: Sequence[str], part: str) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
-from stpredict._sections.open import Where, listed, open_sections
+from stpredict._sections.open import Where, open_all
 from stpredict._sections.stored import are_stored, open_stored
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def gene_panel(
     """
     one_of(kind, ("heg", "hvg", "markers"), "kind")
     _check_arguments(kind, markers, n_top=n_top, among=among)
-    opened = _open_all(sections, library_key, table_key)
+    opened = _open(sections, Where(library_key, table_key))
     shared = _shared_genes(opened)
     if kind == "markers":
         return _measured_markers(marker_genes(markers), shared)
@@ -111,15 +111,8 @@ def _check_arguments(kind: str, markers: object, **counts: int) -> None:
             raise ValueError(msg)
 
 
-def _open_all(data: Any, library_key: str | None, table_key: str | None) -> Sequence[Section]:
-    if are_stored(data):
-        return open_stored(data, library_key=library_key)
-    where = Where(library_key, table_key)
-    opened = [section for one in listed(data) for section in open_sections(one, where)]
-    if not opened:
-        msg = "No sections given; pass the training sections."
-        raise ValueError(msg)
-    return opened
+def _open(data: Any, where: Where) -> Sequence[Section]:
+    return open_stored(data, where) if are_stored(data) else open_all(data, where, least_spots=0)
 
 
 def _shared_genes(sections: Sequence[Section]) -> list[str]:

@@ -10,7 +10,7 @@ from stpredict._core import keys
 from stpredict._core.checks import raw_counts
 from stpredict._core.docs import with_shared_texts
 from stpredict._images.mask import find_tissue, tissue_fraction
-from stpredict._sections.open import Opened, Where, open_sections
+from stpredict._sections.open import Opened, Where, one_section
 from stpredict.pp._tiles import SPOT_UM
 
 if TYPE_CHECKING:
@@ -74,14 +74,7 @@ def tissue_mask(
     if not mpp > 0:
         msg = f"mpp must be positive, got {mpp!r}."
         raise ValueError(msg)
-    sections = {section.name: section for section in open_sections(data, Where(library_key, table_key, image_key))}
-    if library_id is None and len(sections) > 1:
-        msg = f"There are {len(sections)} sections ({', '.join(sections)}); pass library_id=."
-        raise ValueError(msg)
-    if library_id is not None and library_id not in sections:
-        msg = f"There is no section {library_id!r}; there is {', '.join(sections)}."
-        raise KeyError(msg)
-    section = sections[library_id] if library_id is not None else next(iter(sections.values()))
+    section = one_section(data, library_id, Where(library_key, table_key, image_key))
     return find_tissue(section.slide, image_mpp=section.mpp, mpp=mpp)
 
 

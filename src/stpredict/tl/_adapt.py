@@ -9,7 +9,7 @@ import numpy as np
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._core.warning import warn
-from stpredict._genes.symbols import describe_missing
+from stpredict._genes.symbols import describe_missing, match, match_once
 from stpredict._sections.open import Where, open_all
 from stpredict.models._base.contract import ExpressionModel
 from stpredict.models.adapted.model import Adapted
@@ -158,15 +158,13 @@ def _read_mask(column: pd.Series, what: str) -> np.ndarray:
 
 
 def _wanted(model: ExpressionModel, genes: Iterable[str] | None, sections: Sequence[Section]) -> list[str]:
-    """Genes to predict, each measured in all sections or known to the model."""
-    shared = set.intersection(*(set(section.genes) for section in sections))
-    nowhere: list[str] = []
-    if genes is None:
-        wanted = list(model.genes)
-    else:
-        _, known, nowhere = given_genes(genes, dict.fromkeys([*model.genes, *shared]))
-        wanted = list(dict.fromkeys(known.values()))
-    if nowhere:
+    """Genes to predict, by the model's names: each known to the model or measured in all sections, by any name."""
+    asked, known, others = given_genes(model.genes if genes is None else genes, model.genes)
+    known |= match(others, sections[0].genes)
+    wanted = list(dict.fromkeys(known[gene] for gene in asked if gene in known))
+    called = [match_once(wanted, section.genes) for section in sections]
+    lost = [gene for gene in wanted if not all(gene in theirs for theirs in called)]
+    if nowhere := [gene for gene in others if known.get(gene) in {None, *lost}]:
         msg = (
             f"{describe_missing(nowhere)}: neither known to the model nor measured in all sections. Use the names in "
             "var_names, or leave these genes out."
@@ -175,7 +173,6 @@ def _wanted(model: ExpressionModel, genes: Iterable[str] | None, sections: Seque
     if not wanted:
         msg = "genes is empty; name one gene or more, or leave it out for those of the model."
         raise ValueError(msg)
-    lost = [gene for gene in wanted if gene not in shared]
     if lost:
         msg = (
             f"{len(lost)} of the model's genes are not measured in all sections; they stay as the model predicts them: "

@@ -9,8 +9,10 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import check_key_added
 from stpredict._core.docs import with_shared_texts
-from stpredict._core.warning import warn
+from stpredict._core.renamed import renamed
 from stpredict._sections.open import Opened, Where, check_sizes
+from stpredict.models import METHODS
+from stpredict.models._retrieval.bank import Banked
 from stpredict.tl._given import given_model
 from stpredict.tl._prediction.record import run_record
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from stpredict.models import ExpressionModel
 
 
+@renamed(k="n_neighbors")
 @with_shared_texts
 def retrieve(
     data: Data,
@@ -31,7 +34,6 @@ def retrieve(
     copy: bool = False,
     library_key: str | None = None,
     table_key: str | None = None,
-    k: int | None = None,
 ) -> Data | None:
     """Find the training spots that are nearest to each spot in the space where the model compares them.
 
@@ -51,8 +53,6 @@ def retrieve(
     %(copy)s
     %(library_key)s
     %(table_key)s
-    k
-        Old name of `n_neighbors`, which ends with the next release.
 
     Returns
     -------
@@ -85,11 +85,6 @@ def retrieve(
     >>> new.obsm["retrieved"].shape == (new.n_obs, 5), found["bank_spot"].shape == (train.n_obs,)
     (True, True)
     """
-    from stpredict.models._retrieval.bank import Banked
-
-    if k is not None:
-        warn("k= is called n_neighbors= now; the old name ends with the next release.", FutureWarning)
-        n_neighbors = k
     model = given_model(model)
     if not isinstance(model, Banked):
         raise TypeError(_no_bank(model))
@@ -117,9 +112,5 @@ def retrieve(
 
 
 def _no_bank(model: ExpressionModel) -> str:
-    from stpredict.models import METHODS
-    from stpredict.models._retrieval.bank import Banked
-
     with_bank = ", ".join(repr(name) for name, kind in METHODS.items() if issubclass(kind, Banked))
-    method = getattr(model, "method", type(model).__name__)
-    return f"A model of method {method!r} keeps no reference spots to retrieve; train one that does: {with_bank}."
+    return f"A model of method {model.method!r} keeps no reference spots to retrieve; train one that does: {with_bank}."

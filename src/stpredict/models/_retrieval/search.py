@@ -49,7 +49,7 @@ def nearest(
         If the bank holds fewer than `k` vectors, `k` is not positive, or a vector is not finite.
     """
     if not 1 <= k <= len(bank):
-        msg = f"k must lie between 1 and the {len(bank)} spots of the reference bank, got {k!r}."
+        msg = f"The number of spots to retrieve must lie between 1 and the {len(bank)} spots of the reference bank, got {k!r}."
         raise ValueError(msg)
     if settings.search == "exact" or len(bank) < faiss.LEAST:
         return _exact(queries, bank, k, device)

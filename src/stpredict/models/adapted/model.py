@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from stpredict._genes.symbols import match_once
 from stpredict.models._base import files
 from stpredict.models._base.contract import Prediction
 from stpredict.models._base.load import rebuilt
@@ -158,11 +159,14 @@ class Adapted(StoredModel):
         """What there is to learn from, and the names of its genes: the base model's, then others of `genes`."""
         predictions = [self.base.predict(section.without_counts()) for section in sections]
         names = list(dict.fromkeys([*self.base.genes, *genes]))
-        shared = set.intersection(*(set(section.genes) for section in sections))
-        there = [i for i, gene in enumerate(names) if gene in shared]
+        called = [match_once(names, section.genes) for section in sections]
+        there = [i for i, gene in enumerate(names) if all(gene in theirs for theirs in called)]
         expression = np.full((sum(map(len, rows)), len(names)), np.nan)
         expression[:, there] = np.concatenate(
-            [part(s, own).log_expression([names[i] for i in there]) for s, own in zip(sections, rows, strict=True)]
+            [
+                part(section, own).log_expression([theirs[names[i]] for i in there])
+                for section, own, theirs in zip(sections, rows, called, strict=True)
+            ]
         )
         starts = np.cumsum([0, *(len(section) for section in sections)])[:-1]
         spots = residuals.Spots(

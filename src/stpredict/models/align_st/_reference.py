@@ -73,13 +73,14 @@ def learn_reference(
         references, or these have too few spots or cells.
     """
     from stpredict._genes.symbols import match, match_once
+    from stpredict._sections.open import Where
     from stpredict._sections.references import open_reference
     from stpredict.pp._coexpression import CorrelationWithinStudies
 
     if not tables:
         msg = "reference is empty; pass objects with raw counts, or leave it out."
         raise ValueError(msg)
-    opened = [open_reference(table, f"reference[{i}]", library_key=study_key) for i, table in enumerate(tables)]
+    opened = [open_reference(table, f"reference[{i}]", Where(study_key)) for i, table in enumerate(tables)]
     for reference in opened:
         if not match(seen, map(str, reference.genes)):
             first = ", ".join(map(str, reference.genes[:3]))
