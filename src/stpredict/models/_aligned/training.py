@@ -12,8 +12,10 @@ from stpredict._core.warning import warn
 from stpredict._evaluation.metrics import pearson
 from stpredict.models._aligned.embedding import gene_embeddings, image_embeddings
 from stpredict.models._aligned.hard_negatives import HardNegatives
+from stpredict.models._aligned.inputs import drawn
 from stpredict.models._base.contract import History
 from stpredict.models._base.network import network_arrays
+from stpredict.models._data.folds import HeldOut, sample
 from stpredict.models._retrieval.bank import compact
 from stpredict.models._retrieval.search import normalise, retrieve
 from stpredict.models._training.ensemble import Chosen, held_out
@@ -69,14 +71,17 @@ def choose_epochs(ensemble: Ensemble, inputs: Inputs) -> Chosen:
     """
     options, seed = ensemble.options, ensemble.seed
     held, note = held_out(inputs.table)
-    train, test = inputs.take(~held), inputs.take(held).sample(MOST_HELD, seed).with_expression()
+    rows = np.flatnonzero(held)
+    rows = rows[drawn(inputs.table.section[rows], MOST_HELD, seed)]
+    train, test = inputs.take(~held), inputs.take(rows).with_expression()
     bank = train.sample(options.bank_spots, seed).with_expression()
     material = SpotMaterial(train, options)
     run, monitor = ensemble.choose_epochs(material, lambda network: _Monitor(network, bank, test, options))
-    errors = np.square(monitor.predicted() - test.table.expression, dtype=np.float64)
+    predicted = monitor.predicted()
+    errors = np.square(predicted - test.table.expression, dtype=np.float64)
     best = {name: values[run.best_epoch - 1] for name, values in run.values.items()}
     _warn_of_chance(options.NAME, best["val_recall"], best["chance_recall"], len(test))
-    n = np.count_nonzero(held)
+    n, few = np.count_nonzero(held), sample(len(rows), predicted.shape[1])
     looked_at = f"{n} spots" if n == len(test) else f"{len(test)} of its {n} spots"
     notes = [
         f"{note}; the smallest one, {looked_at}, chose the number of epochs: {run.best_epoch}",
@@ -85,7 +90,8 @@ def choose_epochs(ensemble: Ensemble, inputs: Inputs) -> Chosen:
         f"(chance {best['chance_contrastive']:.3f})",
     ]
     history = History(run.values | {"best_epoch": [run.best_epoch]}, notes)
-    return Chosen(run.best_epoch, {"residual_sd": np.sqrt(errors.mean(axis=0)).astype(np.float32)}, history)
+    residual_sd = np.sqrt(errors.mean(axis=0)).astype(np.float32)
+    return Chosen(run.best_epoch, {"residual_sd": residual_sd}, history, HeldOut(rows[few], predicted[few]))
 
 
 class _Monitor:

@@ -16,9 +16,12 @@ from stpredict.models._data.features import (
     find_features,
 )
 from stpredict.models._data.table import Table, training_table
+from stpredict.models._trust.trust import Judgement, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from typing import Self
 
     import numpy as np
     from anndata import AnnData
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
     from stpredict.models._base.contract import History
     from stpredict.models._base.files import Stored
+    from stpredict.models._data.folds import HeldOut
     from stpredict.models._data.rows import RowStore
 
 
@@ -43,6 +47,8 @@ class FeatureModel(StoredModel):
     ----------
     columns
         Names of the columns of `design`, known in training.
+    trust
+        What was learned of how far predictions can be believed.
     """
 
     uses_features: ClassVar[bool] = True
@@ -50,6 +56,7 @@ class FeatureModel(StoredModel):
     def __init__(self, *, features: str | Sequence[str] | None = None, min_counts: int = 50) -> None:
         super().__init__()
         self.columns: list[str] = []
+        self.trust = Trust()
         self._features = features
         self._min_counts = min_counts
 
@@ -92,6 +99,24 @@ class FeatureModel(StoredModel):
         self.config["history"] = {"values": history.values, "notes": history.notes}
         return history
 
+    def _learn_trust(self, sections: Sequence[Section], table: Table, held: HeldOut) -> dict[str, np.ndarray]:
+        """Learn how far predictions can be believed from those for spots of the `table` that were held out."""
+        self.trust = Trust.learn(sections, list(self.config["features"]), table, held)
+        return self.trust.arrays()
+
+    # ------------------------------------------------------------------ trust
+
+    def judge(self, section: Section) -> Judgement:
+        """How far `section` is from what the model was trained on.
+
+        Raises
+        ------
+        ValueError
+            If the section's features are missing or were made differently from those in training.
+        """
+        check_features(section, self.config["features"])
+        return self.trust.judge(section, list(self.config["features"]), self.config["sections"])
+
     # ------------------------------------------------------------------ features of a section
 
     def design(self, section: Section) -> np.ndarray:
@@ -122,6 +147,13 @@ class FeatureModel(StoredModel):
     # ------------------------------------------------------------------ storage
 
     @classmethod
+    def from_stored(cls, stored: Stored, path: str | Path) -> Self:
+        """Rebuild the model from what was read from `path`."""
+        model = super().from_stored(stored, path)
+        model.trust = Trust.stored_in(stored.arrays)
+        return model
+
+    @classmethod
     def shapes_of(cls, stored: Stored) -> dict[str, tuple[str | int, ...]]:
         """`shapes` and the error of every gene on held-out spots."""
-        return {"residual_sd": ("g",)} | super().shapes_of(stored)
+        return {"residual_sd": ("g",)} | super().shapes_of(stored) | Trust.shapes_in(stored.arrays)

@@ -21,6 +21,29 @@ MIN_GROUPS = 3
 """With fewer patients than this, an inner fold would learn from one alone, which says little about learning from two."""
 
 
+MAX_HELD = 2_000
+"""Held-out spots whose predictions are kept, at most."""
+
+MAX_VALUES = 2**21
+"""Values of such predictions that are kept, at most, for every candidate."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What was predicted for spots that were held out of training.
+
+    Attributes
+    ----------
+    rows
+        Row numbers of the spots in the training table.
+    predicted
+        float32 (len(rows), genes), NaN for genes that were not predicted.
+    """
+
+    rows: np.ndarray
+    predicted: np.ndarray
+
+
 @dataclass(frozen=True)
 class Choice:
     """What cross-validation chose.
@@ -35,12 +58,15 @@ class Choice:
         float32 (genes,), root mean square error of the best candidate on held-out spots.
     note
         What was held out.
+    held
+        What the best candidate predicts for held-out spots, drawn at random where there are many.
     """
 
     value: float
     scores: list[float]
     residual_sd: np.ndarray
     note: str
+    held: HeldOut
 
 
 def inner_folds(table: Table) -> tuple[list[np.ndarray], str]:
@@ -83,17 +109,29 @@ def choose(
     """
     folds, note = inner_folds(table)
     scores: list[list[float]] = [[] for _ in candidates]
-    squares = np.zeros((len(candidates), table.expression.shape[1]))
+    n_genes = table.expression.shape[1]
+    squares = np.zeros((len(candidates), n_genes))
+    looked_at = sample(len(table), n_genes)
+    kept = np.zeros((len(candidates), len(looked_at), n_genes), dtype=np.float32)
     for held in folds:
         test = table.take(held)
+        own, among = held[looked_at], np.searchsorted(np.flatnonzero(held), looked_at[held[looked_at]])
         for i, predicted in enumerate(predictions(table.take(~held), test.design)):
+            kept[i, own] = predicted[among]
             squares[i] += np.square(predicted - test.expression, dtype=np.float64).sum(axis=0)
             for section in np.unique(test.section):
                 rows = test.section == section
                 scores[i].append(float(pearson(test.expression[rows], predicted[rows])[0].mean()))
     means = [float(np.mean(s)) for s in scores]
     best = int(np.argmax(means))
-    return Choice(candidates[best], means, np.sqrt(squares[best] / len(table)).astype(np.float32), note)
+    error = np.sqrt(squares[best] / len(table)).astype(np.float32)
+    return Choice(candidates[best], means, error, note, HeldOut(looked_at, kept[best].copy()))
+
+
+def sample(n: int, n_genes: int, most: int = MAX_HELD) -> np.ndarray:
+    """Numbers of rows whose predictions of so many genes are kept, in order; all of `n`, where these are few."""
+    most = max(min(most, MAX_VALUES // max(n_genes, 1)), 2)
+    return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).permutation(n)[:most])
 
 
 def _mask(rows: np.ndarray, n: int) -> np.ndarray:

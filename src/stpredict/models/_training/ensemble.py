@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from stpredict.models._base.contract import History
     from stpredict.models._base.options import NetworkOptions
+    from stpredict.models._data.folds import HeldOut
     from stpredict.models._data.rows import DiskRows
     from stpredict.models._data.table import Table
 
@@ -37,11 +38,14 @@ class Chosen:
         What the model keeps of it, ``residual_sd`` (genes,) among them: the error of every gene on held-out spots.
     history
         Losses and scores after each epoch.
+    held
+        What was predicted for held-out spots.
     """
 
     epochs: int
     arrays: dict[str, np.ndarray]
     history: History
+    held: HeldOut
 
 
 class Material(Protocol):

@@ -125,6 +125,7 @@ class AlignSt(NetworkModel):
         arrays = {name: tensor.numpy() for name, tensor in network_arrays(networks).items()}
         means, scale = section_means_and_scale(sections, list(self.config["features"]))
         arrays |= space.arrays() | chosen.arrays | {"places": means, "scale": scale}
+        arrays |= self._learn_trust(sections, table, chosen.held)
         if self._own_facts is not None:
             arrays["gene_facts"] = self._own_facts.to_numpy(np.float32, copy=True)
         return self._finish(genes, arrays, chosen.history)

@@ -11,6 +11,7 @@ import torch
 
 from stpredict._evaluation.metrics import pearson
 from stpredict.models._base.contract import History
+from stpredict.models._data.folds import HeldOut, sample
 from stpredict.models._training.ensemble import Chosen, held_out
 from stpredict.models.align_st._genes import MEASURED, MIN_HIDDEN, TOLD, largest_cosine, learn_reliability
 from stpredict.models.align_st._network import Described
@@ -135,7 +136,17 @@ def choose_epochs(ensemble: Ensemble, lesson: Lesson, space_of: Callable[[Table,
         f"held-out spots at that epoch: PCC {pcc['val_seen']:.3f} of seen genes{also}",
     ]
     history = History(run.values | {"best_epoch": [best]}, notes)
-    return Chosen(best, _errors(lesson, monitor, space, asked[can]), history)
+    return Chosen(best, _errors(lesson, monitor, space, asked[can]), history, _held(lesson, monitor, held, space, asked[can]))
+
+
+def _held(lesson: Lesson, monitor: _Monitor, held: np.ndarray, space: GeneSpace, places: np.ndarray) -> HeldOut:
+    """Predictions for the held-out spots, of the genes that were not hidden; `places` are rows of the space."""
+    rows = np.flatnonzero(held)
+    few = sample(len(rows), lesson.n_seen)
+    predicted = np.full((len(few), lesson.n_seen), np.nan, dtype=np.float32)
+    n, seen = monitor.n_seen, places[: monitor.n_seen]
+    predicted[:, monitor.columns[:n]] = monitor.predicted()[few][:, :n] * space.sd[seen] + space.level[seen]
+    return HeldOut(rows[few], predicted)
 
 
 def _teach(network: AlignStNetwork, lesson: Lesson, table: Table, space: GeneSpace, seen: np.ndarray) -> None:

@@ -1,0 +1,170 @@
+"""Where training sections lie in the space of image features, and how far from them the spots of another one lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from stpredict.models._data.chunks import Parts
+from stpredict.models._data.features import ROWS, raw_features
+from stpredict.models._data.folds import inner_folds
+from stpredict.models._data.linalg import principal_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Self
+
+    from stpredict._sections.section import Section
+    from stpredict.models._data.table import Table
+
+MAX_SPOTS = 2000
+"""Training spots that axes are learned from."""
+
+MAX_PLACES = 250
+"""Training spots that others are compared with."""
+
+N_AXES = 16
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Training spots in the principal axes of their image features, as these were encoded.
+
+    Features are not standardised within sections here: stain, scanner and composition of the tissue, which models do not
+    see, are what tells another kind of slide.
+
+    Attributes
+    ----------
+    level, scale
+        float32 (d,), mean of the features over training spots and their standard deviation within sections; the scale
+        is 0 for features that do not vary.
+    axes
+        float32 (d, axes), from features in these units to axes along which training spots have variance 1.
+    places
+        float32 (m, axes), training spots.
+    place_section
+        int64 (m,), number of the section of each.
+    usual
+        float32 (2,), what held-out training spots had, a mean over the groups that were held out: the median distance
+        of a spot to the nearest of the others, and the distance between mean features.
+    """
+
+    level: np.ndarray
+    scale: np.ndarray
+    axes: np.ndarray
+    places: np.ndarray
+    place_section: np.ndarray
+    usual: np.ndarray
+
+    PREFIX: ClassVar[str] = "domain_"
+    SHAPES: ClassVar[dict[str, tuple[str | int, ...]]] = {
+        "domain_level": ("d",),
+        "domain_scale": ("d",),
+        "domain_axes": ("d", "domain axes"),
+        "domain_places": ("domain places", "domain axes"),
+        "domain_place_section": ("domain places",),
+        "domain_usual": (2,),
+    }
+
+    @classmethod
+    def learn(cls, sections: Sequence[Section], keys: Sequence[str], table: Table) -> Self:
+        """Learn from the spots in the training `table`; groups are held out in turn as where hyper-parameters are chosen."""
+        rng = np.random.default_rng(0)
+        rows = np.sort(rng.permutation(len(table))[:MAX_SPOTS])
+        few = table.take(rows)
+        numbers = np.unique(few.section)
+        features = np.concatenate([_rows(sections[i], keys, few.row[few.section == i]) for i in numbers])
+        within = [features[few.section == i] for i in numbers]
+        level = features.mean(axis=0, dtype=np.float64)
+        scale = np.sqrt(np.mean([own.var(axis=0, dtype=np.float64) for own in within], axis=0))
+        scale[scale <= 1e-6 * np.abs(level) + 1e-12] = 0
+        centred = (features - level) * _inverse(scale)
+        squares, axes = principal_axes(centred.astype(np.float32))
+        axes = axes[:, :N_AXES] / np.sqrt(squares[:N_AXES] / len(features))
+        places = centred @ axes
+        held, _ = inner_folds(few)
+        usual = [_distances(places[own], places[~own], rng) for own in held if 0 < own.sum() < len(own)]
+        kept = np.sort(rng.permutation(len(rows))[:MAX_PLACES])
+        return cls(
+            level=level.astype(np.float32),
+            scale=scale.astype(np.float32),
+            axes=axes.astype(np.float32),
+            places=places[kept].astype(np.float32),
+            place_section=few.section[kept].astype(np.int64),
+            usual=np.mean(usual, axis=0).astype(np.float32),
+        )
+
+    def joined_by(self, section: Section, keys: Sequence[str], rows: np.ndarray, number: int) -> Domain:
+        """The same with spots in `rows` of a further `section` among those that others are compared with."""
+        few = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:MAX_PLACES])]
+        places = self._placed(_rows(section, keys, few))
+        fields = vars(self) | {
+            "places": np.concatenate([self.places, places]),
+            "place_section": np.concatenate([self.place_section, np.full(len(few), number)]),
+        }
+        return Domain(**fields)
+
+    def distances(self, section: Section, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+        """How far a section is.
+
+        Returns
+        -------
+        Of every spot the distance to the most similar training spot, 1 = as far as held-out training spots were, and the
+        number of that one's section; the distance of the mean features, 1 likewise; and how far the mean of every
+        feature lies from that of training spots, in standard deviations within sections.
+        """
+        away, of, total = [], [], np.zeros(len(self.level))
+        for features in Parts(partial(raw_features, section, keys), len(section), ROWS):
+            places = self._placed(features)
+            squares = _squares(places, self.places)
+            nearest = squares.argmin(axis=1)
+            away.append(np.sqrt(np.maximum(squares[np.arange(len(nearest)), nearest], 0)))
+            of.append(self.place_section[nearest])
+            total += features.sum(axis=0, dtype=np.float64)
+        shift = (total / len(section) - self.level) * _inverse(self.scale)
+        means = np.stack([self.places[self.place_section == i].mean(axis=0) for i in np.unique(self.place_section)])
+        between = np.sqrt(np.square(shift @ self.axes - means).mean(axis=1).min())
+        spot_unit, mean_unit = np.maximum(self.usual, 1e-6)
+        return np.concatenate(away) / spot_unit, np.concatenate(of), float(between / mean_unit), shift
+
+    def _placed(self, features: np.ndarray) -> np.ndarray:
+        return ((features - self.level) * _inverse(self.scale)) @ self.axes
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a model stores of it."""
+        return {f"{self.PREFIX}{name}": values for name, values in vars(self).items()}
+
+    @classmethod
+    def stored_in(cls, arrays: Mapping[str, np.ndarray]) -> Self | None:
+        """What `arrays` returned, among the arrays of a model; None where there is none."""
+        if not cls.SHAPES.keys() <= arrays.keys():
+            return None
+        return cls(**{name.removeprefix(cls.PREFIX): arrays[name] for name in cls.SHAPES})
+
+
+def _rows(section: Section, keys: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    """float32 (len(rows), d): features of some spots of a section that may be on disk; `rows` are in order."""
+    found = []
+    for start in range(0, len(section), ROWS):
+        own = rows[(rows >= start) & (rows < start + ROWS)] - start
+        if len(own):
+            found.append(raw_features(section, keys, slice(start, start + ROWS))[own])
+    return np.concatenate(found)
+
+
+def _inverse(scale: np.ndarray) -> np.ndarray:
+    return np.where(scale > 0, 1 / np.where(scale > 0, scale, 1), 0)
+
+
+def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * (a @ b.T)
+
+
+def _distances(held: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """Median distance of held-out spots to the nearest of the others, of `MAX_PLACES` at most; and distance of means."""
+    few = others[rng.permutation(len(others))[:MAX_PLACES]]
+    nearest = np.sqrt(np.maximum(_squares(held, few).min(axis=1), 0))
+    return float(np.median(nearest)), float(np.sqrt(np.square(held.mean(axis=0) - others.mean(axis=0)).mean()))

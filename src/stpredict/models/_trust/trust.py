@@ -1,0 +1,142 @@
+"""What a model says of how far its predictions for a section can be believed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict.models._data.features import column_names
+from stpredict.models._trust.domain import Domain
+from stpredict.models._trust.reliability import SPREAD_90, Reliability
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Self
+
+    from stpredict._sections.section import Section
+    from stpredict.models._data.folds import HeldOut
+    from stpredict.models._data.table import Table
+
+INSIDE, EDGE, OUTSIDE, UNKNOWN = "inside", "edge", "outside", "unknown"
+
+NEAR, FAR = 1.35, 2.0
+"""Distances of a section up to which it is inside, and from which it is outside; held-out training sections have 1."""
+
+SHIFTED = 2.0
+"""Distance of mean features from which a section is at the edge at best."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How far predictions for a section can be believed.
+
+    Attributes
+    ----------
+    verdict
+        ``"inside"``, ``"edge"`` or ``"outside"`` of what the model was trained on; ``"unknown"`` where it cannot tell.
+    distance
+        Median of ``spots``.
+    nearest_section
+        Training section that most spots are most similar to.
+    why
+        The verdict in a sentence.
+    spots
+        float32 (n_spots,), how far the spot's image features lie from those of training spots; 1 = as far as held-out
+        training spots did, NaN where unknown.
+    """
+
+    verdict: str
+    distance: float
+    nearest_section: str
+    why: str
+    spots: np.ndarray
+
+    @property
+    def kept(self) -> float:
+        """Share of the correlation on held-out training spots that is to be expected."""
+        return kept(self.distance)
+
+    @property
+    def widening(self) -> float:
+        """Factor by which errors are larger than on held-out training spots."""
+        return widening(self.distance)
+
+    @classmethod
+    def unknown(cls, n_spots: int, why: str) -> Judgement:
+        """Nothing is known."""
+        return cls(UNKNOWN, np.nan, "", why, np.full(n_spots, np.nan, dtype=np.float32))
+
+
+def kept(distance: float) -> float:
+    """Share of the held-out correlation that is left at a `distance`; all of it where the distance is unknown."""
+    return float(np.clip(1 - (distance - NEAR) / (2 * FAR - NEAR), 0, 1)) if np.isfinite(distance) else 1.0
+
+
+def widening(distance: float) -> float:
+    """Factor by which errors grow at a `distance`."""
+    return float(1 + 0.25 * np.clip(distance - NEAR, 0, 4)) if np.isfinite(distance) else 1.0
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What a model learned of its own trustworthiness; both parts are None in models that learned nothing of it.
+
+    Attributes
+    ----------
+    domain
+        Where training spots lie; None of models that look at no features.
+    reliability
+        What held-out spots reached.
+    """
+
+    domain: Domain | None = None
+    reliability: Reliability | None = None
+
+    @classmethod
+    def learn(cls, sections: Sequence[Section], keys: Sequence[str], table: Table, held: HeldOut) -> Self:
+        """Learn from predictions for held-out spots of the training `table`."""
+        domain = Domain.learn(sections, keys, table) if keys else None
+        measured = np.asarray(table.expression[held.rows])
+        return cls(domain, Reliability.learn(measured, held.predicted, table.section[held.rows]))
+
+    def judge(self, section: Section, keys: Sequence[str], trained_on: Sequence[str]) -> Judgement:
+        """How far a `section` is from the sections `trained_on`."""
+        if self.domain is None:
+            why = "the model looks at no encoded features" if self.reliability else "the model was trained by an earlier version; train it again to learn it"
+            return Judgement.unknown(len(section), why)
+        spots, nearest, shifted, shift = self.domain.distances(section, keys)
+        distance = float(np.median(spots))
+        verdict = OUTSIDE if distance > FAR else EDGE if distance > NEAR or shifted > SHIFTED else INSIDE
+        names = column_names(section, keys)
+        most = np.argsort(-np.abs(shift))[:2]
+        told = " and ".join(f"{names[i]} ({shift[i]:+.1f} sd)" for i in most)
+        why = f"its spots lie {distance:.2g} times as far from training spots as held-out ones did"
+        if verdict != INSIDE:
+            why += f"; its features differ most in {told}"
+        home = trained_on[np.bincount(nearest).argmax()]
+        return Judgement(verdict, distance, str(home), why, spots.astype(np.float32))
+
+    def reached(self, judgement: Judgement, columns: np.ndarray) -> np.ndarray:
+        """float64 (3, genes): correlation to expect of genes in these columns, and the ends of its 90 % interval."""
+        known = self.reliability
+        expected = np.clip(known.pcc[columns], 0, 1) * judgement.kept
+        half = SPREAD_90 * known.pcc_sd[columns]
+        low = np.minimum(np.maximum(expected - half, 0), expected)
+        return np.stack([expected, low, np.minimum(expected + half, 1)])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a model stores of it."""
+        return {name: values for part in (self.domain, self.reliability) if part for name, values in part.arrays().items()}
+
+    @classmethod
+    def stored_in(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """What `arrays` returned, among the arrays of a model."""
+        return cls(Domain.stored_in(arrays), Reliability.stored_in(arrays))
+
+    @classmethod
+    def shapes_in(cls, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str | int, ...]]:
+        """Shapes of those arrays of a model that belong to it."""
+        parts = (Domain.SHAPES, Reliability.SHAPES)
+        return {name: dims for part in parts if part.keys() & arrays.keys() for name, dims in part.items()}
