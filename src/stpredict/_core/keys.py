@@ -61,6 +61,26 @@ def std(key: str) -> str:
     return f"{key}_std"
 
 
+def lower(key: str) -> str:
+    """Layer of the lower ends of the intervals that belong to `key`."""
+    return f"{key}_lower"
+
+
+def upper(key: str) -> str:
+    """Layer of the upper ends of the intervals that belong to `key`."""
+    return f"{key}_upper"
+
+
+def distance(key: str) -> str:
+    """``obs`` column of how far spots are from training spots, of the prediction `key`."""
+    return f"{key}_distance"
+
+
+def reliability(key: str) -> str:
+    """``var`` column of the correlation to expect of the prediction `key`; its interval has further columns."""
+    return f"{key}_reliability"
+
+
 def extra_genes(key: str) -> str:
     """``obsm`` DataFrame of predicted genes that ``var`` lacks."""
     return f"{key}_genes"

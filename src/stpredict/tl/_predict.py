@@ -14,6 +14,7 @@ from stpredict._genes.symbols import HUMAN, describe_missing, match, match_once,
 from stpredict._sections.open import Opened, Where, check_sizes
 from stpredict.models._base.contract import UNITS
 from stpredict.tl._given import given_genes, given_model
+from stpredict.tl._prediction.believed import ENDS
 from stpredict.tl._prediction.record import run_record
 from stpredict.tl._prediction.tables import PredictedTable, fill, fill_store
 from stpredict.tl._prediction.zarr_store import checked_path
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from stpredict._core.typing import Data
     from stpredict.models import ExpressionModel
 
+BESIDE = (keys.std, keys.lower, keys.upper)
+"""Names of layers that may stand beside a prediction, after its own."""
+
 
 @with_shared_texts
 def predict_expression(
@@ -36,6 +40,7 @@ def predict_expression(
     genes: Iterable[str] | None = None,
     key_added: str = keys.PREDICTED,
     std: bool = False,
+    interval: float | None = None,
     as_anndata: bool = False,
     out: str | Path | None = None,
     ortholog: bool = False,
@@ -59,6 +64,9 @@ def predict_expression(
         ``"align_st"`` predicts all genes of ``model.vocabulary``, most of which no section needs to have measured.
     %(key_added)s
     %(std)s
+    interval
+        Share of spots that an interval is to hold, such as 0.9, to be written as well. Its ends are quantiles of each
+        gene's errors on held-out training spots, wider the farther the section is from those of training.
     as_anndata
         Return a new AnnData of the predicted genes and leave `data` untouched.
     out
@@ -79,7 +87,17 @@ def predict_expression(
       is no gene in ``var``
     - ``var["predicted"]``: bool, which genes were
     - ``obsm["predicted_genes"]``: DataFrame of the genes that ``var`` lacks, where there are any
-    - with `std`, ``layers["predicted_std"]`` and ``obsm["predicted_std_genes"]``, alike
+    - with `std`, ``layers["predicted_std"]`` and ``obsm["predicted_std_genes"]``, alike; with `interval`, the same of
+      ``"predicted_lower"`` and ``"predicted_upper"``
+    - ``obs["predicted_distance"]``: float32, how far the image features of each spot lie from those of training spots,
+      1 = as far as held-out training spots did
+    - ``var["predicted_reliability"]``: float32, the Pearson correlation over spots to expect of every gene on these
+      sections, learned from held-out training spots and less the farther they are; ``predicted_reliability_lower`` and
+      ``_upper``, its 90 % interval
+    - ``uns["predicted"]["domain"]``: ``verdict``, whether the section is ``"inside"`` of what the model was trained on, at
+      its ``"edge"`` or ``"outside"`` (``"unknown"`` for models that look at no encoded features or were saved by earlier
+      versions); ``distance``, the median over spots; ``nearest_section``; and ``why``. Of several sections, those of the
+      farthest, and of each in ``sections``
     - ``uns["predicted"]``: ``model_id``, ``method``, ``encoder``, ``mpp``, ``units``, ``versions``, ``parameters``,
       ``date``
     - ``uns["predicted"]["unseen"]``, of a model that predicts genes it did not learn from (``"align_st"``): of those
@@ -107,7 +125,8 @@ def predict_expression(
     Warns
     -----
     UserWarning
-        If the model does not know some of `genes`; they are NaN.
+        If the model does not know some of `genes`; they are NaN. If a section lies outside of what the model was trained
+        on.
 
     Notes
     -----
@@ -152,38 +171,51 @@ def predict_expression(
     opened = Opened(data, Where(library_key, table_key), copy=copy)
     adata, sections = opened.table, opened.sections
     check_sizes(sections)
-    check_key_added(adata, key_added, mark="model_id", layers=[key_added, keys.std(key_added)], var=[key_added])
+    if interval is not None and not 0 < interval < 1:
+        msg = f"interval must be a share of spots between 0 and 1, such as 0.9; got {interval!r}."
+        raise ValueError(msg)
+    columns = [f"{keys.reliability(key_added)}{end}" for end in ENDS]
+    layers = [key_added, *(of(key_added) for of in BESIDE)]
+    check_key_added(
+        adata, key_added, mark="model_id", layers=layers, var=[key_added, *columns], obs=[keys.distance(key_added)]
+    )
     check_unique_genes(adata.var_names, "This AnnData")
     wanted = None if genes is None else _asked_genes(genes, model)
     inside, outside = _places(wanted, model, _names_to_match(model, adata.var_names, ortholog=ortholog))
     if path is not None:
         check_section_names(section.name for section in sections)
-    record = run_record(model, adata, {"genes": wanted or "all", "std": std}) | {"units": UNITS}
+    record = run_record(model, adata, {"genes": wanted or "all", "std": std, "interval": interval}) | {"units": UNITS}
     kinds = {key_added: "mean"} | ({keys.std(key_added): "std"} if std else {})
+    if interval is not None:
+        kinds |= {keys.lower(key_added): "lower", keys.upper(key_added): "upper"}
 
     if as_anndata or path is not None:
         new = _bare_anndata(adata, inside | outside, key_added, record)
         if path is not None:
-            fill_store(path, new, sections, model, inside | outside, kinds)
+            fill_store(path, new, sections, model, inside | outside, kinds, key_added).warn_of_outside()
             return None
         tables = {name: PredictedTable.empty(kind, adata.n_obs, inside | outside) for name, kind in kinds.items()}
-        fill(tables.values(), sections, model, inside | outside, record)
+        believed = fill(tables.values(), sections, model, inside | outside, record)
+        believed.write(new, key_added, inside | outside)
+        believed.warn_of_outside()
         new.X = tables[key_added].values
         for name, table in tables.items():
             new.layers[name] = table.values
         return new
-    layers = {name: PredictedTable.empty(kind, adata.n_obs, inside, adata.var_names) for name, kind in kinds.items()}
+    tables = {name: PredictedTable.empty(kind, adata.n_obs, inside, adata.var_names) for name, kind in kinds.items()}
     extra = {keys.extra_genes(name): PredictedTable.empty(kind, adata.n_obs, outside) for name, kind in kinds.items()}
-    fill([*layers.values(), *extra.values()], sections, model, inside | outside, record)
+    believed = fill([*tables.values(), *extra.values()], sections, model, inside | outside, record)
     adata = opened.target
     _forget(adata, key_added)
     if adata.n_vars:
-        for name, table in layers.items():
+        for name, table in tables.items():
             adata.layers[name] = table.values
     if outside:
         for name, table in extra.items():
             adata.obsm[name] = pd.DataFrame(table.values, index=adata.obs_names, columns=table.names)
     adata.var[key_added] = adata.var_names.isin(list(inside))
+    believed.write(adata, key_added, inside)
+    believed.warn_of_outside()
     adata.uns[key_added] = record
     return opened.result
 
@@ -250,7 +282,7 @@ def _names_to_match(model: ExpressionModel, var_names: pd.Index, *, ortholog: bo
 
 def _forget(adata: AnnData, key_added: str) -> None:
     """Drop what an earlier prediction under this name left."""
-    for name in (key_added, keys.std(key_added)):
+    for name in (key_added, *(of(key_added) for of in BESIDE)):
         for slot, key in ((adata.layers, name), (adata.obsm, keys.extra_genes(name))):
             if key in slot:
                 del slot[key]

@@ -95,7 +95,7 @@ class Aligned(Banked, NetworkModel, SpotwiseModel):
             chosen = training.choose_epochs(ensemble, inputs)
             networks = ensemble.train_members(training.SpotMaterial(inputs, self.options), chosen.epochs)
             arrays = training.arrays_of(networks, inputs.take(self.reference(inputs.table))) | chosen.arrays
-            arrays |= self._learn_trust(sections, table, chosen.held)
+            arrays |= self._learn_trust(sections, table, chosen.held, arrays)
         return self._finish(genes, arrays, chosen.history)
 
     def reference(self, table: Table) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stpredict._sections.section import Section
+    from stpredict.models._trust.trust import Judgement
 
 UNITS = "log1p CP10k"
 """Units of every prediction: log1p of counts per 10,000, by the total over all genes."""
@@ -30,6 +31,14 @@ class Prediction:
         float32 (spots, genes), predictive standard deviation in ``units``.
     genes
         Names of the columns.
+    judgement
+        How far the section is from what the model was trained on.
+    reached
+        float64 (3, genes): Pearson correlation over spots to expect of every gene on this section, and the ends of its
+        90 % interval; NaN where nothing is known.
+    errors
+        float32 (levels, genes): quantiles of measured minus predicted expression to expect, at the levels
+        `stpredict.models._trust.reliability.LEVELS`; NaN where nothing is known.
     unseen
         Of genes that the model did not learn from: their names (``genes``), and per gene the ``distance`` to the most
         similar gene that it did, and the ``reliability``, the PCC to expect. None where it cannot predict such genes.
@@ -40,6 +49,9 @@ class Prediction:
     genes: list[str]
     units: str = UNITS
     unseen: Mapping[str, np.ndarray] | None = None
+    judgement: Judgement | None = None
+    reached: np.ndarray | None = None
+    errors: np.ndarray | None = None
 
     @classmethod
     def of_parts(cls, parts: Iterable[tuple[slice, Prediction]], n_spots: int, genes: Sequence[str]) -> Prediction:
@@ -47,7 +59,7 @@ class Prediction:
         mean, std = np.empty((2, n_spots, len(genes)), dtype=np.float32)
         for rows, part in parts:
             mean[rows], std[rows] = part.mean, part.std
-        return cls(mean, std, list(genes))
+        return replace(part, mean=mean, std=std, genes=list(genes))
 
 
 @dataclass

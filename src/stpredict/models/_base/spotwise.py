@@ -25,9 +25,14 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
     from stpredict.models._base.contract import History
     from stpredict.models._base.files import Stored
-    from stpredict.models._data.folds import Predictions
+    from stpredict.models._data.folds import HeldOut, Predictions
     from stpredict.models._data.rows import RowStore
     from stpredict.models._data.table import Table
+    from stpredict.models._trust.trust import Judgement
+
+
+SPREAD_SPOTS = 256
+"""Training spots for which the width of a method's own spread is looked at."""
 
 
 class SpotwiseModel(FeatureModel):
@@ -74,6 +79,16 @@ class SpotwiseModel(FeatureModel):
         structure = {} if self.structure is None else self.structure.arrays()
         return super()._finish(genes, arrays | structure, history)
 
+    def _learn_trust(
+        self, sections: Sequence[Section], table: Table, held: HeldOut, arrays: dict[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Learn from held-out spots, and how wide the method's own spread with these `arrays` is, where it has one."""
+        learned = super()._learn_trust(sections, table, held)
+        spread = None if arrays is None else self.apply(arrays, self.designer(sections[0])(slice(SPREAD_SPOTS)))[1]
+        if spread is not None:
+            learned |= self.trust.learn_spread(spread)
+        return learned
+
     def structured(self, predictions: Predictions) -> Predictions:
         """`predictions` for inner held-out spots as `predict` would give them: drawn to the gene structure, if any."""
         structure = self.structure
@@ -114,6 +129,7 @@ class SpotwiseModel(FeatureModel):
             If the section's features are missing or were made differently from those in training; before the first part.
         """
         queries = Parts(self.designer(section), len(section), size or rows_of(len(self.genes)))
+        judgement = self.judge(section)
         predicted = self.apply_to(queries)
         if self.structure is not None:
             distance = self.structure.distance(mean_features(section, list(self.config["features"])))
@@ -122,7 +138,7 @@ class SpotwiseModel(FeatureModel):
             means = predicted.map(itemgetter(0))
         asked = self.genes if genes is None else list(genes)
         return (
-            (rows, self._of_genes(asked, mean, spread))
+            (rows, self._of_genes(asked, mean, spread, judgement))
             for rows, mean, (_, spread) in zip(queries.rows, means, predicted, strict=True)
         )
 
@@ -130,17 +146,22 @@ class SpotwiseModel(FeatureModel):
         """`apply` to a section's design, part by part; methods that compare all of its spots override it."""
         return queries.map(partial(self.apply, self.arrays))
 
-    def _of_genes(self, genes: list[str], mean: np.ndarray, spread: np.ndarray | None) -> Prediction:
+    def _of_genes(
+        self, genes: list[str], mean: np.ndarray, spread: np.ndarray | None, judgement: Judgement
+    ) -> Prediction:
         """Prediction of `genes` out of those for all genes of the model; NaN where it does not know one."""
-        std = np.broadcast_to(self.arrays["residual_sd"], mean.shape) if spread is None else spread
-        if genes == self.genes:
-            return Prediction(mean, np.array(std), genes)
+        unit = self.trust.error_width(judgement, spread is not None)
+        std = np.broadcast_to(self.arrays["residual_sd"] if unit is None else unit, mean.shape)
+        if spread is not None:
+            std = spread if unit is None else spread * unit
         column = {gene: i for i, gene in enumerate(self.genes)}
-        known = [i for i, gene in enumerate(genes) if gene in column]
-        taken = [column[genes[i]] for i in known]
-        out = np.full((2, len(mean), len(genes)), np.nan, dtype=np.float32)
-        out[0][:, known], out[1][:, known] = mean[:, taken], std[:, taken]
-        return Prediction(out[0], out[1], genes)
+        taken = np.array([column.get(gene, -1) for gene in genes], dtype=int)
+        reached, errors = self.trust.expected(judgement, taken)
+        if genes == self.genes:
+            return Prediction(mean, np.array(std), genes, judgement=judgement, reached=reached, errors=errors)
+        out = np.stack([mean[:, taken], std[:, taken]]) if len(self.genes) else np.zeros((2, len(mean), len(genes)))
+        out[..., taken < 0] = np.nan
+        return Prediction(out[0], out[1], genes, judgement=judgement, reached=reached, errors=errors)
 
     # ------------------------------------------------------------------ storage
 

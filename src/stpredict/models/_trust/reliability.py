@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 LEVELS = np.array([0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5])
 LEVELS = np.concatenate([LEVELS, 1 - LEVELS[-2::-1]])
 """Quantiles of the errors that are kept."""
+
+NORMAL_QUANTILES = np.array([NormalDist().inv_cdf(level) for level in LEVELS])
+"""The same quantiles of a standard normal distribution."""
 
 MIN_SPOTS = 10
 """Held-out spots of a section that a correlation needs."""
@@ -43,21 +47,21 @@ class Reliability:
         float32 (genes,), standard deviation of what another section reaches around it.
     errors
         float32 (levels, genes), quantiles `LEVELS` of measured minus predicted expression.
-    rms
-        float32 (genes,), root mean square of these errors.
+    spread
+        float32 (genes,), root mean square of the method's own spread over training spots; 0 where it has none.
     """
 
     pcc: np.ndarray
     pcc_sd: np.ndarray
     errors: np.ndarray
-    rms: np.ndarray
+    spread: np.ndarray
 
     PREFIX: ClassVar[str] = "held_out_"
     SHAPES: ClassVar[dict[str, tuple[str | int, ...]]] = {
         "held_out_pcc": ("g",),
         "held_out_pcc_sd": ("g",),
         "held_out_errors": (len(LEVELS), "g"),
-        "held_out_rms": ("g",),
+        "held_out_spread": ("g",),
     }
 
     @classmethod
@@ -75,18 +79,16 @@ class Reliability:
         pcc, sd = _expected(reached, sizes, _properties(measured, predicted, units), known)
         quantiles = np.zeros((len(LEVELS), len(known)), dtype=np.float32)
         quantiles[:, known] = np.quantile(errors[:, known], LEVELS, axis=0)
-        rms = np.sqrt(np.square(errors, dtype=np.float64).mean(axis=0))
         if not known.all():
-            relative = rms[known] / np.maximum(measured.std(axis=0)[known], 1e-6)
-            rms[~known] = np.median(relative) * measured.std(axis=0)[~known] if known.any() else 1.0
-            quantiles[:, ~known] = np.median(quantiles[:, known] / np.maximum(rms[known], 1e-6), axis=1)[:, None] * rms[~known]
-        return cls(pcc.astype(np.float32), sd.astype(np.float32), quantiles, rms.astype(np.float32))
+            size = np.maximum(measured.std(axis=0), 1e-6)
+            usual = np.median(quantiles[:, known] / size[known], axis=1) if known.any() else np.zeros(len(LEVELS))
+            quantiles[:, ~known] = usual[:, None] * size[~known]
+        nothing = np.zeros(len(known), dtype=np.float32)
+        return cls(pcc.astype(np.float32), sd.astype(np.float32), quantiles, nothing)
 
     def interval(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """(genes,) each: from the prediction to the ends of the central interval that holds a share `level` of spots."""
-        tails = ((1 - level) / 2, (1 + level) / 2)
-        low, high = (_at(self.errors, tail) for tail in tails)
-        return low, high
+        return central(self.errors, level)
 
     def width(self) -> np.ndarray:
         """(genes,): standard deviation of the normal distribution whose 90 % interval is as wide as that of the errors."""
@@ -103,6 +105,11 @@ class Reliability:
         if not cls.SHAPES.keys() <= arrays.keys():
             return None
         return cls(**{name.removeprefix(cls.PREFIX): arrays[name] for name in cls.SHAPES})
+
+
+def central(errors: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """(genes,) each: ends of the central interval that holds a share `level` of errors with quantiles (levels, genes)."""
+    return _at(errors, (1 - level) / 2), _at(errors, (1 + level) / 2)
 
 
 def _at(errors: np.ndarray, level: float) -> np.ndarray:

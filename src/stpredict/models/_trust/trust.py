@@ -9,7 +9,7 @@ import numpy as np
 
 from stpredict.models._data.features import column_names
 from stpredict.models._trust.domain import Domain
-from stpredict.models._trust.reliability import SPREAD_90, Reliability
+from stpredict.models._trust.reliability import LEVELS, SPREAD_90, Reliability
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -118,13 +118,41 @@ class Trust:
         home = trained_on[np.bincount(nearest).argmax()]
         return Judgement(verdict, distance, str(home), why, spots.astype(np.float32))
 
-    def reached(self, judgement: Judgement, columns: np.ndarray) -> np.ndarray:
-        """float64 (3, genes): correlation to expect of genes in these columns, and the ends of its 90 % interval."""
-        known = self.reliability
-        expected = np.clip(known.pcc[columns], 0, 1) * judgement.kept
-        half = SPREAD_90 * known.pcc_sd[columns]
-        low = np.minimum(np.maximum(expected - half, 0), expected)
-        return np.stack([expected, low, np.minimum(expected + half, 1)])
+    def expected(self, judgement: Judgement, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What to expect of genes in these columns, NaN where a column is −1 or nothing was learned.
+
+        Returns
+        -------
+        float64 (3, genes), correlation over spots and the ends of its 90 % interval; float32 (levels, genes), quantiles
+        of measured minus predicted expression.
+        """
+        if self.reliability is None or judgement.verdict == UNKNOWN and self.domain is not None:
+            return np.full((3, len(columns)), np.nan), np.full((len(LEVELS), len(columns)), np.nan, dtype=np.float32)
+        reached = np.clip(self.reliability.pcc[columns], 0, 1) * judgement.kept
+        half = SPREAD_90 * self.reliability.pcc_sd[columns]
+        reached = np.stack([reached, np.maximum(reached - half, 0), np.minimum(reached + half, 1)]).astype(np.float64)
+        errors = self.reliability.errors[:, columns] * np.float32(judgement.widening)
+        reached[:, columns < 0], errors[:, columns < 0] = np.nan, np.nan
+        return reached, errors
+
+    def error_width(self, judgement: Judgement, has_spread: bool) -> np.ndarray | None:
+        """float32 (genes,): standard deviation of predictions, or factor of the method's own spread; None where unknown.
+
+        So that the central 90 % interval of a normal distribution is as wide as that of the errors on held-out spots.
+        """
+        if self.reliability is None:
+            return None
+        width = self.reliability.width() * np.float32(judgement.widening)
+        if not has_spread:
+            return width
+        own = self.reliability.spread
+        return np.where(own > 0, width / np.where(own > 0, own, 1), np.float32(judgement.widening)).astype(np.float32)
+
+    def learn_spread(self, spread: np.ndarray) -> dict[str, np.ndarray]:
+        """Learn how wide a method's own spread (spots, genes) is; returns what a model stores of it."""
+        rms = np.sqrt(np.square(spread, dtype=np.float64).mean(axis=0)).astype(np.float32)
+        self.reliability.spread[:] = rms
+        return {f"{Reliability.PREFIX}spread": rms}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a model stores of it."""

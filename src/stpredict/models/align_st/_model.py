@@ -12,6 +12,7 @@ from stpredict._sections.section import Section
 from stpredict.models._base.contract import Prediction
 from stpredict.models._base.network import NetworkModel, network_arrays
 from stpredict.models._data.features import mean_features
+from stpredict.models._trust.reliability import NORMAL_QUANTILES
 from stpredict.models._reference.distance import distance_to, section_means_and_scale
 from stpredict.models.align_st._genes import expected_pcc
 from stpredict.models.align_st._options import PRESETS, Options
@@ -214,10 +215,22 @@ class AlignSt(NetworkModel):
         standard = sum(expression(network, slide, all_genes, pool)[:, columns] for network in networks) / len(networks)
         level, sd = self.arrays["gene_level"][rows], self.arrays["gene_sd"][rows]
         error = self.arrays["unseen_error"][self.arrays["gene_told"][rows].astype(int)] * sd
-        error[rows < n_seen] = self.arrays["residual_sd"][rows[rows < n_seen]]
+        judgement = self.judge(section)
+        width = self.trust.error_width(judgement, has_spread=False)
+        error[rows < n_seen] = (self.arrays["residual_sd"] if width is None else width)[rows[rows < n_seen]]
         mean, std = np.full((2, len(section), len(asked)), np.nan, dtype=np.float32)
         mean[:, known], std[:, known] = standard * sd + level, error
-        return Prediction(mean, std, asked, unseen=self._unseen(np.array(asked)[known], rows))
+        unseen = self._unseen(np.array(asked)[known], rows)
+        reached, errors = self.trust.expected(judgement, self._columns(asked, place))
+        others = np.flatnonzero(known)[rows >= n_seen]
+        reached[0, others] = np.clip(unseen["reliability"], 0, 1) * judgement.kept
+        errors[:, others] = NORMAL_QUANTILES[:, None] * error[rows >= n_seen]
+        return Prediction(mean, std, asked, unseen=unseen, judgement=judgement, reached=reached, errors=errors)
+
+    def _columns(self, asked: Sequence[str], place: Mapping[str, int]) -> np.ndarray:
+        """Number of every gene among those learned from; -1 for others."""
+        numbers = np.array([place.get(name, -1) for name in asked], dtype=int)
+        return np.where(numbers < len(self.genes), numbers, -1)
 
     def _unseen(self, names: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Names of the unseen genes among `rows`, how far they are from seen ones, and how reliable."""

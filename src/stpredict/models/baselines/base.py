@@ -62,7 +62,7 @@ class Baseline(SpotwiseModel):
         if self.hyperparameter:
             self.config[self.hyperparameter] = choice.value
         arrays = self.learn(table, choice.value) | {"residual_sd": choice.residual_sd}
-        arrays |= self._learn_trust(sections, table, choice.held)
+        arrays |= self._learn_trust(sections, table, choice.held, arrays)
         return self._finish(genes, arrays, self._history(choice))
 
     def _choose(self, table: Table) -> Choice:

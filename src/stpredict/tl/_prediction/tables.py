@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from stpredict.models._data.chunks import rows_of
+from stpredict.models._trust.reliability import central
+from stpredict.tl._prediction.believed import Believed
 from stpredict.tl._prediction.zarr_store import predicted_store
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ class PredictedTable(NamedTuple):
     """Where the values of one kind go: float32 (spots, genes), NaN for genes that the model does not know."""
 
     kind: str
-    """``"mean"`` or ``"std"``."""
+    """``"mean"``, ``"std"``, ``"lower"`` or ``"upper"``."""
     genes: dict[str, str | None]
     """The model's gene by the name under which it is written."""
     names: pd.Index
@@ -39,11 +41,11 @@ class PredictedTable(NamedTuple):
         names = pd.Index(list(genes), dtype=str) if names is None else names
         return cls(kind, genes, names, np.full((n_spots, len(names)), np.nan, dtype=np.float32))
 
-    def take(self, rows: slice | np.ndarray, prediction: Prediction) -> None:
+    def take(self, rows: slice | np.ndarray, prediction: Prediction, interval: float | None = None) -> None:
         """Write the prediction for some rows."""
         column: dict[str | None, int] = {gene: i for i, gene in enumerate(prediction.genes)}
         taken = np.array([column.get(self.genes.get(name), -1) for name in self.names], dtype=int)
-        values = getattr(prediction, self.kind).take(taken, axis=1).astype(np.float32, copy=False)
+        values = _values(prediction, self.kind, interval).take(taken, axis=1).astype(np.float32, copy=False)
         values[:, taken < 0] = np.nan
         self.values[rows] = values
 
@@ -55,16 +57,25 @@ def fill(
     genes: dict[str, str | None],
     record: dict[str, Any],
     size: int | None = None,
-) -> None:
-    """Predict all sections, part by part, into `tables`; what is known of unseen genes goes to the `record`."""
+) -> Believed:
+    """Predict all sections, part by part, into `tables`; what is known of unseen genes goes to the `record`.
+
+    Returns
+    -------
+    How far the prediction can be believed.
+    """
+    believed = Believed()
     asked = list(dict.fromkeys(gene for gene in genes.values() if gene is not None))
     predictions = [model.predict_parts(section, asked, size=size) for section in sections]
     for section, parts in zip(sections, predictions, strict=True):
         for part, prediction in parts:
             for table in tables:
-                table.take(_as_slice(section.rows[part]), prediction)
+                table.take(_as_slice(section.rows[part]), prediction, record["parameters"]["interval"])
             if prediction.unseen is not None:
                 record["unseen"] = _under_own_names(prediction.unseen, genes)
+        believed.take(section, prediction)
+    record["domain"] = believed.domain()
+    return believed
 
 
 def fill_store(
@@ -74,16 +85,30 @@ def fill_store(
     model: ExpressionModel,
     genes: dict[str, str | None],
     kinds: Mapping[str, str],
-) -> None:
+    key_added: str,
+) -> Believed:
     """The same, into matrices of a store on disk; the first of the `kinds` is ``X``."""
-    key_added, *layers = kinds
+    layers = list(kinds)[1:]
     size = rows_of(max(len(model.genes), new.n_vars))
     with predicted_store(path, new, ["X", *layers], size) as matrices:
         tables = [
             PredictedTable(kind, genes, new.var_names, into)
             for kind, into in zip(kinds.values(), matrices, strict=True)
         ]
-        fill(tables, sections, model, genes, new.uns[key_added], size)
+        believed = fill(tables, sections, model, genes, new.uns[key_added], size)
+        believed.write(new, key_added, genes)
+    return believed
+
+
+def _values(prediction: Prediction, kind: str, interval: float | None) -> np.ndarray:
+    """Values of one kind; the ends of an interval are no less than 0, as log counts are."""
+    if kind in ("mean", "std"):
+        values: np.ndarray = getattr(prediction, kind)
+        return values
+    if prediction.errors is None:
+        return np.full_like(prediction.mean, np.nan)
+    low, high = central(prediction.errors, interval or 0.9)
+    return np.maximum(prediction.mean + (low if kind == "lower" else high), 0)
 
 
 def _as_slice(rows: np.ndarray) -> slice | np.ndarray:
