@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from stpredict.models._data.features import check_features
+from stpredict.models._trust.trust import Trust
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
@@ -79,6 +82,8 @@ class ExpressionModel(ABC):
 
     Attributes
     ----------
+    trust
+        What was learned of how far predictions can be believed.
     method
         Name under which `tl.train` knows the class.
     seeded
@@ -97,6 +102,7 @@ class ExpressionModel(ABC):
     seeded: ClassVar[bool] = False
     streams: ClassVar[bool] = False
 
+    trust: Trust = Trust()
     genes: list[str]
     arrays: dict[str, np.ndarray]
     config: dict[str, Any]
@@ -123,6 +129,24 @@ class ExpressionModel(ABC):
         spots at once give one part, as here.
         """
         yield slice(0, len(section)), self.predict(section, genes)
+
+    @property
+    def trained_on(self) -> list[str]:
+        """Names of the sections that the model learned from."""
+        names: list[str] = self.config.get("sections", [])
+        return names
+
+    def judge(self, section: Section) -> Judgement:
+        """How far `section` is from those that the model learned from.
+
+        Raises
+        ------
+        ValueError
+            If the section's features are missing or were made differently from those in training.
+        """
+        features = self.config.get("features", {})
+        check_features(section, features)
+        return self.trust.judge(section, list(features), self.trained_on)
 
     @abstractmethod
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:

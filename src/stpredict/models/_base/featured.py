@@ -16,7 +16,7 @@ from stpredict.models._data.features import (
     find_features,
 )
 from stpredict.models._data.table import Table, training_table
-from stpredict.models._trust.trust import Judgement, Trust
+from stpredict.models._trust.trust import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,8 +47,6 @@ class FeatureModel(StoredModel):
     ----------
     columns
         Names of the columns of `design`, known in training.
-    trust
-        What was learned of how far predictions can be believed.
     """
 
     uses_features: ClassVar[bool] = True
@@ -56,7 +54,6 @@ class FeatureModel(StoredModel):
     def __init__(self, *, features: str | Sequence[str] | None = None, min_counts: int = 50) -> None:
         super().__init__()
         self.columns: list[str] = []
-        self.trust = Trust()
         self._features = features
         self._min_counts = min_counts
 
@@ -103,19 +100,6 @@ class FeatureModel(StoredModel):
         """Learn how far predictions can be believed from those for spots of the `table` that were held out."""
         self.trust = Trust.learn(sections, list(self.config["features"]), table, held)
         return self.trust.arrays()
-
-    # ------------------------------------------------------------------ trust
-
-    def judge(self, section: Section) -> Judgement:
-        """How far `section` is from what the model was trained on.
-
-        Raises
-        ------
-        ValueError
-            If the section's features are missing or were made differently from those in training.
-        """
-        check_features(section, self.config["features"])
-        return self.trust.judge(section, list(self.config["features"]), self.config["sections"])
 
     # ------------------------------------------------------------------ features of a section
 

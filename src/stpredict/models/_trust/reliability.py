@@ -30,6 +30,9 @@ MIN_GENES = 20
 ONE_UNIT_SD = 0.08
 """Standard deviation of a section's mean correlation around that of others, where one was held out only."""
 
+BASE_SPOTS = 50
+"""Measured spots as many as the errors of a base model count for."""
+
 SPREAD_90 = 1.6448536
 """Half the width of the central 90 % interval of a normal distribution."""
 
@@ -85,6 +88,21 @@ class Reliability:
             quantiles[:, ~known] = usual[:, None] * size[~known]
         nothing = np.zeros(len(known), dtype=np.float32)
         return cls(pcc.astype(np.float32), sd.astype(np.float32), quantiles, nothing)
+
+    def drawn_to(self, base: Reliability, columns: np.ndarray, n_spots: int) -> Reliability:
+        """Join with what a `base` model says of its genes in these columns, -1 for others; from `n_spots` was learned here.
+
+        The fewer the spots, the more the base model says.
+        """
+        known = columns >= 0
+        own = np.square(1 - np.square(self.pcc)) / max(n_spots - 1, 1)
+        before = np.square(base.pcc_sd[columns])
+        weight = np.where(known, before / np.maximum(before + own, 1e-12), 1)
+        pcc = weight * self.pcc + (1 - weight) * np.where(known, base.pcc[columns], 0)
+        sd = np.where(known, np.sqrt(before * own / np.maximum(before + own, 1e-12) + ONE_UNIT_SD**2), self.pcc_sd)
+        share = n_spots / (n_spots + BASE_SPOTS)
+        errors = np.where(known, share * self.errors + (1 - share) * base.errors[:, columns], self.errors)
+        return Reliability(pcc.astype(np.float32), sd.astype(np.float32), errors.astype(np.float32), self.spread)
 
     def interval(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """(genes,) each: from the prediction to the ends of the central interval that holds a share `level` of spots."""

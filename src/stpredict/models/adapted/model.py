@@ -15,6 +15,8 @@ from stpredict.models._base.load import rebuilt
 from stpredict.models._base.stored import StoredModel
 from stpredict.models.adapted import residuals
 from stpredict.models.adapted.gaussian_process import LENGTHS, ROWS, Points, Process, kernel
+from stpredict.models._trust.reliability import Reliability
+from stpredict.models._trust.trust import Trust
 from stpredict.models.methods import METHODS
 
 if TYPE_CHECKING:
@@ -121,6 +123,7 @@ class Adapted(StoredModel):
         own["spot_section"] = spots.section
         own["spots"] = spots.places * np.array(pitches)[spots.section][:, None]
         self.arrays = own | {f"{BASE}{name}": array for name, array in self.base.arrays.items()}
+        self.arrays |= self._learn_trust(sections, spots, learned.left_out, [numbers[gene] for gene in genes])
         self.config = {
             "base": {"method": self.base.method, "genes": self.base.genes, "config": self.base.config},
             "features": self.base.config.get("features", {}),
@@ -136,6 +139,31 @@ class Adapted(StoredModel):
             self.config["encoder"] = self.base.config["encoder"]
         self.__dict__.pop("_process", None)
         return self.history
+
+    def _learn_trust(
+        self, sections: Sequence[Section], spots: residuals.Spots, left_out: np.ndarray, columns: Sequence[int]
+    ) -> dict[str, np.ndarray]:
+        """Join what is known of the base model with measured spots and what was predicted for them without them."""
+        base, keys = self.base.trust, list(self.base.config.get("features", {}))
+        domain, ends = base.domain, np.cumsum([0, *(len(section) for section in sections)])
+        if domain is not None:
+            for number, section in enumerate(sections, len(self.base.trained_on)):
+                start = ends[number - len(self.base.trained_on)]
+                own = spots.rows[(spots.rows >= start) & (spots.rows < start + len(section))] - start
+                domain = domain.joined_by(section, keys, own, number) if len(own) else domain
+        learned = Reliability.learn(
+            spots.expression[:, columns], left_out[:, columns].astype(np.float32), spots.section[spots.rows]
+        )
+        if base.reliability is not None:
+            known = {gene: i for i, gene in enumerate(self.base.genes)}
+            learned = learned.drawn_to(base.reliability, np.array([known.get(gene, -1) for gene in self.genes]), len(spots.rows))
+        self.trust = Trust(domain, learned)
+        return self.trust.arrays()
+
+    @property
+    def trained_on(self) -> list[str]:
+        """Names of the sections that the base model and the correction learned from."""
+        return [*self.base.trained_on, *self.config["sections"]]
 
     def _thinned(self, rows: list[np.ndarray]) -> list[np.ndarray]:
         """At most `MAX_SPOTS` of the measured spots."""
@@ -201,7 +229,8 @@ class Adapted(StoredModel):
         number = {gene: i for i, gene in enumerate(self.genes)}
         taken = np.array([number.get(gene, -1) for gene in asked])
         known = taken >= 0
-        points_of = self._pointer(section)
+        points_of, judgement = self._pointer(section), self.judge(section)
+        reached, errors = self.trust.expected(judgement, taken)
         for part, base in self.base.predict_parts(section, size=size):
             points = points_of(part, base.mean)
             out = np.full((2, len(points), len(asked)), np.nan, dtype=np.float32)
@@ -210,7 +239,7 @@ class Adapted(StoredModel):
                 mean, variance = self._corrected(base.mean[rows], points.take(rows))
                 out[0][rows][:, known] = mean[:, taken[known]]
                 out[1][rows][:, known] = np.sqrt(variance[:, taken[known]])
-            yield part, Prediction(out[0], out[1], list(asked))
+            yield part, Prediction(out[0], out[1], list(asked), judgement=judgement, reached=reached, errors=errors)
 
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
         """float32 (n_spots, d): `section` in the space of the base model, which says what `use` may be."""
@@ -279,8 +308,11 @@ class Adapted(StoredModel):
             arrays[name.startswith(BASE)][name.removeprefix(BASE)] = array
         stored_base = files.Stored(content["method"], content["genes"], content["config"], arrays[True])
         base = rebuilt(stored_base, path, METHODS | {cls.method: cls})
-        files.check_shapes(files.Stored(stored.method, stored.genes, {}, arrays[False]), cls.shapes, path)
-        return cls(base, min_counts=stored.config["min_counts"], seed=stored.config["seed"])
+        own = files.Stored(stored.method, stored.genes, {"n_design": base.config.get("n_design")}, arrays[False])
+        files.check_shapes(own, cls.shapes | Trust.shapes_in(own.arrays), path)
+        model = cls(base, min_counts=stored.config["min_counts"], seed=stored.config["seed"])
+        model.trust = Trust.stored_in(own.arrays)
+        return model
 
 
 def part(section: Section, rows: np.ndarray) -> Section:

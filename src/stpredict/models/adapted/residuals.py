@@ -57,6 +57,7 @@ class Correction:
     arrays: dict[str, np.ndarray]
     before: np.ndarray
     after: np.ndarray
+    left_out: np.ndarray
 
     def of(self, genes: np.ndarray) -> dict[str, np.ndarray]:
         """The arrays with only some `genes`, by number."""
@@ -103,7 +104,8 @@ def learn(spots: Spots, *, seed: int) -> Correction:
     square = np.square(loadings)
     explained = axis_unit * axis_told.mean(axis=0) @ square.T
     explained += gene_unit * gene_told.mean(axis=0) * (1 - square.sum(axis=1))
-    after = np.square(axis_error @ loadings.T + gene_error).mean(axis=0)
+    errors = axis_error @ loadings.T + gene_error
+    after = np.square(errors).mean(axis=0)
     error = _shrunken(after, spots.variance.mean(axis=0), measured, n)
     arrays = {
         "places": points.places,
@@ -124,7 +126,7 @@ def learn(spots: Spots, *, seed: int) -> Correction:
         "gene_unit": gene_unit,
         "noise": np.maximum(error - explained, LEAST_NOISE * error),
     }
-    return Correction(arrays, np.square(residual).mean(axis=0), after)
+    return Correction(arrays, np.square(residual).mean(axis=0), after, spots.expression - errors)
 
 
 def gene_axes(predicted: np.ndarray, section: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
