@@ -57,7 +57,7 @@ def fit(
         own |= {"seed": seed, "show_progress": show_progress}
     model = METHODS[method](features=features, min_counts=min_counts, **own)
     opened = _opened(sections, model, Where(library_key, table_key))
-    _check_counts(opened)
+    dropped = _check_counts(opened)
     if genes is None:
         genes = gene_panel(
             opened if isinstance(opened, StoredSections) else sections,
@@ -76,6 +76,9 @@ def fit(
     if checkpoint is not None:
         check_writable(checkpoint)
     model.fit(opened, genes=genes, groups=section_groups(opened, group_key))
+    if dropped:
+        note = f"genes were dropped from {_listed(dropped, 5)}: totals are those in obs['total_counts']"
+        model.config["history"]["notes"].append(note)
     return model
 
 
@@ -94,10 +97,9 @@ def _opened(sections: Any, model: ExpressionModel, where: Where) -> Sequence[Sec
     return on_disk
 
 
-def _check_counts(sections: Sequence[Section]) -> None:
-    """Refuse sections of which one has no raw counts."""
-    for section in sections:
-        section.counts()
+def _check_counts(sections: Sequence[Section]) -> list[str]:
+    """Refuse sections of which one has no raw counts or no totals; names of those that lack genes of their totals."""
+    return [section.name for section in sections if section.lacks_genes()]
 
 
 def own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[str, Any]:

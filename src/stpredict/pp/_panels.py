@@ -164,7 +164,7 @@ def _moments(sections: Sequence[Section], names: list[str], min_counts: int) -> 
 
 def _section_moments(section: Section, names: list[str], min_counts: int) -> tuple[np.ndarray, np.ndarray] | None:
     counts = sparse.csr_matrix(section.counts(), dtype=np.float64)
-    totals = np.asarray(counts.sum(axis=1)).ravel()
+    totals = section.totals(counts)
     enough = totals >= max(min_counts, 1)
     if not enough.any():
         return None
