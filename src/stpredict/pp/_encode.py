@@ -14,6 +14,7 @@ from stpredict._core.settings import settings
 from stpredict._core.warning import warn
 from stpredict._sections.niches import Niche, niche_windows
 from stpredict._sections.open import Opened, Where
+from stpredict._sections.spread import SECTIONS, spread_record
 from stpredict.pp._encoders.catalogue import build_encoder
 from stpredict.pp._encoders.modules import lent
 from stpredict.pp._encoders.network_encoder import NetworkEncoder
@@ -98,8 +99,9 @@ def encode(
     -------
     None, or the copy. Writes ``obsm[key]`` and ``obsm[key + "_niche"]``, float32 (spots, d), and how they were made
     under the same keys of ``uns``: ``encoder``, ``encoder_hash``, ``spot_um``, ``niche_um``, ``mpp`` (of the tiles'
-    content), ``feature_names`` where features have names, ``precision`` of a network, and ``niche`` in place of
-    ``niche_um`` where niches are not windows.
+    content), ``feature_names`` where features have names, ``precision`` of a network, ``niche`` in place of
+    ``niche_um`` where niches are not windows, and ``sections``: of every library ``n_spots`` and, over these, ``mean`` and
+    ``sd`` (float64) of the features, by which models standardise the section and any part of it.
 
     Raises
     ------
@@ -170,7 +172,7 @@ def encode(
     adata = opened.target
     for name, features in zip(written, outputs, strict=True):
         adata.obsm[name] = features
-        adata.uns[name] = dict(record)
+        adata.uns[name] = record | {SECTIONS: {s.name: spread_record(features[s.rows]) for s in sections}}
     if kind.members != "window":
         del adata.uns[written[1]]["niche_um"]
         adata.uns[written[1]]["niche"] = str(kind)

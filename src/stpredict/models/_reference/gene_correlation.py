@@ -9,7 +9,8 @@ import numpy as np
 
 from stpredict._core.warning import warn
 from stpredict._sections.references import checked_counts, log_rows, study_codes
-from stpredict.models._data.chunks import Parts, moments, rows_of
+from stpredict._sections.spread import moments
+from stpredict.models._data.chunks import Parts, rows_of
 from stpredict.models._data.linalg import cross
 from stpredict.models._reference.distance import distance_to, section_means_and_scale
 
