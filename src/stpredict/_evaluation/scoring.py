@@ -125,6 +125,7 @@ class _Compared:
         min_counts: int,
         std: np.ndarray | None,
     ) -> None:
+        section.lacks_genes()  # (which warns)
         _, _, enough = _deep_spots(section, min_counts)
         values, known = values[enough], pd.Index(genes)
         if panels is None:

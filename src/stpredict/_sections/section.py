@@ -13,7 +13,7 @@ import pandas as pd
 from stpredict._core import keys
 from stpredict._core.checks import check_unique_genes, raw_counts
 from stpredict._sections.scale import Lattice, ScaleHints, check_coordinates, check_inside, find_lattice, resolve_mpp
-from stpredict._sections.totals import checked_totals, row_sums
+from stpredict._sections.totals import known_totals, row_sums, warn_of_few_genes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -183,19 +183,27 @@ class Section:
         ------
         ValueError
             If genes were dropped, and nothing tells the totals.
+        """
+        own = row_sums(self.counts() if counts is None else counts)
+        known = self._known_totals(own)
+        return own if known is None else known
+
+    def lacks_genes(self) -> bool:
+        """Whether totals are more than the sums of the counts, since genes were dropped.
 
         Warns
         -----
         StpredictWarning
-            If there are so few genes that some may have been dropped, and nothing tells the totals.
+            If nothing tells the totals, and there are so few genes that some may have been dropped.
         """
-        own = row_sums(self.counts() if counts is None else counts)
-        return checked_totals(self.adata, self.rows, own, f"section {self.name!r}")
+        own = row_sums(self.counts())
+        known = self._known_totals(own)
+        if known is None:
+            warn_of_few_genes(self.adata)
+        return known is not None and bool((known > own).any())
 
-    def lacks_genes(self) -> bool:
-        """Whether the totals are more than the sums of the counts, since genes were dropped."""
-        counts = self.counts()
-        return bool((self.totals(counts) > row_sums(counts)).any())
+    def _known_totals(self, own: np.ndarray) -> np.ndarray | None:
+        return known_totals(self.adata, self.rows, own, f"section {self.name!r}")
 
     def log_expression(self, genes: Iterable[str]) -> np.ndarray:
         """float32 (n spots, genes): log1p of counts per 10,000, by the total over all genes of the section."""

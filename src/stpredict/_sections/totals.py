@@ -57,28 +57,15 @@ def known_totals(adata: AnnData, rows: np.ndarray | slice, own: np.ndarray, what
     return known
 
 
-def checked_totals(adata: AnnData, rows: np.ndarray | slice, own: np.ndarray, what: str) -> np.ndarray:
-    """`known_totals`, else `own`.
-
-    Raises
-    ------
-    ValueError
-        If nothing tells the totals, and genes were dropped.
-
-    Warns
-    -----
-    StpredictWarning
-        If nothing tells the totals, and there are so few genes that some may have been dropped.
-    """
-    known = known_totals(adata, rows, own, what)
-    if known is None and adata.n_vars < FEW_GENES and len(own):
+def warn_of_few_genes(adata: AnnData) -> None:
+    """Warn of so few genes that some may have been dropped, where nothing tells the totals."""
+    if adata.n_vars < FEW_GENES:
         msg = (
             f"There are only {adata.n_vars} genes and no totals in obs[{keys.TOTAL_COUNTS!r}], so log1p CP10k divides by the "
             f"sum over these genes. If they are all that was measured, run stpredict.pp.qc, which records that. If genes "
             f"were dropped: {MEND[0].lower()}{MEND[1:]}."
         )
         warn(msg)
-    return own if known is None else known
 
 
 def _dropped(adata: AnnData, rows: np.ndarray | slice) -> str:
