@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stpredict._core.warning import warn
+from stpredict._sections.measured import measured_everywhere
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ N_HEG, N_HVG = 50, 250
 
 
 def shared_genes(sections: Sequence[Section]) -> list[str]:
-    """Genes that every section measures, in the order of the first.
+    """Genes that every section measures, in the order of the first; zeros that a join filled in are not measured.
 
     Raises
     ------
@@ -34,7 +35,7 @@ def shared_genes(sections: Sequence[Section]) -> list[str]:
             "example adata.var_names = adata.var['gene_ids']."
         )
         raise ValueError(msg)
-    return [str(name) for name in shared]
+    return measured_everywhere(sections, [str(name) for name in shared])
 
 
 def wanted_genes(

@@ -10,6 +10,7 @@ from stpredict._core.files import check_writable
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import match
 from stpredict._sections.groups import section_groups
+from stpredict._sections.measured import gene_sums, not_measured, tell_of_not_measured
 from stpredict._sections.open import Where, check_sizes, listed, open_all, table_of
 from stpredict._sections.stored import StoredSections, are_stored, open_stored
 from stpredict.models.methods import METHODS
@@ -18,6 +19,8 @@ from stpredict.pp import gene_panel
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+    import pandas as pd
 
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
@@ -57,7 +60,7 @@ def fit(
         own |= {"seed": seed, "show_progress": show_progress}
     model = METHODS[method](features=features, min_counts=min_counts, **own)
     opened = _opened(sections, model, Where(library_key, table_key))
-    dropped = _check_counts(opened)
+    dropped, sums = _check_counts(opened)
     if genes is None:
         genes = gene_panel(
             opened if isinstance(opened, StoredSections) else sections,
@@ -75,6 +78,8 @@ def fit(
         model.learn_reference(tables, genes, min_counts=min_counts, study_key=study_key)
     if checkpoint is not None:
         check_writable(checkpoint)
+    model.not_measured = not_measured(sums, genes)
+    tell_of_not_measured(opened, genes, model.not_measured, "They are learned from the other sections alone.")
     model.fit(opened, genes=genes, groups=section_groups(opened, group_key))
     if dropped:
         note = f"genes were dropped from {_listed(dropped, 5)}: totals are those in obs['total_counts']"
@@ -97,9 +102,19 @@ def _opened(sections: Any, model: ExpressionModel, where: Where) -> Sequence[Sec
     return on_disk
 
 
-def _check_counts(sections: Sequence[Section]) -> list[str]:
-    """Refuse sections of which one has no raw counts or no totals; names of those that lack genes of their totals."""
-    return [section.name for section in sections if section.lacks_genes()]
+def _check_counts(sections: Sequence[Section]) -> tuple[list[str], list[pd.Series]]:
+    """Refuse sections of which one has no raw counts or no totals.
+
+    Returns
+    -------
+    Names of the sections that lack genes of their totals, and the `gene_sums` of all.
+    """
+    dropped, sums = [], []
+    for section in sections:
+        if section.lacks_genes():
+            dropped.append(section.name)
+        sums.append(gene_sums(section))
+    return dropped, sums
 
 
 def own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
+from stpredict._sections.measured import measured_everywhere
 from stpredict._sections.open import Where, open_all
 from stpredict._sections.stored import are_stored, open_stored
 
@@ -38,7 +39,8 @@ def gene_panel(
     """Choose the genes to predict, from the training sections only.
 
     Expression is log1p of counts per 10,000; every section weighs the same, whatever its number of spots. Only genes
-    that all sections measure are eligible. Giving the test sections too would leak them into the choice.
+    that all sections measure are eligible; a gene that is zero in every spot of a section where the others let expect
+    many counts, as after ``anndata.concat(join="outer")``, is not measured there. Giving the test sections too would leak them into the choice.
 
     Parameters
     ----------
@@ -74,7 +76,7 @@ def gene_panel(
     Warns
     -----
     UserWarning
-        If some markers are not measured in all sections.
+        If some markers are not measured in all sections, or genes are left out for being zero in every spot of one.
 
     Examples
     --------
@@ -125,7 +127,7 @@ def _shared_genes(sections: Sequence[Section]) -> list[str]:
             "adata.var_names = adata.var['gene_ids']."
         )
         raise ValueError(msg)
-    return [str(name) for name in shared]
+    return measured_everywhere(sections, [str(name) for name in shared])
 
 
 def _measured_markers(wanted: list[str], measured: list[str]) -> list[str]:

@@ -129,6 +129,10 @@ def train(
     their correlation there with those that are learned from. ``model.vocabulary`` lists all genes with a place;
     ``predict_expression(data, model, genes=[…])`` predicts any of them.
 
+    A gene that is zero in every spot of a section, as ``anndata.concat(join="outer")`` leaves it, and of which the others let
+    expect many counts, was not measured there: it is learned from the others alone. Where a method needs a value,
+    the one that a ridge regression on those sections predicts stands in. ``model.config["not_measured"]`` lists such genes.
+
     In processes that ``torchrun`` starts, ``"cmrcnet"`` and ``"st_align"`` share every batch: losses are those of the whole,
     contrastive ones with negatives from all processes, and each process returns the same model, the one that a single
     process trains but for rounding and what is left out at random. Each takes a GPU of its own, where there are some.

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from stpredict._sections.section import Section
     from stpredict.models._base.files import Stored
     from stpredict.models._base.options import NetworkOptions
+    from stpredict.models._data.rows import RowStore
+    from stpredict.models._data.table import Table
     from stpredict.models._training.ensemble import Ensemble
 
 
@@ -76,6 +79,12 @@ class NetworkModel(FeatureModel):
     @abstractmethod
     def build_network(options: NetworkOptions, config: Mapping[str, Any], n_genes: int) -> nn.Module:
         """Build an untrained network for the features in `config` and `n_genes` genes to learn from."""
+
+    def _table(
+        self, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str], store: RowStore | None = None
+    ) -> Table:
+        """Table of the spots to learn from; expression that was not measured is filled in, as networks take it all."""
+        return super()._table(sections, genes, groups, store).filled(store)
 
     def _ensemble(self, n_genes: int) -> Ensemble:
         """The ensemble to train; options and seed go to ``config``."""

@@ -75,7 +75,7 @@ def choose(
     Parameters
     ----------
     table
-        Training spots.
+        Training spots; genes are not judged on sections that did not measure them.
     candidates
         Values to choose from; the first of equals wins.
     predictions
@@ -84,16 +84,22 @@ def choose(
     folds, note = inner_folds(table)
     scores: list[list[float]] = [[] for _ in candidates]
     squares = np.zeros((len(candidates), table.expression.shape[1]))
+    n_judged = np.zeros(table.expression.shape[1])
     for held in folds:
-        test = table.take(held)
-        for i, predicted in enumerate(predictions(table.take(~held), test.design)):
-            squares[i] += np.square(predicted - test.expression, dtype=np.float64).sum(axis=0)
+        test, train = table.take(held), table.take(~held)
+        judged = ~np.isnan(test.expression) & ~np.isnan(train.expression).all(axis=0)
+        n_judged += judged.sum(axis=0)
+        for i, predicted in enumerate(predictions(train, test.design)):
+            squares[i] += np.square(np.where(judged, predicted - test.expression, 0), dtype=np.float64).sum(axis=0)
             for section in np.unique(test.section):
                 rows = test.section == section
                 scores[i].append(float(pearson(test.expression[rows], predicted[rows])[0].mean()))
     means = [float(np.mean(s)) for s in scores]
     best = int(np.argmax(means))
-    return Choice(candidates[best], means, np.sqrt(squares[best] / len(table)).astype(np.float32), note)
+    error = np.sqrt(squares[best] / np.maximum(n_judged, 1))
+    if (n_judged == 0).any():  # a gene that no fold could both learn and judge: as if nothing were known of it
+        error = np.where(n_judged == 0, np.nanstd(table.expression, axis=0), error)
+    return Choice(candidates[best], means, error.astype(np.float32), note)
 
 
 def _mask(rows: np.ndarray, n: int) -> np.ndarray:
