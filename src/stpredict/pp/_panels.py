@@ -90,7 +90,7 @@ def gene_panel(
     one_of(kind, ("heg", "hvg", "markers"), "kind")
     _check_arguments(kind, markers, n_top=n_top, among=among)
     opened = _open(sections, Where(library_key, table_key))
-    shared = _shared_genes(opened)
+    shared = measured_everywhere(opened, _shared_genes(opened))
     if kind == "markers":
         return _measured_markers(marker_genes(markers), shared)
     names = _without(shared, (exclude,) if isinstance(exclude, str) else tuple(exclude))
@@ -127,7 +127,7 @@ def _shared_genes(sections: Sequence[Section]) -> list[str]:
             "adata.var_names = adata.var['gene_ids']."
         )
         raise ValueError(msg)
-    return measured_everywhere(sections, [str(name) for name in shared])
+    return [str(name) for name in shared]
 
 
 def _measured_markers(wanted: list[str], measured: list[str]) -> list[str]:
