@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stpredict._core.names import gene_names
 from stpredict._core.warning import warn
 from stpredict._sections.measured import measured_everywhere
 
@@ -55,7 +56,7 @@ def wanted_genes(
         msg = f"n_genes must be a positive integer, got {n_genes!r}."
         raise ValueError(msg)
     if genes is not None:
-        genes = [genes] if isinstance(genes, str) else list(dict.fromkeys(map(str, genes)))
+        genes = list(dict.fromkeys(gene_names(genes)))
         there = set(shared)
         if missing := [gene for gene in genes if gene not in there] or not genes:
             told = "genes is empty" if not genes else f"not all sections measure {', '.join(missing[:10])}"

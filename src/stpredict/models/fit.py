@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stpredict._core.checks import check_named_once, one_of
 from stpredict._core.files import check_writable
+from stpredict._core.names import gene_names
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import match
 from stpredict._sections.groups import section_groups
@@ -146,7 +147,7 @@ def own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[s
 
 def _checked_genes(genes: Iterable[str], sections: Sequence[Section]) -> list[str]:
     """`genes` as a list, each once and measured in every section."""
-    wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+    wanted = gene_names(genes)
     if not wanted:
         msg = "genes is empty; name the genes to learn, or leave it out for the 1,000 with the highest mean."
         raise ValueError(msg)
@@ -182,6 +183,8 @@ def _check_gene_ids(genes: list[str], section: Section, known: dict[str, tuple[s
 def _other_names(missing: list[str], section: Section) -> str:
     """What the section calls the missing genes, as a hint."""
     found = match(missing, section.genes)
+    written = {str(name).upper(): str(name) for name in section.genes}
+    found = {gene: written[gene.upper()] for gene in missing if gene.upper() in written} | found
     hint = " Drop them, or take genes that all sections share, as stpredict.pp.gene_panel does."
     if found:
         told = ", ".join(f"{theirs} for {asked}" for asked, theirs in list(found.items())[:5])

@@ -64,6 +64,8 @@ def train(
         ``nuclei=True`` or the preset ``"published"``; see Notes.
     genes
         Genes to learn, measured in every section; by default ``stpredict.pp.gene_panel(sections, n_top=1000)``.
+        As everywhere: names, a boolean Series over ``var`` such as ``adata.var["highly_variable"]``, or a dict of lists, of which
+        the union is taken.
     features
         ``obsm`` keys to learn from; by default everything that `stpredict.pp.encode` left, spot and niche.
     group_key

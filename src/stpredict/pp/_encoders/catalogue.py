@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stpredict._core.device import resolve_device, resolve_devices, resolve_precision
+from stpredict._core.names import meant
 from stpredict._core.settings import settings
 from stpredict.pp._encoders.modules import IMAGENET, Input, inner_module, input_of, with_overrides
 from stpredict.pp._encoders.morphology_encoder import MorphologyEncoder
@@ -224,7 +225,7 @@ def _load_timm(encoder: str) -> nn.Module:
         msg = (
             f"No encoder is called {encoder!r}. Give a timm model name{' such as ' + ', '.join(near) if near else ''}, "
             f"'hf-hub:<repository>', a folder with config.json and model.safetensors, a torch module, or one of "
-            f"{', '.join(KNOWN)}."
+            f"{', '.join(KNOWN)}.{meant(encoder, ['morphology', *KNOWN, *timm.list_models()])}"
         )
         raise ValueError(msg)
     try:
