@@ -46,6 +46,7 @@ def encode(
     input_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    revision: str | None = None,
     batch_size: int | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -86,6 +87,9 @@ def encode(
     mean, std
         Normalisation of a network's tiles: of red, green and blue, scaled to 0–1. By default what the network states,
         else ImageNet's.
+    revision
+        Commit, branch or tag of the hub's repository of a known encoder or ``"hf-hub:<repository>"``; by default its main
+        branch. ``"hf-hub:<repository>@<revision>"`` says the same, wherever encoders are named.
     batch_size, device, precision
         Override `stpredict.settings`. With ``"cuda"``, all GPUs that are visible share the tiles of a network;
         ``"cuda:0"`` is one of them.
@@ -99,7 +103,8 @@ def encode(
     -------
     None, or the copy. Writes ``obsm[key]`` and ``obsm[key + "_niche"]``, float32 (spots, d), and how they were made
     under the same keys of ``uns``: ``encoder``, ``encoder_hash``, ``spot_um``, ``niche_um``, ``mpp`` (of the tiles'
-    content), ``feature_names`` where features have names, ``precision`` of a network, ``niche`` in place of
+    content), ``feature_names`` where features have names, ``precision`` of a network, ``revision``, the commit of
+    one that came from a hub, ``niche`` in place of
     ``niche_um`` where niches are not windows, and ``sections``: of every library ``n_spots`` and, over these, ``mean`` and
     ``sd`` (float64) of the features, by which models standardise the section and any part of it.
 
@@ -150,6 +155,7 @@ def encode(
             input_size=input_size,
             mean=mean,
             std=std,
+            revision=revision,
         )
         scale = _common_scale(tool, sections, spot_um)
         _warn_about_scale(tool, sections, spot_um)
@@ -167,6 +173,8 @@ def encode(
     }
     if isinstance(tool, NetworkEncoder):
         record["precision"] = tool.precision
+        if tool.revision:
+            record["revision"] = tool.revision
     if len(tool.feature_names):
         record["feature_names"] = np.array(tool.feature_names)
     adata = opened.target
