@@ -12,6 +12,7 @@ from stpredict._core.checks import one_of
 from stpredict._core.device import resolve_device
 from stpredict._core.settings import settings
 from stpredict.models._base.featured import FeatureModel
+from stpredict.models._base.schema import check_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -107,6 +108,7 @@ class NetworkModel(FeatureModel):
     @classmethod
     def from_stored(cls, stored: Stored, path: str | Path) -> Self:
         """Rebuild the model from what was read from `path`."""
+        check_options(stored, cls.presets["default"], path)
         model = super().from_stored(stored, path)
         model.options, model.seed = cls._stored_options(stored), stored.config["seed"]
         return model
