@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import stpredict as st
+from stpredict._core.warning import StpredictWarning
 from stpredict._sections.open import open_sections
 from stpredict.models._data.features import design, raw_features, standardise
 
@@ -47,7 +48,7 @@ def predicted(data, model):
 
 def whole_sections_are_quiet(data, model):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", StpredictWarning)
         return predicted(data, model)
 
 
@@ -135,7 +136,7 @@ def test_what_is_kept_of_others_is_not_used_and_told(encoded, ridge):
 
     more = ad.concat([second, part], uns_merge="first", index_unique="-")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", StpredictWarning)
         (section,) = open_sections(more)
         np.testing.assert_array_equal(design(section, KEYS), standardise(raw_features(section, KEYS)))
 
