@@ -59,8 +59,8 @@ def tell_of_not_measured(
 ) -> None:
     """Warn of the genes that some sections did not measure, in one line that ends with the `consequence`."""
     if found.any():
-        names = [gene for gene, any_of in zip(genes, found.any(axis=0), strict=True) if any_of]
-        where = [section.name for section, any_of in zip(sections, found.any(axis=1), strict=True) if any_of]
+        names = [gene for gene, lacking in zip(genes, found.T, strict=True) if lacking.any()]
+        where = [section.name for section, lacking in zip(sections, found, strict=True) if lacking.any()]
         msg = (
             f"{len(names)} gene(s) ({_few(names)}) are zero in every spot of {_few(where)}, where the other sections let "
             f"expect them: not measured there, as after anndata.concat(join='outer'). {consequence}"
@@ -78,7 +78,7 @@ def measured_everywhere(sections: Sequence[Section], genes: Sequence[str]) -> li
     """
     found = not_measured([gene_sums(section) for section in sections], genes)
     tell_of_not_measured(sections, genes, found, "They are left out.")
-    return [gene for gene, lacking in zip(genes, found.any(axis=0), strict=True) if not lacking]
+    return [gene for gene, lacking in zip(genes, found.T, strict=True) if not lacking.any()]
 
 
 def _few(names: Sequence[str], most: int = 5) -> str:

@@ -88,4 +88,5 @@ def _numbers(column: pd.Series) -> np.ndarray:
     """float64; NaN for what is no number."""
     import pandas as pd
 
-    return pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    values: np.ndarray = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stpredict._core.checks import one_of
 from stpredict.models._base.stored import StoredModel
@@ -78,7 +78,7 @@ class FeatureModel(StoredModel):
         keys = find_features(sections, self._features) if self.uses_features else []
         described = describe_features(sections[0], keys)
         check_all(sections, described)
-        how = {"min_counts": self._min_counts, "not_measured": self.not_measured, "store": store}
+        how: dict[str, Any] = {"min_counts": self._min_counts, "not_measured": self.not_measured, "store": store}
         table = training_table(sections, groups, genes=genes, keys=keys, **how)
         self.columns = column_names(sections[0], keys)
         self.config = {

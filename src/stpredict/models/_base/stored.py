@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from stpredict.models._base import files
 from stpredict.models._base.contract import ExpressionModel, History
@@ -70,7 +70,7 @@ class StoredModel(ExpressionModel):
             If it is damaged or of another method.
         """
         stored = files.read(path)
-        return rebuilt(stored, path, {stored.method: cls})
+        return cast("Self", rebuilt(stored, path, {stored.method: cls}))
 
     @classmethod
     def from_stored(cls, stored: files.Stored, path: str | Path) -> Self:
