@@ -8,7 +8,8 @@ import pytest
 
 import stpredict as st
 from stpredict._sections.open import open_sections
-from stpredict.models._data.chunks import Parts, moments, rows_of
+from stpredict._sections.spread import moments
+from stpredict.models._data.chunks import Parts, rows_of
 
 GENES = [f"GENE{i}" for i in range(15)]
 QUICK = {"epochs": 2, "members": 1, "show_progress": False}

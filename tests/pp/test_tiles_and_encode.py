@@ -258,6 +258,22 @@ def test_hub_model_comes_with_its_own_preprocessing(tmp_path, monkeypatch):
     )
     assert (known.size, known.mean, known.trained_mpp) == (224, catalogue.BIOPTIMUS[0], 0.25)
 
+    assert record["revision"] == "abc"
+    other = folder.with_name("def")
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps(config))
+    save_file({k: v.contiguous() for k, v in tiny_network(4).state_dict().items()}, other / "model.safetensors")
+    (folder.parents[1] / "refs" / "v2").write_text("def")
+    for encoder, revision in (("tiny-pathology", "v2"), ("hf-hub:lab/tiny@v2", None), ("tiny-pathology@v2", "v2")):
+        st.pp.encode(adata, encoder, revision=revision, key_added="X_def", niche=False, show_progress=False)
+        assert adata.uns["X_def"]["revision"] == "def"
+        assert adata.uns["X_def"]["encoder_hash"] != record["encoder_hash"]
+    refused = [("hf-hub:lab/tiny@v2", "v1", "and revision='v1' another"), ("resnet10t", "v2", "is of a repository")]
+    refused += [(None, "v2", "revision= are for networks"), ("tiny-pathology", "gone", "lab/tiny@gone, licence")]
+    for encoder, revision, told in refused:
+        with pytest.raises(ValueError, match=told):
+            st.pp.encode(adata, encoder, revision=revision, key_added="X_no", show_progress=False)
+
     with pytest.raises(ValueError, match=r"Ask for access at huggingface.co/MahmoodLab/UNI2-h"):
         st.pp.encode(adata, "uni2-h", show_progress=False)
     with pytest.raises(ValueError, match="could not be loaded"):

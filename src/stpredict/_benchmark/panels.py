@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stpredict._core.names import gene_names
 from stpredict._core.warning import warn
+from stpredict._sections.measured import measured_everywhere
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +19,7 @@ N_HEG, N_HVG = 50, 250
 
 
 def shared_genes(sections: Sequence[Section]) -> list[str]:
-    """Genes that every section measures, in the order of the first.
+    """Genes that every section measures, in the order of the first; zeros that a join filled in are not measured.
 
     Raises
     ------
@@ -34,7 +36,7 @@ def shared_genes(sections: Sequence[Section]) -> list[str]:
             "example adata.var_names = adata.var['gene_ids']."
         )
         raise ValueError(msg)
-    return [str(name) for name in shared]
+    return measured_everywhere(sections, [str(name) for name in shared])
 
 
 def wanted_genes(
@@ -54,7 +56,7 @@ def wanted_genes(
         msg = f"n_genes must be a positive integer, got {n_genes!r}."
         raise ValueError(msg)
     if genes is not None:
-        genes = [genes] if isinstance(genes, str) else list(dict.fromkeys(map(str, genes)))
+        genes = list(dict.fromkeys(gene_names(genes)))
         there = set(shared)
         if missing := [gene for gene in genes if gene not in there] or not genes:
             told = "genes is empty" if not genes else f"not all sections measure {', '.join(missing[:10])}"

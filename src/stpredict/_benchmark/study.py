@@ -15,6 +15,7 @@ from stpredict._core.settings import settings
 from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, check_deep_spots
 from stpredict._sections.groups import section_groups
 from stpredict._sections.open import Where, listed, open_all, separate, table_of, unique_names
+from stpredict._sections.spread import kept_of_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -148,6 +149,8 @@ def _digests(
         for key in sorted(key for key in section.adata.obsm if key in asked or _encoded(section.record(key))):
             digest.update(key.encode())
             digest.update(section.features(key).tobytes())
+            for values in kept_of_whole(section, key) or ():
+                digest.update(values.tobytes())
         digests[name] = digest.hexdigest()[:16]
     for number, reference in enumerate(references):
         hashed = duplicates.spot_hashes(raw_counts(reference), reference.var_names, reference.var_names, 0)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from stpredict._core.names import meant
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -82,7 +84,7 @@ def raw_counts(adata: AnnData) -> Matrix:
 def one_of(value: Any, allowed: Iterable[Any], name: str) -> None:
     """Refuse a `value` outside of `allowed`."""
     if value not in (choices := list(allowed)):
-        msg = f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}."
+        msg = f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.{meant(value, choices)}"
         raise ValueError(msg)
 
 

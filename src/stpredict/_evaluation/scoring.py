@@ -125,6 +125,7 @@ class _Compared:
         min_counts: int,
         std: np.ndarray | None,
     ) -> None:
+        section.lacks_genes()  # (which warns)
         _, _, enough = _deep_spots(section, min_counts)
         values, known = values[enough], pd.Index(genes)
         if panels is None:
@@ -143,7 +144,7 @@ class _Compared:
 def _deep_spots(section: Section, min_counts: int) -> tuple[Matrix, np.ndarray, np.ndarray]:
     """Counts, totals and which spots have enough of them."""
     counts = section.counts()
-    totals = np.asarray(counts.sum(axis=1)).ravel()
+    totals = section.totals(counts)
     enough = totals >= max(min_counts, 1)
     if enough.sum() < MIN_SPOTS:
         msg = (

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stpredict._core.names import gene_names, meant
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -148,14 +150,15 @@ def marker_genes(markers: str | Iterable[str]) -> list[str]:
     """
     if isinstance(markers, str):
         if markers not in MARKER_SETS:
-            msg = f"There is no marker set {markers!r}; there is {', '.join(MARKER_SETS)}. Or pass a list of genes."
+            msg = (
+                f"There is no marker set {markers!r}; there is {', '.join(MARKER_SETS)}. Or pass a list of genes."
+                f"{meant(markers, MARKER_SETS)}"
+            )
             raise ValueError(msg)
         return MARKER_SETS[markers].genes
-    genes = list(dict.fromkeys(markers))
+    genes = gene_names(list(markers) if hasattr(markers, "items") else markers, "Marker genes")  # (a dict has weights)
+    genes = list(dict.fromkeys(genes))
     if not genes:
         msg = f"No marker genes given. Pass a list of genes, or one of {', '.join(MARKER_SETS)}."
         raise ValueError(msg)
-    if not all(isinstance(gene, str) for gene in genes):
-        msg = f"Marker genes must be names, got {genes[:3]!r}."
-        raise TypeError(msg)
     return genes

@@ -10,6 +10,7 @@ from stpredict._core import keys
 from stpredict._sections import spatialdata
 from stpredict._sections.anndata import libraries_of, section_from_anndata
 from stpredict._sections.section import Section
+from stpredict._sections.spread import is_kept, only
 from stpredict._sections.wsidata import of_same_slide
 
 if TYPE_CHECKING:
@@ -237,6 +238,8 @@ def _part(data: Data, section: Section, table_key: str | None) -> Data:
         for key in (keys.SPATIAL, keys.TILES):
             if key in table.uns:
                 table.uns[key] = {name: value for name, value in table.uns[key].items() if name == section.name}
+        for key in [key for key, record in table.uns.items() if is_kept(record)]:
+            table.uns[key] = only(table.uns[key], section.name)
         return table
     part = copy_of(data)
     name = table_key or next(iter(part.tables))

@@ -14,6 +14,7 @@ from stpredict._core.checks import check_unique_genes, raw_counts
 from stpredict._core.labels import as_text
 from stpredict._sections.open import table_of
 from stpredict._sections.stored import Store, opened
+from stpredict._sections.totals import recorded_totals, row_sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,8 @@ class Reference:
         Names of its genes.
     study
         Number of the study that every row belongs to.
+    obs
+        Table of its rows, which may tell their totals.
     read
         Gives the raw counts of a slice of rows.
     """
@@ -47,13 +50,14 @@ class Reference:
     name: str
     genes: pd.Index
     study: np.ndarray
+    obs: pd.DataFrame
     read: Callable[[slice], Matrix]
 
     def blocks(self, min_counts: int) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
         """Studies and log1p counts per 10,000 of all rows with enough counts, block by block."""
         for start in range(0, len(self.study), ROWS):
             rows = slice(start, start + ROWS)
-            values, enough = log_rows(self.read(rows), min_counts)
+            values, enough = log_rows(self.read(rows), self.obs.iloc[rows], min_counts)
             yield self.study[rows][enough], values
 
 
@@ -71,7 +75,8 @@ def open_reference(data: Data | str | Path, name: str, where: Where) -> Referenc
         return _stored(Path(data).expanduser(), where.library_key)
     adata = table_of(data, where.table_key)
     counts = checked_counts(adata, name)
-    return Reference(name, adata.var_names, study_codes(adata.obs, where.library_key), lambda rows: counts[rows])
+    studies = study_codes(adata.obs, where.library_key)
+    return Reference(name, adata.var_names, studies, adata.obs, lambda rows: counts[rows])
 
 
 def checked_counts(adata: AnnData, name: str) -> Matrix:
@@ -109,11 +114,16 @@ def study_codes(obs: pd.DataFrame, key: str | None) -> np.ndarray:
 
 
 def log_rows(
-    counts: Matrix, min_counts: int, columns: Sequence[int] | np.ndarray | slice = slice(None)
+    counts: Matrix, obs: pd.DataFrame, min_counts: int, columns: Sequence[int] | np.ndarray | slice = slice(None)
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """log1p counts per 10,000 (float64), of the rows with enough counts, in `columns`; and which rows these are."""
+    """log1p counts per 10,000 (float64), of the rows with enough counts, in `columns`; and which rows these are.
+
+    Totals are those in `obs`, the table of these rows, where genes were dropped since they were written.
+    """
     part = sparse.csr_matrix(counts, dtype=np.float64)
-    depth = np.asarray(part.sum(axis=1)).ravel()
+    depth = row_sums(part)
+    known = recorded_totals(obs, depth)
+    depth = depth if known is None else known
     enough = depth >= max(min_counts, 1)
     values = sparse.csr_matrix(part[enough][:, columns])
     values.data = np.log1p(values.data * np.repeat(1e4 / depth[enough], np.diff(values.indptr)))
@@ -131,7 +141,8 @@ def _stored(path: Path, library_key: str | None) -> Reference:
             element = group["layers"][keys.COUNTS] if keys.COUNTS in group.get("layers", {}) else group["X"]
             return checked_counts(AnnData(_some_rows(element, rows)), path.name)
 
-    return Reference(path.name, store.adata.var_names, study_codes(store.adata.obs, library_key), read)
+    obs = store.adata.obs
+    return Reference(path.name, store.adata.var_names, study_codes(obs, library_key), obs, read)
 
 
 def _some_rows(element: Any, rows: slice) -> Matrix:

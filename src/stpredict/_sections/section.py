@@ -13,6 +13,7 @@ import pandas as pd
 from stpredict._core import keys
 from stpredict._core.checks import check_unique_genes, raw_counts
 from stpredict._sections.scale import Lattice, ScaleHints, check_coordinates, check_inside, find_lattice, resolve_mpp
+from stpredict._sections.totals import known_totals, row_sums, warn_of_few_genes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -175,15 +176,34 @@ class Section:
     def totals(self, counts: Matrix | None = None) -> np.ndarray:
         """float64 (n spots,): total count of every spot over the whole measured transcriptome.
 
-        That is the sum of `counts`, unless genes were dropped since ``obs["total_counts"]`` was written (by
-        `stpredict.pp.qc` or scanpy): then it is that column.
+        That is ``obs["total_counts"]`` as readers, `stpredict.pp.qc` or scanpy wrote it before genes were dropped, and
+        the sum of `counts` without it.
+
+        Raises
+        ------
+        ValueError
+            If genes were dropped, and nothing tells the totals.
         """
-        own = np.asarray((self.counts() if counts is None else counts).sum(axis=1), dtype=np.float64).ravel()
-        if keys.TOTAL_COUNTS not in self.adata.obs:
-            return own
-        known = pd.to_numeric(self.adata.obs[keys.TOTAL_COUNTS].iloc[self.rows], errors="coerce").to_numpy(np.float64)
-        are_counts = np.isfinite(known).all() and (known == np.rint(known)).all() and len(np.unique(known)) > 1
-        return known if are_counts and (known >= own).all() else own
+        own = row_sums(self.counts() if counts is None else counts)
+        known = self._known_totals(own)
+        return own if known is None else known
+
+    def lacks_genes(self) -> bool:
+        """Whether totals are more than the sums of the counts, since genes were dropped.
+
+        Warns
+        -----
+        StpredictWarning
+            If nothing tells the totals, and there are so few genes that some may have been dropped.
+        """
+        own = row_sums(self.counts())
+        known = self._known_totals(own)
+        if known is None:
+            warn_of_few_genes(self.adata)
+        return known is not None and bool((known > own).any())
+
+    def _known_totals(self, own: np.ndarray) -> np.ndarray | None:
+        return known_totals(self.adata, self.rows, own, f"section {self.name!r}")
 
     def log_expression(self, genes: Iterable[str]) -> np.ndarray:
         """float32 (n spots, genes): log1p of counts per 10,000, by the total over all genes of the section."""

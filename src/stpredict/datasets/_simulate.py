@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._sections.totals import row_sums
 from stpredict.datasets import _simulated_counts as counts
 from stpredict.datasets._simulated_tissue import (
     ADIPOSE,
@@ -75,7 +76,7 @@ def simulate(
 
     - ``X``: raw counts, CSR float32 (spots, genes).
     - ``obs``: ``section``, ``patient``, ``region`` (tumor, stroma, immune, adipose), ``domain`` (the same, but none for
-      spots on a border, that is less than 95 % in one region), ``in_tissue``, ``array_row``, ``array_col`` and the
+      spots on a border, that is less than 95 % in one region), ``in_tissue``, ``array_row``, ``array_col``, ``total_counts`` and the
       held-back ``truth_nuclei`` (in the spot) and ``truth_<programme>`` (activity).
     - ``var["truth_programme"]``: the programme that drives each gene.
     - ``layers["truth"]``: noise-free expected expression, log1p of counts per 10,000, float32.
@@ -140,6 +141,7 @@ def _section(index: int, patient: int, *, seed: int, signal: float, hidden: floa
     obs = spots[["in_tissue", "array_row", "array_col"]].assign(section=library, patient=f"P{patient + 1}", **truth)
     obs.index = [f"{library}_{row}x{column}" for row, column in zip(obs["array_row"], obs["array_col"], strict=True)]
     adata = AnnData(sparse.csr_matrix(seen.astype(np.float32)), obs=obs)
+    adata.obs[keys.TOTAL_COUNTS] = row_sums(adata.X)
     adata.var_names = counts.GENES
     adata.var["truth_programme"] = counts.PROGRAMME_OF
     adata.strings_to_categoricals()

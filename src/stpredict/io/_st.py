@@ -13,6 +13,7 @@ import pandas as pd
 
 from stpredict._core import keys
 from stpredict._sections.scale import find_lattice
+from stpredict._sections.totals import row_sums
 from stpredict.io._library import check_mpp, check_name, library_entry
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def read_st(
 
     Returns
     -------
-    One section. ``X``: raw counts (CSR, float32). ``obs``: ``array_row``, ``array_col``. ``obsm["spatial"]``: spot
+    One section. ``X``: raw counts (CSR, float32). ``obs``: ``array_row``, ``array_col``, ``total_counts``. ``obsm["spatial"]``: spot
     centres (x, y) in pixels. ``uns["spatial"][library_id]``: a small ``hires`` image for plots, ``scalefactors``, and
     ``metadata`` with ``source_image_path``, ``spot_pitch_um`` and ``spot_diameter_um``.
 
@@ -108,6 +109,7 @@ def read_st(
         var=pd.DataFrame(index=make_index_unique(table.columns.astype(str))),
         obsm={keys.SPATIAL: centres},
     )
+    adata.obs[keys.TOTAL_COUNTS] = row_sums(adata.X)
     metadata = {
         "technology": "Spatial Transcriptomics",
         "spot_pitch_um": spot_pitch_um,

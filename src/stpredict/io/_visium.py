@@ -18,6 +18,7 @@ from stpredict._core import keys
 from stpredict._core.checks import check_sparse
 from stpredict._images import open_image
 from stpredict._sections.scale import VISIUM_PITCH_UM, check_full_resolution
+from stpredict._sections.totals import row_sums
 from stpredict.io._library import check_mpp, check_name, library_entry
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def read_visium(
 
     Returns
     -------
-    One section. ``X``: raw counts (CSR, float32). ``obs``: ``in_tissue``, ``array_row``, ``array_col``. ``var``: unique
+    One section. ``X``: raw counts (CSR, float32). ``obs``: ``in_tissue``, ``array_row``, ``array_col``, ``total_counts``. ``var``: unique
     gene symbols, ``gene_ids``, ``feature_types``. ``obsm["spatial"]``: spot centres (x, y) in full-resolution pixels.
     ``uns["spatial"][library_id]``: ``images`` (``hires``, ``lowres``; uint8), ``scalefactors``, and ``metadata`` with
     ``source_image_path``, ``spot_pitch_um`` and ``spot_diameter_um``.
@@ -103,6 +104,7 @@ def read_visium(
         "spot_pitch_um": float(size_um or VISIUM_PITCH_UM),
         "spot_diameter_um": float(size_um or VISIUM_SPOT_UM),
     }
+    adata.obs[keys.TOTAL_COUNTS] = row_sums(adata.X)
     adata.uns[keys.SPATIAL] = {name: library_entry(image, images=images, scalefactors=scalefactors, metadata=metadata)}
     return adata
 

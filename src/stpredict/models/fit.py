@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from stpredict._core.checks import check_named_once, one_of
 from stpredict._core.files import check_writable
+from stpredict._core.names import gene_names
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import match
 from stpredict._sections.groups import section_groups
+from stpredict._sections.measured import gene_sums, not_measured, tell_of_not_measured
 from stpredict._sections.open import Where, check_sizes, listed, open_all, table_of
 from stpredict._sections.stored import StoredSections, are_stored, open_stored
 from stpredict.models.methods import METHODS
@@ -18,6 +20,8 @@ from stpredict.pp import gene_panel
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+    import pandas as pd
 
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
@@ -57,7 +61,7 @@ def fit(
         own |= {"seed": seed, "show_progress": show_progress}
     model = METHODS[method](features=features, min_counts=min_counts, **own)
     opened = _opened(sections, model, Where(library_key, table_key))
-    _check_counts(opened)
+    dropped, sums = _check_counts(opened)
     if genes is None:
         genes = gene_panel(
             opened if isinstance(opened, StoredSections) else sections,
@@ -75,7 +79,12 @@ def fit(
         model.learn_reference(tables, genes, min_counts=min_counts, study_key=study_key)
     if checkpoint is not None:
         check_writable(checkpoint)
+    model.not_measured = not_measured(sums, genes)
+    tell_of_not_measured(opened, genes, model.not_measured, "They are learned from the other sections alone.")
     model.fit(opened, genes=genes, groups=section_groups(opened, group_key))
+    if dropped:
+        note = f"genes were dropped from {_listed(dropped, 5)}: totals are those in obs['total_counts']"
+        model.config["history"]["notes"].append(note)
     return model
 
 
@@ -94,10 +103,19 @@ def _opened(sections: Any, model: ExpressionModel, where: Where) -> Sequence[Sec
     return on_disk
 
 
-def _check_counts(sections: Sequence[Section]) -> None:
-    """Refuse sections of which one has no raw counts."""
+def _check_counts(sections: Sequence[Section]) -> tuple[list[str], list[pd.Series]]:
+    """Refuse sections of which one has no raw counts or no totals.
+
+    Returns
+    -------
+    Names of the sections that lack genes of their totals, and the `gene_sums` of all.
+    """
+    dropped, sums = [], []
     for section in sections:
-        section.counts()
+        if section.lacks_genes():
+            dropped.append(section.name)
+        sums.append(gene_sums(section))
+    return dropped, sums
 
 
 def own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +147,7 @@ def own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[s
 
 def _checked_genes(genes: Iterable[str], sections: Sequence[Section]) -> list[str]:
     """`genes` as a list, each once and measured in every section."""
-    wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+    wanted = gene_names(genes)
     if not wanted:
         msg = "genes is empty; name the genes to learn, or leave it out for the 1,000 with the highest mean."
         raise ValueError(msg)
@@ -165,6 +183,8 @@ def _check_gene_ids(genes: list[str], section: Section, known: dict[str, tuple[s
 def _other_names(missing: list[str], section: Section) -> str:
     """What the section calls the missing genes, as a hint."""
     found = match(missing, section.genes)
+    written = {str(name).upper(): str(name) for name in section.genes}
+    found = {gene: written[gene.upper()] for gene in missing if gene.upper() in written} | found
     hint = " Drop them, or take genes that all sections share, as stpredict.pp.gene_panel does."
     if found:
         told = ", ".join(f"{theirs} for {asked}" for asked, theirs in list(found.items())[:5])

@@ -9,6 +9,7 @@ import pandas as pd
 
 from stpredict._core import keys
 from stpredict._core.labels import layer_names
+from stpredict._core.names import gene_names
 from stpredict._genes import symbols
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def expression_of(section: Section, genes: str | Iterable[str], layer: str | Non
     ValueError
         If no gene is asked for, or counts are needed and are none.
     """
-    wanted = list(dict.fromkeys([genes] if isinstance(genes, str) else genes))
+    wanted = list(dict.fromkeys(gene_names(genes)))
     if not wanted:
         msg = "No genes to draw: pass a gene name or a list of them."
         raise ValueError(msg)

@@ -14,6 +14,7 @@ from stpredict._core.settings import settings
 from stpredict._core.warning import warn
 from stpredict._sections.niches import Niche, niche_windows
 from stpredict._sections.open import Opened, Where
+from stpredict._sections.spread import SECTIONS, spread_record
 from stpredict.pp._encoders.catalogue import build_encoder
 from stpredict.pp._encoders.modules import lent
 from stpredict.pp._encoders.network_encoder import NetworkEncoder
@@ -45,6 +46,7 @@ def encode(
     input_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    revision: str | None = None,
     batch_size: int | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -85,6 +87,9 @@ def encode(
     mean, std
         Normalisation of a network's tiles: of red, green and blue, scaled to 0–1. By default what the network states,
         else ImageNet's.
+    revision
+        Commit, branch or tag of the hub's repository of a known encoder or ``"hf-hub:<repository>"``; by default its main
+        branch. ``"hf-hub:<repository>@<revision>"`` says the same, wherever encoders are named.
     batch_size, device, precision
         Override `stpredict.settings`. With ``"cuda"``, all GPUs that are visible share the tiles of a network;
         ``"cuda:0"`` is one of them.
@@ -98,8 +103,10 @@ def encode(
     -------
     None, or the copy. Writes ``obsm[key]`` and ``obsm[key + "_niche"]``, float32 (spots, d), and how they were made
     under the same keys of ``uns``: ``encoder``, ``encoder_hash``, ``spot_um``, ``niche_um``, ``mpp`` (of the tiles'
-    content), ``feature_names`` where features have names, ``precision`` of a network, and ``niche`` in place of
-    ``niche_um`` where niches are not windows.
+    content), ``feature_names`` where features have names, ``precision`` of a network, ``revision``, the commit of
+    one that came from a hub, ``niche`` in place of
+    ``niche_um`` where niches are not windows, and ``sections``: of every library ``n_spots`` and, over these, ``mean`` and
+    ``sd`` (float64) of the features, by which models standardise the section and any part of it.
 
     Raises
     ------
@@ -148,6 +155,7 @@ def encode(
             input_size=input_size,
             mean=mean,
             std=std,
+            revision=revision,
         )
         scale = _common_scale(tool, sections, spot_um)
         _warn_about_scale(tool, sections, spot_um)
@@ -165,12 +173,14 @@ def encode(
     }
     if isinstance(tool, NetworkEncoder):
         record["precision"] = tool.precision
+        if tool.revision:
+            record["revision"] = tool.revision
     if len(tool.feature_names):
         record["feature_names"] = np.array(tool.feature_names)
     adata = opened.target
     for name, features in zip(written, outputs, strict=True):
         adata.obsm[name] = features
-        adata.uns[name] = dict(record)
+        adata.uns[name] = record | {SECTIONS: {s.name: spread_record(features[s.rows]) for s in sections}}
     if kind.members != "window":
         del adata.uns[written[1]]["niche_um"]
         adata.uns[written[1]]["niche"] = str(kind)

@@ -12,6 +12,7 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
+from stpredict._sections.measured import measured_everywhere
 from stpredict._sections.open import Where, open_all
 from stpredict._sections.stored import are_stored, open_stored
 
@@ -38,7 +39,8 @@ def gene_panel(
     """Choose the genes to predict, from the training sections only.
 
     Expression is log1p of counts per 10,000; every section weighs the same, whatever its number of spots. Only genes
-    that all sections measure are eligible. Giving the test sections too would leak them into the choice.
+    that all sections measure are eligible; a gene that is zero in every spot of a section where the others let expect
+    many counts, as after ``anndata.concat(join="outer")``, is not measured there. Giving the test sections too would leak them into the choice.
 
     Parameters
     ----------
@@ -74,7 +76,7 @@ def gene_panel(
     Warns
     -----
     UserWarning
-        If some markers are not measured in all sections.
+        If some markers are not measured in all sections, or genes are left out for being zero in every spot of one.
 
     Examples
     --------
@@ -88,7 +90,7 @@ def gene_panel(
     one_of(kind, ("heg", "hvg", "markers"), "kind")
     _check_arguments(kind, markers, n_top=n_top, among=among)
     opened = _open(sections, Where(library_key, table_key))
-    shared = _shared_genes(opened)
+    shared = measured_everywhere(opened, _shared_genes(opened))
     if kind == "markers":
         return _measured_markers(marker_genes(markers), shared)
     names = _without(shared, (exclude,) if isinstance(exclude, str) else tuple(exclude))
@@ -164,7 +166,7 @@ def _moments(sections: Sequence[Section], names: list[str], min_counts: int) -> 
 
 def _section_moments(section: Section, names: list[str], min_counts: int) -> tuple[np.ndarray, np.ndarray] | None:
     counts = sparse.csr_matrix(section.counts(), dtype=np.float64)
-    totals = np.asarray(counts.sum(axis=1)).ravel()
+    totals = section.totals(counts)
     enough = totals >= max(min_counts, 1)
     if not enough.any():
         return None

@@ -9,8 +9,10 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import raw_counts
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.warning import warn
 from stpredict._images.mask import find_tissue, tissue_fraction
 from stpredict._sections.open import Opened, Where, one_section
+from stpredict._sections.totals import known_totals, row_sums
 from stpredict.pp._tiles import SPOT_UM
 
 if TYPE_CHECKING:
@@ -109,14 +111,21 @@ def qc(
     -------
     None, or the copy. Written into ``obs``:
 
-    - ``total_counts`` and ``n_genes_by_counts``, by `scanpy.pp.calculate_qc_metrics`, where there are counts
+    - ``total_counts`` and ``n_genes_by_counts``, by `scanpy.pp.calculate_qc_metrics`, where there are counts; totals
+      that are there already stay where the counts sum to less, since genes were dropped
     - ``tissue_fraction`` (0–1; NaN for spots of a section without an image), where there is an image
     - ``qc_pass`` (bool): whether the spot passes those of the two limits that could be checked
 
     Raises
     ------
     ValueError
-        If there are neither counts nor an image, the counts are not raw, or the image cannot be read.
+        If there are neither counts nor an image, the counts are not raw, the image cannot be read, or genes were dropped
+        and nothing tells the totals any more.
+
+    Warns
+    -----
+    StpredictWarning
+        If totals stay as they are, since genes were dropped.
 
     Examples
     --------
@@ -165,10 +174,19 @@ def _check_limits(min_counts: float, min_tissue: float) -> None:
 def _count_metrics(adata: AnnData) -> dict[str, np.ndarray]:
     import scanpy as sc
 
-    raw_counts(adata)
+    own = row_sums(raw_counts(adata))
+    known = known_totals(adata, slice(None), own, "this object")
     layer = keys.COUNTS if keys.COUNTS in adata.layers else None
     metrics, _ = sc.pp.calculate_qc_metrics(adata, layer=layer, percent_top=None, log1p=False, inplace=False)
-    return {name: metrics[name].to_numpy() for name in ("total_counts", "n_genes_by_counts")}
+    columns = {name: metrics[name].to_numpy() for name in (keys.TOTAL_COUNTS, "n_genes_by_counts")}
+    if known is not None and (known > own).any():
+        msg = (
+            f"Counts sum to less than obs[{keys.TOTAL_COUNTS!r}], which is kept: the total over all genes, of which some "
+            f"were dropped since. Where counts themselves were changed, del adata.obs[{keys.TOTAL_COUNTS!r}] first."
+        )
+        warn(msg)
+        columns[keys.TOTAL_COUNTS] = known
+    return columns
 
 
 def _section_fraction(section: Section) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stpredict._core.checks import check_named_once
+from stpredict._core.names import gene_names
 from stpredict._genes.symbols import match
 from stpredict.models import ExpressionModel, load
 
@@ -50,8 +51,10 @@ def given_genes(genes: Iterable[str], names: Iterable[str]) -> GivenGenes:
     ------
     ValueError
         If a gene is named twice.
+    TypeError
+        If they are a mask without names, or no names.
     """
-    wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+    wanted = gene_names(genes)
     check_named_once(wanted)
     known = match(wanted, names)
     return GivenGenes(wanted, known, [gene for gene in wanted if gene not in known])

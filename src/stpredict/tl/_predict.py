@@ -130,8 +130,10 @@ def predict_expression(
 
     Notes
     -----
-    Image features are standardised within what is passed, so a subset of a section's spots gets other values than the
-    same spots of the whole section: predict whole sections, and take the subset afterwards.
+    Image features are standardised over the whole section as `stpredict.pp.encode` saw it, so a subset of its spots,
+    taken afterwards, gets the values that the whole gets. Not so with ``"mixture"``, ``"align_st"`` and ``reference=``,
+    which compare all spots of a section with each other, and where features were made by hand: predict whole sections
+    then, and take the subset of the result.
 
     Genes that were not predicted are NaN in the layer, which scanpy's and squidpy's tests take for values. Give them the
     predicted genes alone: ``adata[:, adata.var["predicted"]]``, or call with ``as_anndata=True``.

@@ -56,7 +56,8 @@ def predict_many(
 
     A slide that fails is a line of the report, and the others go on. The same call made again does only what is missing:
     slides that failed or were not reached, that were replaced by another file, and all those asked for in another way. A
-    result is there whole or not at all.
+    result is there whole or not at all. One that was edited or damaged since no longer matches its digest and is made
+    anew, with a warning: edit a copy of it.
 
     Parameters
     ----------

@@ -64,6 +64,8 @@ def train(
         ``nuclei=True`` or the preset ``"published"``; see Notes.
     genes
         Genes to learn, measured in every section; by default ``stpredict.pp.gene_panel(sections, n_top=1000)``.
+        As everywhere: names, a boolean Series over ``var`` such as ``adata.var["highly_variable"]``, or a dict of lists, of which
+        the union is taken.
     features
         ``obsm`` keys to learn from; by default everything that `stpredict.pp.encode` left, spot and niche.
     group_key
@@ -128,6 +130,10 @@ def train(
     ridge regression on the genes that have both (at least 20). With `reference`, genes that it measures are placed by
     their correlation there with those that are learned from. ``model.vocabulary`` lists all genes with a place;
     ``predict_expression(data, model, genes=[…])`` predicts any of them.
+
+    A gene that is zero in every spot of a section, as ``anndata.concat(join="outer")`` leaves it, and of which the others let
+    expect many counts, was not measured there: it is learned from the others alone. Where a method needs a value,
+    the one that a ridge regression on those sections predicts stands in. ``model.config["not_measured"]`` lists such genes.
 
     In processes that ``torchrun`` starts, ``"cmrcnet"`` and ``"st_align"`` share every batch: losses are those of the whole,
     contrastive ones with negatives from all processes, and each process returns the same model, the one that a single

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stpredict._core.checks import one_of
 from stpredict.models._base.stored import StoredModel
@@ -47,6 +47,9 @@ class FeatureModel(StoredModel):
     ----------
     columns
         Names of the columns of `design`, known in training.
+    not_measured
+        Bool (sections, genes), set before `fit`: genes that a training section lists but did not measure. None where
+        all are measured.
     """
 
     uses_features: ClassVar[bool] = True
@@ -54,6 +57,7 @@ class FeatureModel(StoredModel):
     def __init__(self, *, features: str | Sequence[str] | None = None, min_counts: int = 50) -> None:
         super().__init__()
         self.columns: list[str] = []
+        self.not_measured: np.ndarray | None = None
         self._features = features
         self._min_counts = min_counts
 
@@ -78,7 +82,8 @@ class FeatureModel(StoredModel):
         keys = find_features(sections, self._features) if self.uses_features else []
         described = describe_features(sections[0], keys)
         check_all(sections, described)
-        table = training_table(sections, groups, genes=genes, keys=keys, min_counts=self._min_counts, store=store)
+        how: dict[str, Any] = {"min_counts": self._min_counts, "not_measured": self.not_measured, "store": store}
+        table = training_table(sections, groups, genes=genes, keys=keys, **how)
         self.columns = column_names(sections[0], keys)
         self.config = {
             "features": described,
@@ -88,6 +93,13 @@ class FeatureModel(StoredModel):
             "sections": [section.name for section in sections],
             "groups": list(groups),
         }
+        if self.not_measured is not None and self.not_measured.any():
+            lacking = zip(sections, self.not_measured, strict=True)
+            self.config["not_measured"] = [
+                [section.name, [gene for gene, no in zip(genes, those, strict=True) if no]]
+                for section, those in lacking
+                if those.any()
+            ]
         return table
 
     def _finish(self, genes: Sequence[str], arrays: dict[str, np.ndarray], history: History) -> History:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stpredict.models._base.files import REST
+from stpredict.models._base.schema import check_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,11 +22,12 @@ def rebuilt(stored: Stored, path: str | Path, methods: Mapping[str, type[StoredM
     Raises
     ------
     ValueError
-        If `methods` has no such method.
+        If `methods` has no such method, or the configuration describes no model of it.
     """
     if stored.method not in methods:
         msg = f"The model at {path} is a {stored.method!r}; this version of stpredict knows {', '.join(methods)}."
         raise ValueError(msg)
+    check_config(stored, path)
     try:
         return methods[stored.method].from_stored(stored, path)
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError, MemoryError) as error:

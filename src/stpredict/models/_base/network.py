@@ -12,6 +12,7 @@ from stpredict._core.checks import one_of
 from stpredict._core.device import resolve_device
 from stpredict._core.settings import settings
 from stpredict.models._base.featured import FeatureModel
+from stpredict.models._base.schema import check_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from stpredict._sections.section import Section
     from stpredict.models._base.files import Stored
     from stpredict.models._base.options import NetworkOptions
+    from stpredict.models._data.rows import RowStore
+    from stpredict.models._data.table import Table
     from stpredict.models._training.ensemble import Ensemble
 
 
@@ -77,6 +81,12 @@ class NetworkModel(FeatureModel):
     def build_network(options: NetworkOptions, config: Mapping[str, Any], n_genes: int) -> nn.Module:
         """Build an untrained network for the features in `config` and `n_genes` genes to learn from."""
 
+    def _table(
+        self, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str], store: RowStore | None = None
+    ) -> Table:
+        """Table of the spots to learn from; expression that was not measured is filled in, as networks take it all."""
+        return super()._table(sections, genes, groups, store).filled(store)
+
     def _ensemble(self, n_genes: int) -> Ensemble:
         """The ensemble to train; options and seed go to ``config``."""
         from stpredict.models._training.ensemble import Ensemble
@@ -98,6 +108,7 @@ class NetworkModel(FeatureModel):
     @classmethod
     def from_stored(cls, stored: Stored, path: str | Path) -> Self:
         """Rebuild the model from what was read from `path`."""
+        check_options(stored, cls.presets["default"], path)
         model = super().from_stored(stored, path)
         model.options, model.seed = cls._stored_options(stored), stored.config["seed"]
         return model

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from stpredict.models._base import files
 from stpredict.models._base.contract import ExpressionModel, History
+from stpredict.models._base.load import rebuilt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +69,8 @@ class StoredModel(ExpressionModel):
         ValueError
             If it is damaged or of another method.
         """
-        return cls.from_stored(files.read(path), path)
+        stored = files.read(path)
+        return cast("Self", rebuilt(stored, path, {stored.method: cls}))
 
     @classmethod
     def from_stored(cls, stored: files.Stored, path: str | Path) -> Self:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-import numpy as np
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -59,15 +57,3 @@ class Parts(Generic[T]):
         parts.rows = self.rows
         parts._made = lru_cache(maxsize=1)(lambda number: function(made(number)))
         return parts
-
-
-def moments(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """float64: mean and standard deviation over the rows of all `parts`, in one pass (Chan, Golub and LeVeque 1983)."""
-    n, mean, squares = 0, np.float64(0), np.float64(0)
-    for part in parts:
-        more = n + len(part)
-        away = part.mean(axis=0, dtype=np.float64) - mean
-        squares = squares + part.var(axis=0, dtype=np.float64) * len(part) + np.square(away) * (n * len(part) / more)
-        mean = mean + away * (len(part) / more)
-        n = more
-    return mean, np.sqrt(squares / n)

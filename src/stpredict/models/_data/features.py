@@ -1,8 +1,8 @@
 """The design matrix: what a feature model sees of every spot.
 
-A spot is described by its spot and niche features, every column standardised within the section. The latter uses
-nothing but the section's own image features, so it leaks no expression, and it removes what stain and scanner do to a
-whole slide. Means over lattice neighbours are left out on purpose: beside a niche window they added nothing.
+A spot is described by its spot and niche features, every column standardised within the section: the whole section as
+it was encoded, also where only some of its spots are left. That uses nothing but the section's own image features, so it
+leaks no expression, and it removes what stain and scanner do to a whole slide. Means over lattice neighbours are left out on purpose: beside a niche window they added nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._sections.niches import call
-from stpredict.models._data.chunks import Parts, moments
+from stpredict._sections.spread import ROWS, moments, whole_moments
+from stpredict.models._data.chunks import Parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,9 +26,6 @@ SAME_EXACTLY = ("encoder", "encoder_hash", "niche")
 SAME_WITHIN = ("spot_um", "niche_um", "mpp")
 TOLERANCE = 0.05
 """Relative difference of windows and scale that is still the same."""
-
-ROWS = 16_384
-"""Spots whose features are looked at together."""
 
 
 def design(section: Section, keys: Sequence[str]) -> np.ndarray:
@@ -40,7 +38,7 @@ def design(section: Section, keys: Sequence[str]) -> np.ndarray:
 
 def designer(section: Section, keys: Sequence[str]) -> Callable[[slice], np.ndarray]:
     """What gives any rows of `design`; the whole section is looked at once, now."""
-    mean, sd = moments(_raw_parts(section, keys))
+    mean, sd = section_moments(section, keys)
     return lambda rows: _standardised(raw_features(section, keys, rows), mean, sd)
 
 
@@ -52,7 +50,17 @@ def raw_features(section: Section, keys: Sequence[str], rows: slice = slice(None
 
 def mean_features(section: Section, keys: Sequence[str]) -> np.ndarray:
     """float64 (1, d): mean of features under `keys` as they were encoded."""
-    return moments(_raw_parts(section, keys))[0][None]
+    return section_moments(section, keys)[0][None]
+
+
+def section_moments(section: Section, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """float64 (d,): mean and standard deviation of features under `keys` over the whole section as it was encoded."""
+    mean, sd = moments(_raw_parts(section, keys))
+    ends = np.cumsum([section.features(key, slice(0)).shape[1] for key in keys])
+    for key, end, width in zip(keys, ends, np.diff(ends, prepend=0), strict=True):
+        own = slice(end - width, end)
+        mean[own], sd[own] = whole_moments(section, key, mean[own], sd[own])
+    return mean, sd
 
 
 def _raw_parts(section: Section, keys: Sequence[str]) -> Parts[np.ndarray]:

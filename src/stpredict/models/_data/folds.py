@@ -101,7 +101,7 @@ def choose(
     Parameters
     ----------
     table
-        Training spots.
+        Training spots; genes are not judged on sections that did not measure them.
     candidates
         Values to choose from; the first of equals wins.
     predictions
@@ -110,22 +110,26 @@ def choose(
     folds, note = inner_folds(table)
     scores: list[list[float]] = [[] for _ in candidates]
     n_genes = table.expression.shape[1]
-    squares = np.zeros((len(candidates), n_genes))
+    squares, n_judged = np.zeros((len(candidates), n_genes)), np.zeros(n_genes)
     looked_at = sample(len(table), n_genes)
     kept = np.zeros((len(candidates), len(looked_at), n_genes), dtype=np.float32)
     for held in folds:
-        test = table.take(held)
+        test, train = table.take(held), table.take(~held)
+        judged = ~np.isnan(test.expression) & ~np.isnan(train.expression).all(axis=0)
+        n_judged += judged.sum(axis=0)
         own, among = held[looked_at], np.searchsorted(np.flatnonzero(held), looked_at[held[looked_at]])
-        for i, predicted in enumerate(predictions(table.take(~held), test.design)):
+        for i, predicted in enumerate(predictions(train, test.design)):
             kept[i, own] = predicted[among]
-            squares[i] += np.square(predicted - test.expression, dtype=np.float64).sum(axis=0)
+            squares[i] += np.square(np.where(judged, predicted - test.expression, 0), dtype=np.float64).sum(axis=0)
             for section in np.unique(test.section):
                 rows = test.section == section
                 scores[i].append(float(pearson(test.expression[rows], predicted[rows])[0].mean()))
     means = [float(np.mean(s)) for s in scores]
     best = int(np.argmax(means))
-    error = np.sqrt(squares[best] / len(table)).astype(np.float32)
-    return Choice(candidates[best], means, error, note, HeldOut(looked_at, kept[best].copy()))
+    error = np.sqrt(squares[best] / np.maximum(n_judged, 1))
+    if (n_judged == 0).any():  # a gene that no fold could both learn and judge: as if nothing were known of it
+        error = np.where(n_judged == 0, np.nanstd(table.expression, axis=0), error)
+    return Choice(candidates[best], means, error.astype(np.float32), note, HeldOut(looked_at, kept[best].copy()))
 
 
 def sample(n: int, n_genes: int, most: int = MAX_HELD) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.models._data.features import design
+from stpredict.models._data.linalg import cross
 from stpredict.models._data.rows import RowStore, take
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 MIN_SPOTS = 10
 """Fewer spots than this cannot be trained on."""
 
+FILLING_PENALTY = 0.01
+"""Squared penalty of the regression that fills in what was not measured, as a share of the design's variance."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -29,7 +33,7 @@ class Table:
     design
         float32 (n, d), see `stpredict.models._data.features`; where sections are streamed, on disk.
     expression
-        float32 (n, genes), log1p of counts per 10,000; likewise.
+        float32 (n, genes), log1p of counts per 10,000; likewise. NaN for genes that a spot's section did not measure.
     log_total
         (n,), log1p of each spot's total count.
     section, group
@@ -60,19 +64,61 @@ class Table:
         """The same, with every section's mean expression and mean log total moved to the mean over sections.
 
         The design says nothing of differences between sections, so a model can only learn them as noise. Expression is
-        kept in the `store`, by default in memory.
+        kept in the `store`, by default in memory. What was not measured is `filled` in.
         """
-        return replace(
+        levelled = replace(
             self,
             expression=self._level(self.expression, store or RowStore()),
             log_total=self._level(self.log_total, RowStore()),
         )
+        return levelled.filled(store)
+
+    def filled(self, store: RowStore | None = None) -> Table:
+        """The same, expression that was not measured replaced by what the sections that measured it say of such spots.
+
+        That is a ridge regression on the design, so that a gene is learned from those sections alone, and the others
+        neither pull its level nor flatten its pattern. A gene that no section measured is 0.
+        """
+        unknown = np.isnan(np.stack([np.asarray(self.expression[rows[:1]])[0] for _, rows in self.of_sections()]))
+        if not unknown.any():
+            return self
+        means = self.section_means(self.expression)
+        level = mean_over_sections(means)
+        weights = self._ridge(means)
+        out = (store or RowStore()).collect()
+        for (_, rows), lacking in zip(self.of_sections(), unknown, strict=True):
+            values, design = np.asarray(self.expression[rows]), np.asarray(self.design[rows])  # (copies)
+            patterns = (design - design.mean(axis=0)) @ weights[:, lacking]
+            values[:, lacking] = np.nan_to_num(level[lacking]) + patterns
+            out.append(values)
+        return replace(self, expression=out.done())
+
+    def _ridge(self, means: np.ndarray) -> np.ndarray:
+        """float32 (d, genes): weights of the design within sections, for genes that not all sections measured, else 0."""
+        d, lacking = self.design.shape[1], np.isnan(means)
+        weights = np.zeros((d, means.shape[1]), dtype=np.float32)
+        kinds, kind = np.unique(lacking, axis=1, return_inverse=True)
+        squares = [np.zeros((d, d)) if without.any() else None for without in kinds.T]
+        products = np.zeros(weights.shape)
+        for number, (_, rows) in enumerate(self.of_sections()):
+            design = np.asarray(self.design[rows])
+            centred = design - design.mean(axis=0)
+            own = cross(centred, centred)
+            for total, without in zip(squares, kinds.T, strict=True):
+                if total is not None and not without[number]:
+                    total += own
+            products += cross(centred, np.nan_to_num(np.asarray(self.expression[rows]) - means[number]))
+        for number, total in enumerate(squares):
+            if total is not None and (power := np.trace(total)) > 0:
+                genes = np.ravel(kind) == number
+                weights[:, genes] = np.linalg.solve(total + FILLING_PENALTY * power * np.eye(d), products[:, genes])
+        return weights
 
     def _level(self, values: Rows, store: RowStore) -> Rows:
         out = store.collect()
         means = self.section_means(values)
         for (_, rows), mean in zip(self.of_sections(), means, strict=True):
-            out.append(np.asarray(values[rows]) + (means.mean(axis=0) - mean))
+            out.append(np.asarray(values[rows]) + (mean_over_sections(means) - mean))
         return out.done()
 
     def section_means(self, values: Rows) -> np.ndarray:
@@ -83,6 +129,10 @@ class Table:
         """(genes,): variance of a new section's mean expression around the mean over these; 0 where there is but one."""
         means = self.section_means(self.expression)
         n = len(means)
+        if np.isnan(means).any():
+            known = (~np.isnan(means)).sum(axis=0)
+            squares = np.nansum(np.square(means - mean_over_sections(means)), axis=0)
+            return np.where(known > 1, squares / np.maximum(known - 1, 1) * (1 + 1 / np.maximum(known, 1)), 0)
         return means.var(axis=0, ddof=1) * (1 + 1 / n) if n > 1 else np.zeros_like(means[0])
 
     def take(self, rows: np.ndarray) -> Table:
@@ -93,6 +143,15 @@ class Table:
         return Table(**{name: take(values, rows) for name, values in vars(self).items()})
 
 
+def mean_over_sections(means: np.ndarray) -> np.ndarray:
+    """(…): mean of the `means` (sections, …) of sections, over those that measured a gene; NaN where none did."""
+    unknown = np.isnan(means)
+    if not unknown.any():
+        return means.mean(axis=0)
+    n = (~unknown).sum(axis=0)
+    return np.where(n > 0, np.nansum(means, axis=0) / np.maximum(n, 1), np.nan)
+
+
 def training_table(
     sections: Sequence[Section],
     groups: Sequence[str],
@@ -100,9 +159,12 @@ def training_table(
     genes: Sequence[str],
     keys: Sequence[str],
     min_counts: int,
+    not_measured: np.ndarray | None = None,
     store: RowStore | None = None,
 ) -> Table:
     """Spots of all `sections` with at least `min_counts` counts; what is large is kept in the `store`.
+
+    Expression is NaN for genes that are `not_measured` (sections, genes).
 
     Raises
     ------
@@ -114,9 +176,12 @@ def training_table(
     out = {f.name: (large if f.name in ("design", "expression") else small).collect() for f in fields(Table)}
     for i, section in enumerate(sections):
         totals = section.totals()
+        expression = section.log_expression(genes)
+        if not_measured is not None:
+            expression[:, not_measured[i]] = np.nan
         part = Table(
             design=design(section, keys),
-            expression=section.log_expression(genes),
+            expression=expression,
             log_total=np.log1p(totals),
             section=np.full(len(section), i),
             group=np.full(len(section), numbers[groups[i]]),

@@ -9,13 +9,15 @@ import numpy as np
 
 from stpredict._core.warning import warn
 from stpredict._sections.references import checked_counts, log_rows, study_codes
-from stpredict.models._data.chunks import Parts, moments, rows_of
+from stpredict._sections.spread import moments
+from stpredict.models._data.chunks import Parts, rows_of
 from stpredict.models._data.linalg import cross
 from stpredict.models._reference.distance import distance_to, section_means_and_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
     from anndata import AnnData
 
     from stpredict._core.typing import Matrix
@@ -120,7 +122,7 @@ class GeneStructure:
             used = 0
             studies = study_codes(adata.obs, study_key)
             for rows in (np.flatnonzero(studies == study) for study in range(studies.max(initial=-1) + 1)):
-                product, n = _cross_products(counts[number], rows, columns, min_counts)
+                product, n = _cross_products(counts[number], adata.obs, rows, columns, min_counts)
                 if n > 1:
                     products, used, n_studies = products + product, used + n, n_studies + 1
             if not used:
@@ -244,13 +246,16 @@ def _checked(adata: AnnData, genes: Sequence[str], name: str) -> Matrix:
     return counts
 
 
-def _cross_products(counts: Matrix, rows: np.ndarray, columns: np.ndarray, min_counts: int) -> tuple[np.ndarray, int]:
+def _cross_products(
+    counts: Matrix, obs: pd.DataFrame, rows: np.ndarray, columns: np.ndarray, min_counts: int
+) -> tuple[np.ndarray, int]:
     """Centred cross-products (genes, genes) of log1p CP10k over `rows`, and how many have enough counts."""
     present = np.flatnonzero(columns >= 0)
     total = np.zeros(len(present))
     products, n = np.zeros((len(present), len(present))), 0
     for start in range(0, len(rows), _ROWS):
-        values = log_rows(counts[rows[start : start + _ROWS]], min_counts, columns[present])[0].toarray()
+        some = rows[start : start + _ROWS]
+        values = log_rows(counts[some], obs.iloc[some], min_counts, columns[present])[0].toarray()
         total += values.sum(axis=0)
         products += cross(values, values)
         n += len(values)

@@ -11,7 +11,7 @@ import numpy as np
 from stpredict._evaluation.metrics import pearson
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Self
 
 LEVELS = np.array([0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5])
@@ -71,19 +71,23 @@ class Reliability:
     def learn(cls, measured: np.ndarray, predicted: np.ndarray, section: np.ndarray) -> Self:
         """Learn from expression (spots, genes) of held-out spots, and the number of the `section` of each.
 
-        Genes that were not predicted are NaN; they get what genes alike got.
+        Genes that were not predicted, or not measured in a section, are NaN there; those that are nowhere both get what
+        genes alike got.
         """
         errors = measured - predicted
-        known = np.isfinite(predicted).all(axis=0)
+        known = np.isfinite(errors).any(axis=0)
         units = [section == i for i in np.unique(section) if np.count_nonzero(section == i) >= MIN_SPOTS]
         units = units or [np.ones(len(section), dtype=bool)]
         reached = np.stack([pearson(measured[rows], predicted[rows])[0] for rows in units])
+        reached[np.stack([np.isnan(errors[rows]).any(axis=0) for rows in units])] = np.nan  # not measured there
         sizes = np.array([np.count_nonzero(rows) for rows in units])
         pcc, sd = _expected(reached, sizes, _properties(measured, predicted, units), known)
         quantiles = np.zeros((len(LEVELS), len(known)), dtype=np.float32)
-        quantiles[:, known] = np.quantile(errors[:, known], LEVELS, axis=0)
+        whole = np.isfinite(errors).all(axis=0)
+        quantiles[:, whole] = np.quantile(errors[:, whole], LEVELS, axis=0)
+        quantiles[:, known & ~whole] = np.nanquantile(errors[:, known & ~whole], LEVELS, axis=0)
         if not known.all():
-            size = np.maximum(measured.std(axis=0), 1e-6)
+            size = np.maximum(np.nan_to_num(_over(measured, np.nanstd)), 1e-6)
             usual = np.median(quantiles[:, known] / size[known], axis=1) if known.any() else np.zeros(len(LEVELS))
             quantiles[:, ~known] = usual[:, None] * size[~known]
         nothing = np.zeros(len(known), dtype=np.float32)
@@ -138,11 +142,17 @@ def _at(errors: np.ndarray, level: float) -> np.ndarray:
     return (1 - share) * errors[above - 1] + share * errors[above]
 
 
+def _over(values: np.ndarray, statistic: Callable[..., np.ndarray]) -> np.ndarray:
+    """A `statistic` of numpy's that leaves NaN out, over rows; NaN where there is nothing else, without a warning."""
+    nothing = np.isnan(values).all(axis=0)
+    return np.where(nothing, np.nan, statistic(np.where(nothing, 0, values), axis=0))
+
+
 def _properties(measured: np.ndarray, predicted: np.ndarray, units: list[np.ndarray]) -> np.ndarray:
     """(genes, 4): constant, mean expression and its square, and contrast of the prediction over that of the measurement."""
-    level = measured.mean(axis=0, dtype=np.float64)
-    spread = np.mean([measured[rows].std(axis=0) for rows in units], axis=0)
-    contrast = np.mean([predicted[rows].std(axis=0) for rows in units], axis=0) / np.maximum(spread, 1e-6)
+    level = _over(measured, np.nanmean).astype(np.float64)
+    spread = _over(np.stack([measured[rows].std(axis=0) for rows in units]), np.nanmean)
+    contrast = _over(np.stack([predicted[rows].std(axis=0) for rows in units]), np.nanmean) / np.maximum(spread, 1e-6)
     return np.column_stack([np.ones_like(level), level, np.square(level), np.minimum(contrast, 1)])
 
 
@@ -154,24 +164,23 @@ def _expected(
     `reached` (units, genes) is read as the gene's own correlation plus what differs by section; the former as what its
     properties tell plus what is the gene's alone.
     """
-    n = len(reached)
-    mean = reached.mean(axis=0)
-    chance = np.mean(np.square(1 - np.square(mean[None])) / np.maximum(sizes - 1, 1)[:, None], axis=0)
-    if n > 1:
-        deviations = reached - reached.mean(axis=1, keepdims=True)
-        by_section = max(float(deviations[:, known].var(axis=0, ddof=1).mean()), float(chance.mean()))
-        whole = float(reached[:, known].mean(axis=1).std(ddof=1)) * np.sqrt(1 + 1 / n)
-    else:
-        by_section, whole = float(chance.mean()), ONE_UNIT_SD
+    n = np.maximum(np.isfinite(reached).sum(axis=0), 1)
+    mean = np.nan_to_num(_over(reached, np.nanmean))
+    chance = float((np.square(1 - np.square(mean)) * np.mean(1 / np.maximum(sizes - 1, 1))).mean())
+    by_section, whole = chance, ONE_UNIT_SD
+    if len(reached) > 1 and known.any():
+        of_unit = np.nanmean(reached[:, known], axis=1)
+        away = _over(reached - of_unit[:, None] - (mean - mean[known].mean()), lambda x, axis: np.nanmean(x**2, axis=axis))
+        several = known & (n > 1)
+        by_section = max(float((away * n / np.maximum(n - 1, 1))[several].mean()), chance) if several.any() else chance
+        whole = float(of_unit.std(ddof=1)) * np.sqrt(1 + 1 / len(reached))
     noise = by_section / n
     fit = known & np.isfinite(properties).all(axis=1)
-    if fit.sum() >= MIN_GENES:
-        weights, *_ = np.linalg.lstsq(properties[fit], mean[fit], rcond=None)
-        contrast = float(np.median(properties[fit, 3]))
-        alike = np.where(np.isfinite(properties), properties, contrast) @ weights
-    else:
-        alike = np.full(len(mean), mean[fit].mean() if fit.any() else 0.0)
-    own = max(float(np.square(mean - alike)[fit].mean()) - noise, 0.0) if fit.sum() >= MIN_GENES else noise
-    weight = np.where(known, own / max(own + noise, 1e-12), 0.0)
-    left = own * (1 - weight)
-    return alike + weight * (mean - alike), np.sqrt(left + by_section + whole**2)
+    if fit.sum() < MIN_GENES:
+        return mean, np.sqrt(noise + by_section + whole**2)
+    weights, *_ = np.linalg.lstsq(properties[fit], mean[fit], rcond=None)
+    usual = np.median(properties[fit], axis=0)
+    alike = np.where(np.isfinite(properties), properties, usual) @ weights
+    own = max(float((np.square(mean - alike) - noise)[fit].mean()), 0.0)
+    weight = np.where(known, own / np.maximum(own + noise, 1e-12), 0.0)
+    return alike + weight * (mean - alike), np.sqrt(own * (1 - weight) + by_section + whole**2)

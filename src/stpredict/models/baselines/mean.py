@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from stpredict.models._data.table import mean_over_sections
 from stpredict.models.baselines.base import Baseline
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Mean(Baseline):
 
     def learn(self, table: Table, value: float) -> dict[str, np.ndarray]:
         """Mean over sections of the means over their spots."""
-        return {"mean": table.section_means(table.expression).mean(axis=0)}
+        return {"mean": mean_over_sections(table.section_means(table.expression))}
 
     def apply(self, arrays: dict[str, np.ndarray], queries: np.ndarray) -> tuple[np.ndarray, None]:
         """Repeat the mean."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stpredict.models._data.chunks import Parts, moments
+from stpredict._sections.spread import moments
+from stpredict.models._data.chunks import Parts
 from stpredict.models._data.folds import Choice, choose
 from stpredict.models.baselines.base import Baseline
 from stpredict.models.baselines.knn import Knn

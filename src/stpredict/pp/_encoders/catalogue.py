@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stpredict._core.device import resolve_device, resolve_devices, resolve_precision
+from stpredict._core.names import meant
 from stpredict._core.settings import settings
 from stpredict.pp._encoders.modules import IMAGENET, Input, inner_module, input_of, with_overrides
 from stpredict.pp._encoders.morphology_encoder import MorphologyEncoder
@@ -93,11 +94,12 @@ def build_encoder(
     input_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    revision: str | None = None,
 ) -> Any:
     """The tool behind `encoder`: None and ``"morphology"`` are the weight-free descriptor, everything else a network."""
     if encoder is None or (isinstance(encoder, str) and encoder == "morphology"):
-        if not input_size is mean is std is None:
-            msg = "input_size=, mean= and std= are for networks; the morphology descriptor has none of them."
+        if not input_size is mean is std is revision is None:
+            msg = "input_size=, mean=, std= and revision= are for networks; the morphology descriptor has none of them."
             raise ValueError(msg)
         return MorphologyEncoder(resolve_device(device), mpp=mpp)
     return network_encoder(
@@ -109,6 +111,7 @@ def build_encoder(
         input_size=input_size,
         mean=mean,
         std=std,
+        revision=revision,
     )
 
 
@@ -122,8 +125,11 @@ def network_encoder(
     input_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    revision: str | None = None,
 ) -> NetworkEncoder:
     """Build the encoder that `encoder` names: a module, a known encoder, a hub id, a folder or a timm model.
+
+    `revision` is a commit, branch or tag of the hub's repository, as ``@<revision>`` behind its name is.
 
     A module is used as it is and changed on the way: `stpredict.pp._encoders.modules.lent` gives it back as it came.
 
@@ -134,7 +140,8 @@ def network_encoder(
     """
     from torch import nn
 
-    forward, trained_mpp = None, None
+    forward, trained_mpp, hub_id = None, None, None
+    encoder, revision = _with_revision(encoder, revision)
     if isinstance(encoder, nn.Module):
         name, stated = type(inner_module(encoder)).__name__, input_of(encoder)
         module = encoder if hasattr(encoder, "_orig_mod") else inner_module(encoder)
@@ -142,11 +149,13 @@ def network_encoder(
         msg = f"encoder must be a name, a path or a torch module, got {type(encoder).__name__}."
         raise TypeError(msg)
     elif known := _known(str(encoder)):
-        module, forward = _load_known(*known)
+        module, forward = _load_known(*known, revision)
         name, spec = known
+        hub_id = spec.hub_id
         stated, trained_mpp = Input(spec.size, *spec.normalisation), spec.mpp
     else:
-        module, name = _load_timm(str(encoder)), str(encoder).removeprefix("hf-hub:")
+        module, name = _load_timm(str(encoder), revision), str(encoder).removeprefix("hf-hub:")
+        hub_id = name if name != str(encoder) else None
         stated = input_of(module)
     import torch
 
@@ -164,7 +173,43 @@ def network_encoder(
         trained_mpp=trained_mpp,
         mpp=mpp,
         forward=forward,
+        revision=_commit(hub_id, revision) if hub_id else "",
     )
+
+
+def _with_revision(encoder: Any, revision: str | None) -> tuple[Any, str | None]:
+    """The encoder without ``@<revision>``, and the revision.
+
+    Raises
+    ------
+    ValueError
+        If one is asked for where there is no repository, or two.
+    """
+    if isinstance(encoder, str) and not Path(encoder).is_dir():
+        name, at, own = encoder.partition("@")
+        on_hub = name.startswith("hf-hub:") or _known(name) is not None
+        if on_hub and at:
+            if revision not in (None, own):
+                msg = f"encoder={encoder!r} names a revision, and revision={revision!r} another; give one."
+                raise ValueError(msg)
+            return name, own
+        if on_hub:
+            return encoder, revision
+    if revision is not None:
+        msg = (
+            "revision= is of a repository: of a known pathology encoder, or of encoder='hf-hub:<repository>'; networks that "
+            "timm knows by name are in 'hf-hub:timm/<name>'."
+        )
+        raise ValueError(msg)
+    return encoder, None
+
+
+def _commit(hub_id: str, revision: str | None) -> str:
+    """The commit that was loaded, as the hub's cache has it; else the revision that was asked for."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else revision or ""
 
 
 def _known(encoder: str) -> tuple[str, KnownEncoder] | None:
@@ -175,10 +220,12 @@ def _known(encoder: str) -> tuple[str, KnownEncoder] | None:
     return None
 
 
-def _load_known(name: str, spec: KnownEncoder) -> tuple[nn.Module, Callable[..., torch.Tensor] | None]:
+def _load_known(
+    name: str, spec: KnownEncoder, revision: str | None
+) -> tuple[nn.Module, Callable[..., torch.Tensor] | None]:
     try:
         if spec.pooling == "transformers":
-            return _load_transformers(spec), _first_hidden_token
+            return _load_transformers(spec, revision), _first_hidden_token
         import timm
         import torch
 
@@ -186,7 +233,7 @@ def _load_known(name: str, spec: KnownEncoder) -> tuple[nn.Module, Callable[...,
         arguments = dict(spec.arguments)
         if arguments.pop("swiglu", False):
             arguments |= {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": torch.nn.SiLU}
-        module = timm.create_model(f"hf-hub:{spec.hub_id}", pretrained=True, **arguments)
+        module = timm.create_model(f"hf-hub:{spec.hub_id}{_at(revision)}", pretrained=True, **arguments)
     except Exception as error:  # (damaged weights raise every kind of error)
         access = (
             f"Ask for access at huggingface.co/{spec.hub_id} and log in with `huggingface-cli login`. "
@@ -194,49 +241,53 @@ def _load_known(name: str, spec: KnownEncoder) -> tuple[nn.Module, Callable[...,
             else f"It is open: download huggingface.co/{spec.hub_id} once while online. "
         )
         msg = (
-            f"The weights of {name!r} ({spec.hub_id}, licence {spec.licence}) could not be loaded: {_brief(error)}. {access}"
+            f"The weights of {name!r} ({spec.hub_id}{_at(revision)}, licence {spec.licence}) could not be loaded: {_brief(error)}. {access}"
             "The default encoder (encoder=None) needs no download."
         )
         raise ValueError(msg) from error
     return module, {"cls": _class_token, "cls+mean": _class_token_and_mean}.get(spec.pooling)
 
 
-def _load_transformers(spec: KnownEncoder) -> nn.Module:
+def _load_transformers(spec: KnownEncoder, revision: str | None) -> nn.Module:
     try:
         from transformers import AutoModel
     except ImportError as error:
         msg = f"{spec.hub_id} is loaded by transformers: pip install 'stpredict[encoders]'"
         raise ValueError(msg) from error
     _check_reachable(spec.hub_id)
-    return AutoModel.from_pretrained(spec.hub_id, use_safetensors=True)
+    return AutoModel.from_pretrained(spec.hub_id, revision=revision, use_safetensors=True)
 
 
-def _load_timm(encoder: str) -> nn.Module:
+def _at(revision: str | None) -> str:
+    return f"@{revision}" if revision else ""
+
+
+def _load_timm(encoder: str, revision: str | None) -> nn.Module:
     """A timm model with its weights, pooled features out; `encoder` is a timm name, ``hf-hub:`` id or local folder."""
     import timm
 
     if Path(encoder).is_dir():
         source = f"local-dir:{encoder}"
     elif encoder.startswith("hf-hub:") or timm.is_model(encoder.split(".", maxsplit=1)[0]):
-        source = encoder
+        source = encoder + _at(revision)
     else:
         near = timm.list_models(f"*{encoder}*")[:5]
         msg = (
             f"No encoder is called {encoder!r}. Give a timm model name{' such as ' + ', '.join(near) if near else ''}, "
             f"'hf-hub:<repository>', a folder with config.json and model.safetensors, a torch module, or one of "
-            f"{', '.join(KNOWN)}."
+            f"{', '.join(KNOWN)}.{meant(encoder, ['morphology', *KNOWN, *timm.list_models()])}"
         )
         raise ValueError(msg)
     try:
         if source.startswith("hf-hub:"):
             _check_reachable(source.removeprefix("hf-hub:").split("@")[0])
-        elif source is encoder:
+        elif not source.startswith("local-dir:"):
             _check_reachable(getattr(timm.models.get_pretrained_cfg(encoder), "hf_hub_id", None))
         return timm.create_model(source, pretrained=True, num_classes=0)
     except Exception as error:  # (damaged weights and foreign configurations raise every kind of error)
         damaged = "Get the folder's files again, whole, in timm's format. " if source.startswith("local-dir:") else ""
         msg = (
-            f"The weights of {encoder!r} could not be loaded: {_brief(error)}. {damaged}Offline, pass a folder with config.json "
+            f"The weights of {encoder + _at(revision)!r} could not be loaded: {_brief(error)}. {damaged}Offline, pass a folder with config.json "
             "and model.safetensors, or a module: encoder=timm.create_model(name, num_classes=0, pretrained=False)."
         )
         raise ValueError(msg) from error

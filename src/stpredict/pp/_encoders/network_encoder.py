@@ -61,6 +61,7 @@ class NetworkEncoder:
     mpp: float | None = None
     forward: Callable[[nn.Module, torch.Tensor], torch.Tensor] | None = None
     feature_names: Sequence[str] = ()
+    revision: str = ""
 
     def __post_init__(self) -> None:
         self.hash = identity_of(self.module, Input(self.size, tuple(self.mean), tuple(self.std)))
