@@ -10,7 +10,7 @@ from stpredict._core.files import check_writable
 from stpredict._core.names import gene_names
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import match
-from stpredict._sections.groups import section_groups
+from stpredict._sections.groups import PATIENT, section_groups
 from stpredict._sections.measured import gene_sums, not_measured, tell_of_not_measured
 from stpredict._sections.open import Where, check_sizes, listed, open_all, table_of
 from stpredict._sections.stored import StoredSections, are_stored, open_stored
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GENE_IDS = "gene_ids"
 """Column of ``var`` with Ensembl ids, as readers write it."""
 
-GROUP_KEY = "patient"
+GROUP_KEY = PATIENT
 """Column of ``obs`` that names patients; where no section has it, every section counts as a patient of its own."""
 
 N_GENES = 1000

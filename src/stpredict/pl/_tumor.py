@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def tumor(
 ) -> list[Axes] | Figure | None:
     """Draw the image, the tumour score of `tl.localize_tumor` and, with labels, what a pathologist says.
 
-    The black line surrounds the spots that are called tumour; the threshold is the line in the colour bar.
+    A section that lies outside of what the model was trained on is drawn in grey, with the reason. What
+    `tl.localize_tumor` warned of stands under the map. The black line surrounds the spots that are called tumour; the threshold is the line in the colour bar.
 
     Parameters
     ----------
@@ -102,7 +104,8 @@ def tumor(
         msg = f"There is no obs[{label_key!r}]; obs has {', '.join(obs.columns)}."
         raise KeyError(msg)
     rows = obs.iloc[section.rows]
-    score, call = rows[f"{key}_score"].to_numpy(float), rows[key].to_numpy(bool)
+    score, call = rows[f"{key}_score"].to_numpy(float), rows[key].fillna(False).to_numpy(bool)
+    withheld = record.get("withheld", {}).get(section.name)
 
     slide = _canvas.overview_of(section)
     n = 2 if label_key is None else 3
@@ -110,7 +113,13 @@ def tumor(
     for i, panel in enumerate(panels.axes):
         _canvas.draw_slide(panel, section, slide, alpha=alpha_img if i else 1.0)
     _canvas.draw_scale_bar(panels.axes[0], section)
-    _draw_score(panels.axes[1], section, score, record, size=size, cmap=cmap)
+    if withheld is None:
+        _draw_score(panels.axes[1], section, score, record, size=size, cmap=cmap)
+        _tell_caveats(panels.axes[1], section, record)
+    else:
+        _canvas.draw_spots(panels.axes[1], section, np.full(len(score), np.nan), size=size, cmap=cmap)
+        panels.axes[1].set_title("no tumor map: outside of what\nthe model was trained on", size=11)
+        panels.axes[1].set_xlabel(fill(str(withheld), 60), size=8)
     if label_key is not None:
         _draw_labels(panels.axes[2], section, rows[label_key], size=size)
         auroc = record.get("auroc", {}).get(section.name) if label_key == record.get("label_key") else None
@@ -118,7 +127,8 @@ def tumor(
         panels.axes[2].set_title(f"{label_key}{measured}", size=11)
     for panel in panels.axes:
         _draw_outline(panel, section, call)
-    panels.axes[0].set_title(f"called tumor: {call.sum()} of {len(call)} spots", size=11)
+    told = "tumor not called" if withheld is not None else f"called tumor: {call.sum()} of {len(call)} spots"
+    panels.axes[0].set_title(told, size=11)
     return panels.finish(show=show, save=save, return_fig=return_fig)
 
 
@@ -136,6 +146,18 @@ def _draw_score(
     n = len(record.get("markers", ()))
     line = f"; line {threshold:.2f}" if np.isfinite(threshold) else ""
     ax.set_title(f"tumor score ({n} marker{'s' if n != 1 else ''}{line})", size=11)
+
+
+def _tell_caveats(ax: Axes, section: Section, record: Mapping[str, Any]) -> None:
+    """Stand under the map what `tl.localize_tumor` warned of."""
+    missing, used = len(record.get("markers_missing", ())), len(record.get("markers", ()))
+    told = []
+    if missing > used:
+        told.append(f"{missing} of {missing + used} markers are missing")
+    if not record.get("two_groups", {}).get(section.name, True):
+        told.append("scores form one group: the call cuts a continuum")
+    if told:
+        ax.set_xlabel("; ".join(told), size=8)
 
 
 def _draw_labels(ax: Axes, section: Section, labels: pd.Series, *, size: float) -> None:

@@ -87,7 +87,7 @@ def predict_many(
     Returns
     -------
     One line per slide: ``slide``, ``path``, ``status`` (``"done"``, ``"kept"`` from an earlier run, ``"failed"``),
-    ``spots``, ``genes``, ``seconds``, ``mpp``, ``error``, ``warnings`` and ``result``, the path of the store. Written to
+    ``spots``, ``genes``, ``seconds``, ``mpp``, ``verdict`` (see `stpredict.tl.predict_expression`), ``error``, ``warnings`` and ``result``, the path of the store. Written to
     `out`: the same as ``report.csv``; ``report.html``, with a picture of every slide; and ``<slide>.zarr``, what
     `stpredict.tl.predict_expression` returns with ``as_anndata=True``, with the manifest's columns in ``obs``, with
     `markers` the slots of `stpredict.tl.localize_tumor`, and in ``uns["slide_job"]`` how it was made.

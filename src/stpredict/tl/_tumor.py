@@ -15,6 +15,7 @@ from stpredict._evaluation.labels import TumorLabels, read_labels, split_tumor_l
 from stpredict._genes import symbols
 from stpredict._genes.markers import marker_genes
 from stpredict._sections.open import Opened, Where
+from stpredict.tl._prediction.believed import outside_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +42,7 @@ def localize_tumor(
     threshold: float | None = None,
     label_key: str | None = None,
     tumor_labels: Iterable[str] | None = None,
+    force: bool = False,
     library_key: str | None = None,
     table_key: str | None = None,
     copy: bool = False,
@@ -75,6 +77,8 @@ def localize_tumor(
         "invasive cancer", "DCIS") and refuses labels that can be read both ways ("tumor edge", "tumor-adjacent normal",
         "tumor stroma"). "Non-tumor" is other tissue. Spots whose label is missing, "NA", "unknown", "unassigned" or
         "undetermined" are left out.
+    force
+        Call the tumour on sections that lie outside of what the model was trained on, too.
     %(library_key)s
     %(table_key)s
     %(copy)s
@@ -84,9 +88,12 @@ def localize_tumor(
     None, or the copy. Written:
 
     - ``obs["tumor_score"]`` (float): mean z-score; NaN where a marker's expression is NaN
-    - ``obs["tumor"]`` (bool): the call; False where the score is NaN
+    - ``obs["tumor"]`` (bool): the call; False where the score is NaN. Of a predicted section that lies outside of what
+      the model was trained on (`tl.predict_expression`) it is missing without `force`, and the column is then one of
+      pandas' nullable booleans
     - ``uns["tumor"]``: ``markers`` used, their ``weights``, ``markers_missing``, ``layer``, ``rule``; with labels
-      ``tumor_labels`` and ``other_labels``, which labels were taken for what; and by section
+      ``tumor_labels`` and ``other_labels``, which labels were taken for what; ``withheld``, where sections lie outside,
+      why, by section; and by section
       ``threshold``, ``two_groups`` (where the threshold was found) and, with labels, ``auroc``, ``average_precision``
       and ``prevalence`` (NaN where a section has only tumour or none)
 
@@ -100,7 +107,8 @@ def localize_tumor(
     Warns
     -----
     UserWarning
-        If more than half of the markers are missing, or the scores of a section form one group.
+        If more than half of the markers are missing, the scores of a section form one group, or a section lies outside
+        of what the model was trained on.
 
     Examples
     --------
@@ -136,6 +144,10 @@ def localize_tumor(
     }
     call, thresholds = _call(sections, score, threshold)
     record |= thresholds
+    away = {} if layer is None else outside_of(adata.uns.get(layer, {}), [section.name for section in sections])
+    if away and not force:
+        record["withheld"] = away
+        call = _withheld(call, sections, away)
     if labelled is not None:
         named, truth = labelled
         taken = {"tumor_labels": named.tumor, "other_labels": named.other}
@@ -249,6 +261,25 @@ def _call(
         )
         warn(msg)
     return call, {"threshold": thresholds} | ({"two_groups": two_groups} if two_groups else {})
+
+
+def _withheld(
+    call: np.ndarray, sections: Sequence[Section], away: Mapping[str, str]
+) -> pd.api.extensions.ExtensionArray:
+    """The call, missing on sections that lie outside of what the model was trained on."""
+    import pandas as pd
+
+    name, why = next(iter(away.items()))
+    msg = (
+        f"The tumour is not called on {', '.join(away)}: section {name!r} lies outside of what the model was trained on "
+        f"({why}). Train on sections of this kind; force=True calls it all the same."
+    )
+    warn(msg)
+    nullable = pd.array(call, dtype="boolean")
+    for section in sections:
+        if section.name in away:
+            nullable[section.rows] = pd.NA
+    return nullable
 
 
 def _two_groups(score: np.ndarray) -> bool:

@@ -146,7 +146,9 @@ class ExpressionModel(ABC):
         """
         features = self.config.get("features", {})
         check_features(section, features)
-        return self.trust.judge(section, list(features), self.trained_on)
+        named = self.config.get("groups", [])
+        patients = [] if named == self.trained_on else named
+        return self.trust.judge(section, list(features), self.trained_on, patients)
 
     @abstractmethod
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:

@@ -170,7 +170,9 @@ def _expected(
     by_section, whole = chance, ONE_UNIT_SD
     if len(reached) > 1 and known.any():
         of_unit = np.nanmean(reached[:, known], axis=1)
-        away = _over(reached - of_unit[:, None] - (mean - mean[known].mean()), lambda x, axis: np.nanmean(x**2, axis=axis))
+        away = _over(
+            reached - of_unit[:, None] - (mean - mean[known].mean()), lambda x, axis: np.nanmean(x**2, axis=axis)
+        )
         several = known & (n > 1)
         by_section = max(float((away * n / np.maximum(n - 1, 1))[several].mean()), chance) if several.any() else chance
         whole = float(of_unit.std(ddof=1)) * np.sqrt(1 + 1 / len(reached))

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._sections.groups import PATIENT
 from stpredict.models._data.features import column_names
+from stpredict.models._data.folds import MIN_GROUPS
 from stpredict.models._trust.domain import Domain
 from stpredict.models._trust.reliability import LEVELS, SPREAD_90, Reliability
 
@@ -27,6 +29,9 @@ NEAR, FAR = 1.35, 2.0
 SHIFTED = 2.0
 """Distance of mean features from which a section is at the edge at best."""
 
+OTHER_PATIENT = 0.5
+"""Share of the held-out correlation to expect of a further patient, where training knew fewer than `MIN_GROUPS`. A rule."""
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -45,6 +50,8 @@ class Judgement:
     spots
         float32 (n_spots,), how far the spot's image features lie from those of training spots; 1 = as far as held-out
         training spots did, NaN where unknown.
+    other_patient
+        Whether the section is of a patient that is not among the fewer than three that were trained on.
     """
 
     verdict: str
@@ -52,11 +59,12 @@ class Judgement:
     nearest_section: str
     why: str
     spots: np.ndarray
+    other_patient: bool = False
 
     @property
     def kept(self) -> float:
         """Share of the correlation on held-out training spots that is to be expected."""
-        return kept(self.distance)
+        return kept(self.distance) * (OTHER_PATIENT if self.other_patient else 1)
 
     @property
     def widening(self) -> float:
@@ -70,8 +78,8 @@ class Judgement:
 
 
 def kept(distance: float) -> float:
-    """Share of the held-out correlation that is left at a `distance`; all of it where the distance is unknown."""
-    return float(np.clip(1 - (distance - NEAR) / (2 * FAR - NEAR), 0, 1)) if np.isfinite(distance) else 1.0
+    """Share of the held-out correlation to expect at a `distance`: all where it is near or unknown, nothing where it is far."""
+    return float(np.clip((FAR - distance) / (FAR - NEAR), 0, 1)) if np.isfinite(distance) else 1.0
 
 
 def widening(distance: float) -> float:
@@ -101,22 +109,31 @@ class Trust:
         measured = np.asarray(table.expression[held.rows])
         return cls(domain, Reliability.learn(measured, held.predicted, table.section[held.rows]))
 
-    def judge(self, section: Section, keys: Sequence[str], trained_on: Sequence[str]) -> Judgement:
-        """How far a `section` is from the sections `trained_on`."""
+    def judge(
+        self, section: Section, keys: Sequence[str], trained_on: Sequence[str], patients: Sequence[str]
+    ) -> Judgement:
+        """How far a `section` is from the sections `trained_on`, of these `patients` as far as they are known."""
         if self.domain is None:
-            why = "the model looks at no encoded features" if self.reliability else "the model was trained by an earlier version; train it again to learn it"
+            why = (
+                "the model looks at no encoded features"
+                if self.reliability
+                else "the model was trained by an earlier version; train it again to learn it"
+            )
             return Judgement.unknown(len(section), why)
         spots, nearest, shifted, shift = self.domain.distances(section, keys)
         distance = float(np.median(spots))
-        verdict = OUTSIDE if distance > FAR else EDGE if distance > NEAR or shifted > SHIFTED else INSIDE
+        other = _is_other_patient(section, patients)
+        verdict = OUTSIDE if distance > FAR else EDGE if distance > NEAR or shifted > SHIFTED or other else INSIDE
         names = column_names(section, keys)
         most = np.argsort(-np.abs(shift))[:2]
         told = " and ".join(f"{names[i]} ({shift[i]:+.1f} sd)" for i in most)
         why = f"its spots lie {distance:.2g} times as far from training spots as held-out ones did"
         if verdict != INSIDE:
             why += f"; its features differ most in {told}"
+        if other:
+            why += f"; it is of a patient that the model, trained on {len(set(patients))}, has not seen"
         home = trained_on[np.bincount(nearest).argmax()]
-        return Judgement(verdict, distance, str(home), why, spots.astype(np.float32))
+        return Judgement(verdict, distance, str(home), why, spots.astype(np.float32), other)
 
     def expected(self, judgement: Judgement, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What to expect of genes in these columns, NaN where a column is −1 or nothing was learned.
@@ -126,7 +143,7 @@ class Trust:
         float64 (3, genes), correlation over spots and the ends of its 90 % interval; float32 (levels, genes), quantiles
         of measured minus predicted expression.
         """
-        if self.reliability is None or judgement.verdict == UNKNOWN and self.domain is not None:
+        if self.reliability is None or (judgement.verdict == UNKNOWN and self.domain is not None):
             return np.full((3, len(columns)), np.nan), np.full((len(LEVELS), len(columns)), np.nan, dtype=np.float32)
         reached = np.clip(self.reliability.pcc[columns], 0, 1) * judgement.kept
         half = SPREAD_90 * self.reliability.pcc_sd[columns]
@@ -156,7 +173,9 @@ class Trust:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a model stores of it."""
-        return {name: values for part in (self.domain, self.reliability) if part for name, values in part.arrays().items()}
+        return {
+            name: values for part in (self.domain, self.reliability) if part for name, values in part.arrays().items()
+        }
 
     @classmethod
     def stored_in(cls, arrays: Mapping[str, np.ndarray]) -> Self:
@@ -168,3 +187,12 @@ class Trust:
         """Shapes of those arrays of a model that belong to it."""
         parts = (Domain.SHAPES, Reliability.SHAPES)
         return {name: dims for part in parts if part.keys() & arrays.keys() for name, dims in part.items()}
+
+
+def _is_other_patient(section: Section, patients: Sequence[str]) -> bool:
+    """Whether the section says to be of a patient that is not among those few that were trained on."""
+    column = section.adata.obs.get(PATIENT)
+    if column is None or not patients or len(set(patients)) >= MIN_GROUPS:
+        return False
+    own = set(column.iloc[section.rows].dropna().astype(str))
+    return bool(own) and not own & set(patients)

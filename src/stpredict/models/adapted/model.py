@@ -13,10 +13,10 @@ from stpredict.models._base import files
 from stpredict.models._base.contract import Prediction
 from stpredict.models._base.load import rebuilt
 from stpredict.models._base.stored import StoredModel
-from stpredict.models.adapted import residuals
-from stpredict.models.adapted.gaussian_process import LENGTHS, ROWS, Points, Process, kernel
 from stpredict.models._trust.reliability import Reliability
 from stpredict.models._trust.trust import Trust
+from stpredict.models.adapted import residuals
+from stpredict.models.adapted.gaussian_process import LENGTHS, ROWS, Points, Process, kernel
 from stpredict.models.methods import METHODS
 
 if TYPE_CHECKING:
@@ -156,7 +156,9 @@ class Adapted(StoredModel):
         )
         if base.reliability is not None:
             known = {gene: i for i, gene in enumerate(self.base.genes)}
-            learned = learned.drawn_to(base.reliability, np.array([known.get(gene, -1) for gene in self.genes]), len(spots.rows))
+            learned = learned.drawn_to(
+                base.reliability, np.array([known.get(gene, -1) for gene in self.genes]), len(spots.rows)
+            )
         self.trust = Trust(domain, learned)
         return self.trust.arrays()
 

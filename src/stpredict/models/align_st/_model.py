@@ -12,8 +12,8 @@ from stpredict._sections.section import Section
 from stpredict.models._base.contract import Prediction
 from stpredict.models._base.network import NetworkModel, network_arrays
 from stpredict.models._data.features import mean_features
-from stpredict.models._trust.reliability import NORMAL_QUANTILES
 from stpredict.models._reference.distance import distance_to, section_means_and_scale
+from stpredict.models._trust.reliability import NORMAL_QUANTILES
 from stpredict.models.align_st._genes import expected_pcc
 from stpredict.models.align_st._options import PRESETS, Options
 

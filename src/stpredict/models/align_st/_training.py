@@ -136,7 +136,9 @@ def choose_epochs(ensemble: Ensemble, lesson: Lesson, space_of: Callable[[Table,
         f"held-out spots at that epoch: PCC {pcc['val_seen']:.3f} of seen genes{also}",
     ]
     history = History(run.values | {"best_epoch": [best]}, notes)
-    return Chosen(best, _errors(lesson, monitor, space, asked[can]), history, _held(lesson, monitor, held, space, asked[can]))
+    return Chosen(
+        best, _errors(lesson, monitor, space, asked[can]), history, _held(lesson, monitor, held, space, asked[can])
+    )
 
 
 def _held(lesson: Lesson, monitor: _Monitor, held: np.ndarray, space: GeneSpace, places: np.ndarray) -> HeldOut:

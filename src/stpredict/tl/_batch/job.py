@@ -17,6 +17,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.settings import settings
 from stpredict._core.warning import StpredictWarning
+from stpredict.models._trust.trust import OUTSIDE, UNKNOWN
 from stpredict.tl._batch.results import Results, is_same, now, write_store
 from stpredict.tl._batch.thumbnails import picture_of
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from stpredict.tl._batch.manifest import Slide
     from stpredict.tl._batch.recipe import Recipe
 
+
+FEWEST_DRAWN = 10
+"""Slides with fewer spots than this get no map."""
 
 ONE_AT_A_TIME = Lock()
 """Threads of one process share memory, settings and the capture of warnings."""
@@ -45,6 +49,8 @@ class Outcome:
     mpp: float | None = None
     error: str = ""
     warnings: str = ""
+    verdict: str = ""
+    """Whether the slide is ``"inside"`` of what the model was trained on, at its ``"edge"`` or ``"outside"``."""
     result: str = ""
     shown: str = ""
     """What the map of the picture shows."""
@@ -105,6 +111,7 @@ class Job:
             seconds=float(record["seconds"]),
             mpp=float(record["mpp"]),
             warnings=str(record["warnings"]),
+            verdict=str(record.get("verdict", "")),
             result=str(results.path(slide.name)),
             shown=str(record["shown"]),
             picture=bytes(record["picture"]),
@@ -144,6 +151,7 @@ class Job:
         self.recipe.apply(adata)
         new = cast("AnnData", predict_expression(adata, self.loaded_model(), **self.predict, as_anndata=True))
         known["genes"] = new.n_vars
+        known["verdict"] = str(new.uns[keys.PREDICTED]["domain"].get("verdict", UNKNOWN))
         for key, value in slide.metadata.items():
             new.obs[key] = _column(value, new.n_obs)
         if self.markers is not None:
@@ -152,7 +160,10 @@ class Job:
         else:
             gene = 0 if self.predict.get("genes") else _most_variable(new)
             known["shown"], values = str(new.var_names[gene]), new.layers[keys.PREDICTED][:, gene]
-        known["picture"] = picture_of(new, values)
+        if new.n_obs < FEWEST_DRAWN or (self.markers is not None and known["verdict"] == OUTSIDE):
+            known["shown"] = ""
+        else:
+            known["picture"] = picture_of(new, values)
         return new
 
     def _spots(self, slide: Slide, known: dict[str, Any]) -> AnnData:

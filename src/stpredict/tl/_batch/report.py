@@ -12,6 +12,7 @@ import pandas as pd
 
 from stpredict._core.files import write_text
 from stpredict._core.warning import warn
+from stpredict.models._trust.trust import EDGE, INSIDE, OUTSIDE, UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,6 +54,7 @@ def report_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
             "genes": one.genes,
             "seconds": one.seconds,
             "mpp": one.mpp,
+            "verdict": one.verdict,
             "error": one.error,
             "warnings": one.warnings,
             "result": one.result,
@@ -95,7 +97,12 @@ def summary(table: pd.DataFrame) -> str:
     """How many slides ended how, in words."""
     count = Counter(table["status"])
     words = [f"{count[status]} {status}" for status in ("done", "kept", "failed", "not done") if count[status]]
-    return f"{len(table)} slide{'s' if len(table) > 1 else ''}: {', '.join(words)}"
+    judged = Counter(table["verdict"][table["verdict"] != ""])
+    verdicts = ", ".join(
+        f"{judged[verdict]} {verdict}" for verdict in (INSIDE, EDGE, OUTSIDE, UNKNOWN) if judged[verdict]
+    )
+    of_training = f"; of what the model was trained on, {verdicts}" if verdicts else ""
+    return f"{len(table)} slide{'s' if len(table) > 1 else ''}: {', '.join(words)}{of_training}"
 
 
 def _page(outcomes: Sequence[Outcome], run: Run) -> str:
@@ -114,7 +121,7 @@ def _page(outcomes: Sequence[Outcome], run: Run) -> str:
             if bad
             else ""
         )
-        + "<h2>All slides</h2>\n<p>Maps run from low (violet) to high (yellow) within each slide.</p>\n<table><tr><th>slide</th><th></th><th>status</th>"
+        + "<h2>All slides</h2>\n<p>Maps run from low (violet) to high (yellow) within each slide; slides with fewer than 10 spots have none. The column training data says whether a slide is inside of what the model was trained on, at its edge or outside; do not believe predictions for slides outside.</p>\n<table><tr><th>slide</th><th></th><th>status</th><th>training data</th>"
         + "".join(f'<th class="number">{name}</th>' for name in ("spots", "genes", "µm/px", "seconds"))
         + "</tr>\n"
         + "\n".join(_row(one) for one in outcomes)
@@ -138,9 +145,11 @@ def _row(one: Outcome) -> str:
     told = f'<div class="warning">{escape(one.warnings)}</div>' if one.warnings else ""
     numbers = [_count(one.spots), _count(one.genes), _number(one.mpp, "{:.3g}"), _number(one.seconds, "{:.1f}")]
     status = one.status.replace(" ", "-")
+    if one.verdict and one.verdict != INSIDE and status in ("done", "kept"):
+        status = "warning"
     return (
         f'<tr><td>{escape(one.slide.name)}<div class="path">{escape(str(one.slide.path))}</div></td><td>{picture}</td>'
-        f'<td><span class="{status}">{one.status}</span>{told}</td>'
+        f'<td><span class="{status}">{one.status}</span>{told}</td><td>{escape(one.verdict)}</td>'
         + "".join(f'<td class="number">{number}</td>' for number in numbers)
         + "</tr>"
     )

@@ -58,7 +58,9 @@ class Believed:
         for section, judgement in self._judged:
             away[section.rows] = judgement.spots
         adata.obs[keys.distance(key)] = away
-        reached = sum(self._reached) / len(self._reached) if self._reached else pd.DataFrame(columns=list(ENDS), dtype=float)
+        reached = (
+            sum(self._reached) / len(self._reached) if self._reached else pd.DataFrame(columns=list(ENDS), dtype=float)
+        )
         own = [genes.get(name) for name in adata.var_names]
         table = reached.reindex(own)
         for end in ENDS:
