@@ -9,7 +9,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import raw_counts
 from stpredict._core.docs import with_shared_texts
-from stpredict._images.mask import find_tissue, tissue_fraction
+from stpredict._images.mask import check_tissue, find_tissue, tissue_fraction
 from stpredict._sections.open import Opened, Where, one_section
 from stpredict.pp._tiles import SPOT_UM
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stpredict._core.typing import Data
+    from stpredict._images.outlines import Tissue
     from stpredict._sections.section import Section
 
 
@@ -25,6 +26,7 @@ def tissue_mask(
     data: Data,
     *,
     mpp: float = 8.0,
+    tissue: Tissue | None = None,
     library_id: str | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -34,7 +36,9 @@ def tissue_mask(
 
     The stain is measured on a coarse view of the image by how far the optical densities of the colours lie apart,
     split by Otsu's threshold [1]_ and cleaned: gaps below 80 µm and holes below 0.01 mm² are closed, pieces below
-    0.1 mm² dropped. Glass, shadows and blackened background are no tissue; a picture pasted into a corner is.
+    0.1 mm² dropped. Glass, shadows, blackened background and marks of a pen are no tissue; a picture pasted into a
+    corner is. Pen is told by hue and saturation [2]_: yellow, green and cyan (40–200°), which H&E never is, and blue
+    (200–245°) or red (350–15°) far more saturated than nuclei and blood are; black pen is grey.
 
     Parameters
     ----------
@@ -42,6 +46,7 @@ def tissue_mask(
         A section with an H&E image; spots are not needed.
     mpp
         Microns per pixel of the mask; never finer than the image.
+    %(tissue)s
     %(library_id)s
     %(library_key)s
     %(table_and_image_key)s
@@ -55,8 +60,9 @@ def tissue_mask(
 
     Raises
     ------
-    ValueError
-        If there is no image, the scale is unknown, or several sections and no `library_id`.
+    TypeError, ValueError
+        If there is no image, the scale is unknown, there are several sections and no `library_id`, or `tissue` does not
+        fit the slide.
 
     Examples
     --------
@@ -70,12 +76,16 @@ def tissue_mask(
     ----------
     .. [1] Otsu, A threshold selection method from gray-level histograms. IEEE Transactions on Systems, Man, and
        Cybernetics 9, 62–66 (1979).
+    .. [2] Smith, Color gamut transform pairs. Computer Graphics (SIGGRAPH) 12, 12–19 (1978), for hue, saturation and
+       value. The bounds were read off six H&E sections of four scanners, none of which has pen of them.
     """
     if not mpp > 0:
         msg = f"mpp must be positive, got {mpp!r}."
         raise ValueError(msg)
+    check_tissue(tissue)
     section = one_section(data, library_id, Where(library_key, table_key, image_key))
-    return find_tissue(section.slide, image_mpp=section.mpp, mpp=mpp)
+    scale = section.image_scale
+    return find_tissue(section.slide, image_mpp=section.mpp, mpp=mpp, tissue=tissue, outline_scale=scale)
 
 
 @with_shared_texts
