@@ -147,12 +147,17 @@ def _stain(rgb: np.ndarray) -> np.ndarray:
 
 def tissue_fraction(mask: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:
     """Share of tissue in square windows of `width` around `centres` (n, 2), (x, y), all in pixels of the mask."""
+    return np.clip(window_means(mask, centres, width), 0, 1)
+
+
+def window_means(values: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:
+    """Mean of a map (y, x) in square windows of `width` around `centres` (n, 2), (x, y), in its pixels; 0 beside it."""
     from scipy.ndimage import uniform_filter
 
-    share = uniform_filter(mask.astype(np.float32), size=max(1, round(width)), mode="constant")
+    means = uniform_filter(values.astype(np.float32), size=max(1, round(width)), mode="constant")
     x, y = np.floor(centres).astype(int).T
-    height, width_px = mask.shape
-    return np.clip(share[np.clip(y, 0, height - 1), np.clip(x, 0, width_px - 1)], 0, 1)
+    height, width_px = values.shape
+    return means[np.clip(y, 0, height - 1), np.clip(x, 0, width_px - 1)]
 
 
 def _drop_small(mask: np.ndarray, min_pixels: float) -> np.ndarray:
