@@ -207,6 +207,8 @@ def test_nothing_is_told_where_nothing_is_left_out(tmp_path, write_visium):
 def test_spots_off_the_tissue_that_another_reader_left_are_told_and_the_advice_works(tmp_path, write_visium):
     sc = pytest.importorskip("scanpy")
     write_visium(tmp_path / "run", barcodes=[f"BC{i:03d}-1" for i in range(64)])
+    with h5py.File(tmp_path / "run" / "filtered_feature_bc_matrix.h5", "r+") as file:
+        file.attrs["library_ids"] = np.array(["S1"], dtype="S")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adata = sc.read_visium(tmp_path / "run")
