@@ -74,8 +74,8 @@ def section_from_anndata(
 
         def opener() -> SlideImage:
             msg = (
-                f"Section {name!r} has no H&E image. Read it with its image, or set "
-                f"adata.uns['spatial'][{name!r}]['metadata']['source_image_path'] to the file "
+                f"Section {name!r} has no H&E image. Read it with its image, or name the full-resolution one: "
+                f"{_slot(adata, name)} = 'slide.tif' "
                 "(anndata.concat keeps uns['spatial'] only with uns_merge='unique')."
             )
             raise ValueError(msg)
@@ -90,6 +90,19 @@ def section_from_anndata(
         image_scale=image_scale,
         has_image=bool(path) or hires is not None,
     )
+
+
+def _slot(adata: AnnData, name: str) -> str:
+    """Code that names the image path of a section, whatever of its slots is there already."""
+    entry = libraries_of(adata).get(name)
+    if entry is not None and "metadata" in entry:
+        return f"adata.uns['spatial'][{name!r}]['metadata']['source_image_path']"
+    section = (
+        f"adata.uns['spatial'][{name!r}]"
+        if entry is not None
+        else (f"adata.uns.setdefault('spatial', {{}}).setdefault({name!r}, {{}})")
+    )
+    return f"{section}.setdefault('metadata', {{}})['source_image_path']"
 
 
 def libraries_of(adata: AnnData) -> dict[str, Any]:
