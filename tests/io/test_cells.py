@@ -212,3 +212,23 @@ def test_hest_needs_only_the_slide(tmp_path, tissue, places, counts):
         st.pp.tiles(adata)
     follow(str(error.value), adata, tmp_path / "slide.tif")
     check_chain(adata)
+
+
+def test_joined_sections_of_one_library_name_are_told_apart_as_the_message_says(tmp_path, tissue, places, counts):
+    """Sections that share the library ``ST`` (HEST) or ``S1``, joined into one: following the message gives both back."""
+    tifffile.imwrite(tmp_path / "slide.tif", tissue, photometric="rgb", resolution=(2e4, 2e4), resolutionunit=3)
+    parts = {}
+    for name, library in (("a", "S1"), ("b", "S1")):
+        adata = ad.AnnData(sparse.csr_matrix(counts.astype(np.float32)), var=pd.DataFrame(index=GENES))
+        adata.obsm["spatial"] = places
+        adata.uns["spatial"] = {library: {"metadata": {"source_image_path": str(tmp_path / "slide.tif")}}}
+        parts[name] = adata
+    joined = ad.concat(parts, label="library_id", uns_merge="unique", index_unique="-")
+    with pytest.raises(ValueError, match="names 2 sections") as error:
+        st.pp.tiles(joined)
+    advice = re.search(r"adata\.uns\['spatial'\] = (\{.*?\}) for each", str(error.value))[1]
+    for name, adata in parts.items():
+        adata.uns["spatial"] = eval(advice.replace("'name'", repr(name)), {"adata": adata})
+    joined = ad.concat(parts, label="library_id", uns_merge="unique", index_unique="-")
+    st.pp.tiles(joined)
+    assert sorted(joined.uns["tiles"]) == ["a", "b"]

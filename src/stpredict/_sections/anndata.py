@@ -146,7 +146,7 @@ def _refuse_joined(adata: AnnData, library_key: str | None, name: str) -> None:
         msg = (
             f"obs['library_id'] names {len(named)} sections ({', '.join(named[:5])}) but uns['spatial'] has {has}, so they "
             "would be taken for one. Give every section a library of its own name before joining: "
-            "adata.uns['spatial'] = {'name': adata.uns['spatial'].pop('ST')} for each, then anndata.concat({'name': adata, "
+            "adata.uns['spatial'] = {'name': next(iter(adata.uns['spatial'].values()))} for each, then anndata.concat({'name': adata, "
             "…}, label='library_id', uns_merge='unique', index_unique='-'); or pass the sections as a list."
         )
         raise ValueError(msg)
