@@ -74,8 +74,8 @@ def section_from_anndata(
 
         def opener() -> SlideImage:
             msg = (
-                f"Section {name!r} has no H&E image. Read it with its image, or set "
-                f"adata.uns['spatial'][{name!r}]['metadata']['source_image_path'] to the file "
+                f"Section {name!r} has no H&E image. Read it with its image, or name the full-resolution one: "
+                f"{_slot(adata, name)} = 'slide.tif' "
                 "(anndata.concat keeps uns['spatial'] only with uns_merge='unique')."
             )
             raise ValueError(msg)
@@ -90,6 +90,19 @@ def section_from_anndata(
         image_scale=image_scale,
         has_image=bool(path) or hires is not None,
     )
+
+
+def _slot(adata: AnnData, name: str) -> str:
+    """Code that names the image path of a section, whatever of its slots is there already."""
+    entry = libraries_of(adata).get(name)
+    if entry is not None and "metadata" in entry:
+        return f"adata.uns['spatial'][{name!r}]['metadata']['source_image_path']"
+    section = (
+        f"adata.uns['spatial'][{name!r}]"
+        if entry is not None
+        else (f"adata.uns.setdefault('spatial', {{}}).setdefault({name!r}, {{}})")
+    )
+    return f"{section}.setdefault('metadata', {{}})['source_image_path']"
 
 
 def libraries_of(adata: AnnData) -> dict[str, Any]:
@@ -133,7 +146,7 @@ def _refuse_joined(adata: AnnData, library_key: str | None, name: str) -> None:
         msg = (
             f"obs['library_id'] names {len(named)} sections ({', '.join(named[:5])}) but uns['spatial'] has {has}, so they "
             "would be taken for one. Give every section a library of its own name before joining: "
-            "adata.uns['spatial'] = {'name': adata.uns['spatial'].pop('ST')} for each, then anndata.concat({'name': adata, "
+            "adata.uns['spatial'] = {'name': next(iter(adata.uns['spatial'].values()))} for each, then anndata.concat({'name': adata, "
             "…}, label='library_id', uns_merge='unique', index_unique='-'); or pass the sections as a list."
         )
         raise ValueError(msg)
