@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stpredict._core.files import read_text
 from stpredict._core.version import __version__
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def run_predict(chosen: argparse.Namespace) -> int:
         raise BadArguments(msg)
     names = ("pitch_um", "mpp", "std", "encoder", "markers")
     try:
-        genes = chosen.genes and chosen.genes.read_text(encoding="utf-8").split()
+        genes = chosen.genes and read_text(chosen.genes).split()
         options = {name: getattr(chosen, name) for name in names} | {"genes": genes, "n_jobs": chosen.jobs}
         report = st.tl.predict_many(chosen.slides, chosen.model, chosen.out, **options)
     except (OSError, TypeError, ValueError) as error:

@@ -95,6 +95,16 @@ def _cpu_has_bfloat16() -> bool:
     return any(told.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))
 
 
+def _forget_threads() -> None:
+    """Have torch compute in one thread in a process that was forked: its other threads are gone, and it waits for them."""
+    if one := getattr(sys.modules.get("torch"), "set_num_threads", None):
+        one(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
 def release() -> None:
     """Give freed memory back, where the C library keeps it (glibc).
 

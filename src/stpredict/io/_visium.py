@@ -170,7 +170,7 @@ def _read_scalefactors(path: Path) -> dict[str, float]:
         raise FileNotFoundError(msg)
     try:
         factors = {key: float(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         msg = f"{path} is damaged ({error}). Get it again from Space Ranger's output."
         raise ValueError(msg) from error
     bad = [key for key, value in factors.items() if not (np.isfinite(value) and value > 0)]
