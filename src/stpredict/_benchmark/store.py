@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stpredict._core.files import digest, read_text, replacing, tell_damaged, write_text
+from stpredict._core.files import check_regular, digest, read_text, replacing, tell_damaged, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,6 +101,7 @@ class ResultStore:
         if self.path is None or not (file := self._file(name)).exists():
             return None
         try:
+            check_regular(file)
             if digest(file) == read_text(_beside(file)).strip():
                 return pd.read_parquet(file)
         except (OSError, ValueError):
