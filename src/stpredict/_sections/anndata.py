@@ -50,9 +50,9 @@ def section_from_anndata(
         _refuse_joined(adata, library_key, name)
     centres = spot_centres(adata, rows, name)
     library = libraries_of(adata).get(name, {})
-    factors = numbers(library.get("scalefactors", {}))
-    metadata = library.get("metadata", {})
-    hires = library.get("images", {}).get("hires")
+    factors = numbers(part_of(library, "scalefactors", name))
+    metadata = part_of(library, "metadata", name)
+    hires = part_of(library, "images", name).get("hires")
     path = metadata.get("source_image_path")
     image_scale = 1.0
     if path:
@@ -214,17 +214,39 @@ def _xy(coordinates: Any) -> np.ndarray:
 def scale_hints(adata: AnnData, name: str, mpp: float | None) -> ScaleHints:
     """What the table knows of the scale of section `name`, in pixels of its spots' own coordinates."""
     library = libraries_of(adata).get(name, {})
-    factors = numbers(library.get("scalefactors", {}))
-    pitch_um = library.get("metadata", {}).get("spot_pitch_um")
-    tiles = adata.uns.get(keys.TILES, {}).get(name, {})
-    return ScaleHints(
-        argument=mpp,
-        metadata=factors.get("microns_per_pixel"),
-        pitch_um=float(pitch_um) if pitch_um else None,
-        spot_diameter_px=_spot_diameter(factors),
-        remembered=(float(tiles["mpp"]), str(tiles["mpp_source"])) if tiles else None,
-        scalefactors=factors,
-    )
+    factors = numbers(part_of(library, "scalefactors", name))
+    pitch_um = part_of(library, "metadata", name).get("spot_pitch_um")
+    try:
+        tiles = adata.uns.get(keys.TILES, {}).get(name, {})
+        return ScaleHints(
+            argument=mpp,
+            metadata=factors.get("microns_per_pixel"),
+            pitch_um=float(pitch_um) if pitch_um else None,
+            spot_diameter_px=_spot_diameter(factors),
+            remembered=(float(tiles["mpp"]), str(tiles["mpp_source"])) if tiles else None,
+            scalefactors=factors,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        msg = (
+            f"The scale of section {name!r} is damaged ({error}): uns['tiles'][{name!r}] and metadata['spot_pitch_um'] in "
+            f"uns['spatial'][{name!r}] are not what stpredict writes. Delete them and pass mpp=."
+        )
+        raise ValueError(msg) from error
+
+
+def part_of(library: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
+    """What an entry of ``uns["spatial"]`` holds under `key`, empty where there is nothing.
+
+    Raises
+    ------
+    ValueError
+        If it is no mapping.
+    """
+    part: Mapping[str, Any] = library.get(key, {})
+    if not hasattr(part, "get"):
+        msg = f"uns['spatial'][{name!r}][{key!r}] is damaged: a {type(part).__name__}, not a dictionary. Read it again."
+        raise ValueError(msg)
+    return part
 
 
 def _spot_diameter(factors: Mapping[str, float]) -> float | None:

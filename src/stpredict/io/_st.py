@@ -24,6 +24,9 @@ SPOT_ID = re.compile(r"X?(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)$")
 
 PIXELS = ["pixel_x", "pixel_y"]
 GRIDS = (("x", "y"), ("new_x", "new_y"), ("id_x", "id_y"))
+LONGEST_LINE = 2**25
+"""Characters: tables of counts have shorter ones, and a small compressed file may unfold to one that fills the memory."""
+
 DAMAGE = (ValueError, OSError, EOFError, zlib.error)
 """What a damaged table raises."""
 SAME_SPOT = 0.02
@@ -241,10 +244,13 @@ def _first_line(path: Path) -> tuple[str, list[str]]:
             if path.suffix == ".gz"
             else path.open(encoding="utf-8-sig") as file
         ):
-            line = file.readline().rstrip("\r\n")
+            line = file.readline(LONGEST_LINE + 1).rstrip("\r\n")
     except DAMAGE as error:
         msg = f"{path} cannot be read as a table ({error}). Get it again."
         raise ValueError(msg) from error
+    if len(line) > LONGEST_LINE:
+        msg = f"{path} cannot be read as a table (its first line has more than {LONGEST_LINE:,} characters). Get it again."
+        raise ValueError(msg)
     separator = max(SEPARATORS, key=line.count)
     return separator, [name.strip('"') for name in line.split(separator)]
 

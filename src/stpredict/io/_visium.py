@@ -137,7 +137,7 @@ def _read_scalefactors(run: Run) -> dict[str, float]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             text = file.read(LONGEST_TEXT).decode("utf-8-sig")
         factors = {key: float(np.asarray(value).item()) for key, value in json.loads(text).items()}
-    except (ValueError, TypeError, AttributeError, *GZIP_DAMAGE) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, *GZIP_DAMAGE) as error:
         msg = f"{path} is damaged ({error}). Get it again from Space Ranger's output."
         raise ValueError(msg) from error
     bad = [key for key, value in factors.items() if not (np.isfinite(value) and value > 0)]
