@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stpredict._core.files import read_text
 from stpredict._core.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from pandas import DataFrame
@@ -70,11 +70,9 @@ def run_predict(chosen: argparse.Namespace) -> int:
         raise BadArguments(msg)
     names = ("pitch_um", "mpp", "std", "encoder", "markers")
     try:
-        genes = chosen.genes and chosen.genes.read_text(encoding="utf-8").split()
-        with _processes(chosen.jobs):
-            report = st.tl.predict_many(
-                chosen.slides, chosen.model, chosen.out, genes=genes, **{name: getattr(chosen, name) for name in names}
-            )
+        genes = chosen.genes and read_text(chosen.genes).split()
+        options = {name: getattr(chosen, name) for name in names} | {"genes": genes, "n_jobs": chosen.jobs}
+        report = st.tl.predict_many(chosen.slides, chosen.model, chosen.out, **options)
     except (OSError, TypeError, ValueError) as error:
         raise BadArguments(str(error)) from error
     except KeyboardInterrupt:
@@ -85,21 +83,6 @@ def run_predict(chosen: argparse.Namespace) -> int:
         print(f"{slide}: {told}")
     print(f"{summary(report)}. See {chosen.out / 'report.html'}.")
     return int(len(failed) > 0)
-
-
-@contextmanager
-def _processes(n: int) -> Iterator[None]:
-    """`n` worker processes, where there is to be more than one."""
-    if n == 1:
-        yield
-        return
-    import logging
-
-    from distributed import Client, LocalCluster
-
-    how = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
-    with LocalCluster(n_workers=n, **how) as cluster, Client(cluster):
-        yield
 
 
 def run_demo(out: Path, *, seed: int = 0) -> None:

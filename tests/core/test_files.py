@@ -121,3 +121,18 @@ def test_the_package_needs_no_home(tmp_path):
             [sys.executable, "-c", code], env=environment | more, capture_output=True, text=True, check=True
         )
         assert expected in run.stdout
+
+
+def test_pipes_and_devices_are_no_files(tmp_path):
+    from stpredict._core.files import check_tree, digest, read_text
+
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    for name in ("pipe", "zeros"):
+        for read in (read_text, digest):
+            with pytest.raises(OSError, match=f"{name} is no file but a folder, a pipe or a device"):
+                read(tmp_path / name)
+    with pytest.raises(OSError, match="is no file but"):
+        check_tree(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "missing")

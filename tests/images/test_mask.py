@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from anndata import AnnData
 
 import stpredict as st
 from stpredict._images.mask import mask_tissue, tissue_fraction
@@ -100,3 +101,155 @@ def test_simulated_tissue_is_found(section):
     assert (section.obs["tissue_fraction"][solid] > 0.5).mean() > 0.95
     assert 0.5 < mask.mean() < 0.8
     assert not mask[:4].any()
+
+
+NEAR_BLACK = ((3, 3, 3), (12, 6, 15), (20, 10, 24))
+
+
+@pytest.mark.parametrize("background", NEAR_BLACK, ids=str)
+def test_a_background_that_is_nearly_black_is_no_tissue(background):
+    rgb, truth = slide(background)
+    assert overlap(mask_tissue(rgb, 8.0), truth) > 0.97
+
+
+PENS = {
+    "green": (20, 140, 60),
+    "blue": (20, 60, 190),
+    "red": (225, 25, 40),
+    "black": (30, 28, 32),
+    "yellow": (230, 220, 60),
+}
+
+
+@pytest.mark.parametrize("colour", PENS.values(), ids=PENS.keys())
+def test_pen_beside_and_over_tissue_is_left_out(colour):
+    rgb, truth = slide(GLASS)
+    pen = np.zeros_like(truth)
+    pen[40:60, 40:460] = True  # 160 µm wide
+    pen[40:460, 200:220] = True
+    rgb[pen] = colour
+    mask = mask_tissue(rgb, 8.0)
+    assert not (mask & pen)[:120].any()
+    assert (mask & pen).sum() < 0.02 * pen.sum() or colour == PENS["black"]  # a black line across tissue is closed
+    assert overlap(mask, truth & ~pen) > 0.9
+
+
+def test_a_pale_stain_is_found_by_a_lower_threshold():
+    rgb, truth = slide(GLASS, noise=1)
+    rgb[truth] = (232, 222, 236)
+    assert not mask_tissue(rgb, 8.0).any()
+    assert overlap(mask_tissue(rgb, 8.0, 0.03), truth) > 0.97
+
+
+@pytest.fixture
+def pale():
+    """A section without spots, 2 × 1.6 mm at 4 µm, with tissue too pale to be found in a rectangle."""
+    rgb = np.full((400, 500, 3), 240, np.uint8)
+    rgb[100:300, 50:350] = (234, 224, 236)
+    adata = AnnData(obsm={"spatial": np.zeros((0, 2))})
+    scale = {"microns_per_pixel": 4.0, "tissue_hires_scalef": 1.0}
+    adata.uns["spatial"] = {"pale": {"images": {"hires": rgb}, "scalefactors": scale, "metadata": {}}}
+    return adata
+
+
+RECTANGLE = np.array([[50.0, 100.0], [350.0, 100.0], [350.0, 300.0], [50.0, 300.0]])
+
+
+def ways():
+    from shapely import MultiPolygon, Polygon
+
+    mask = np.zeros((200, 250), dtype=bool)
+    mask[50:150, 25:175] = True
+    return {
+        "threshold": 0.03,
+        "mask": mask,
+        "array": RECTANGLE,
+        "arrays": [RECTANGLE[[0, 1, 2]], RECTANGLE[[0, 2, 3]]],
+        "polygon": Polygon(RECTANGLE),
+        "multi": [MultiPolygon([Polygon(RECTANGLE)])],
+    }
+
+
+@pytest.mark.parametrize("way", ["threshold", "mask", "array", "arrays", "polygon", "multi"])
+def test_the_user_says_where_the_tissue_is(pale, way):
+    truth = np.zeros((200, 250), dtype=bool)
+    truth[50:150, 25:175] = True
+    with pytest.raises(ValueError, match=r"No tissue was found on slide 'pale'.*pass tissue=, a lower threshold"):
+        st.io.grid(pale)
+    tissue = ways()[way]
+    mask, mpp = st.pp.tissue_mask(pale, tissue=tissue)
+    assert mpp == 8
+    assert overlap(mask, truth) > 0.97
+    spots = st.io.grid(pale, tissue=tissue, min_tissue=1.0).obsm["spatial"]
+    assert len(spots) > 40
+    assert ((spots > [50, 100]) & (spots < [350, 300])).all()
+
+
+def test_outlines_are_in_full_resolution_pixels_whatever_the_image(pale):
+    """The hires image stands for one four times as large: outlines and spots are in pixels of that."""
+    pale.uns["spatial"]["pale"]["scalefactors"] = {"microns_per_pixel": 1.0, "tissue_hires_scalef": 0.25}
+    mask, mpp = st.pp.tissue_mask(pale, tissue=[4 * RECTANGLE])
+    assert mpp == 8
+    assert mask[50:150, 25:175].mean() > 0.97
+    assert mask.mean() == pytest.approx(0.3, abs=0.01)
+
+
+def test_holes_of_an_outline_and_a_geodataframe(pale):
+    from geopandas import GeoDataFrame
+    from shapely import Polygon
+
+    hole = np.array([[150.0, 150.0], [250.0, 150.0], [250.0, 250.0], [150.0, 250.0]])
+    frame = GeoDataFrame(geometry=[Polygon(RECTANGLE, [hole])])
+    mask, _ = st.pp.tissue_mask(pale, tissue=frame)
+    assert mask.sum() == 100 * 150 - 50 * 50
+    assert not mask[100, 100]
+
+
+@pytest.mark.parametrize(
+    ("tissue", "message"),
+    [
+        (0.0, "no threshold of the stain"),
+        (np.nan, "no threshold of the stain"),
+        (True, "no threshold of the stain"),
+        (np.ones((100, 300), bool), "must cover the whole slide"),
+        (np.ones((250, 200), bool), r"Pass mask\.T"),
+        (np.zeros((200, 250), bool), "holds no tissue"),
+        (np.ones((200, 250), np.uint8), "boolean"),
+        ("tissue.png", "a threshold, a boolean mask, or a list of outlines"),
+        ([RECTANGLE[:2]], "at least 3 finite points"),
+        ([4 * RECTANGLE], "beyond the slide of 500 × 400 px"),
+        ([], "holds no tissue"),
+    ],
+    ids=range(11),
+)
+def test_tissue_that_does_not_fit_is_refused(pale, tissue, message):
+    for function in (st.pp.tissue_mask, st.io.grid):
+        with pytest.raises((TypeError, ValueError), match=message):
+            function(pale, tissue=tissue)
+
+
+def test_only_small_pieces_ask_about_the_scale(tmp_path):
+    from PIL import Image
+
+    rgb = np.full((1600, 1600, 3), 240, np.uint8)
+    rgb[100:200, 100:200] = TISSUE
+    Image.fromarray(rgb).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match=r"below 0\.1 mm² at 0\.5 µm per pixel. If that scale is wrong"):
+        st.io.grid(st.read_wsi(tmp_path / "small.png", 0.5), pitch_um=20)
+    rgb[:] = 240
+    Image.fromarray(rgb).save(tmp_path / "glass.png")
+    with pytest.raises(ValueError, match="tissue=") as told:
+        st.io.grid(st.read_wsi(tmp_path / "glass.png", 0.5), pitch_um=20)
+    assert "scale" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("reader", "section"), [("her2st", "C2"), ("her2st", "B4"), ("mouse_colon", "d0"), ("mob", "MOB1")]
+)
+def test_no_pen_is_seen_on_real_sections(real, reader, section):
+    from stpredict._images.mask import find_pen
+    from stpredict._sections.open import open_sections
+
+    (one,) = open_sections(real(reader, section))
+    small = one.slide.thumbnail(1000)
+    assert not find_pen(small, one.mpp * max(one.slide.shape) / 1000).any()

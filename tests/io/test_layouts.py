@@ -142,12 +142,6 @@ def test_a_name_that_is_another_gene_elsewhere_is_refused(two_sections):
     assert st.tl.train(two_sections, method="mean", genes=["KRT8"]).genes == ["KRT8"]
 
 
-def test_segmented_cells_are_told_apart_from_spots(tmp_path):
-    (tmp_path / "outs" / "segmented_outputs" / "spatial").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"cell segmentations .*spatialdata_io\.visium_hd"):
-        st.read_visium(tmp_path / "outs")
-
-
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_tables_of_european_spreadsheets(tmp_path, mark):
     counts = pd.DataFrame(
@@ -159,6 +153,8 @@ def test_tables_of_european_spreadsheets(tmp_path, mark):
     adata = st.read_st(tmp_path / "c.csv", tmp_path / "s.csv")
     assert adata.obsm["spatial"][1].tolist() == [100.5, 200.25]
     assert adata.X.toarray().tolist() == counts.to_numpy().tolist()
+    (tmp_path / "s.csv").write_text(f"{mark}x;y;pixel_x;pixel_y\n{rows.replace(',', '.')}", encoding="utf-8")
+    assert st.read_st(tmp_path / "c.csv", tmp_path / "s.csv").obsm["spatial"][1].tolist() == [100.5, 200.25]
 
 
 def test_backed_and_lazy_counts_say_how_to_load_them(adata, tmp_path):

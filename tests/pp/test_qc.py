@@ -126,3 +126,60 @@ def test_spatialdata_is_judged_alike(section):
     obs = judged.tables["table"].obs
     assert obs["total_counts"].tolist() == section.obs["total_counts"].tolist()
     np.testing.assert_allclose(obs["tissue_fraction"], section.obs["tissue_fraction"], atol=0.05)
+
+
+def pictured(rgb, mpp=2.0):
+    """A section of spots every 100 µm on a picture."""
+    y, x = np.mgrid[60 : rgb.shape[0] - 60 : 50, 60 : rgb.shape[1] - 60 : 50].reshape(2, -1)
+    adata = ad.AnnData(np.zeros((len(x), 0), np.float32), obsm={"spatial": np.column_stack([x, y]).astype(float)})
+    scale = {"microns_per_pixel": mpp, "tissue_hires_scalef": 1.0}
+    adata.uns["spatial"] = {"one": {"images": {"hires": rgb}, "scalefactors": scale, "metadata": {}}}
+    return adata
+
+
+def test_the_blurred_half_is_told(section):
+    from scipy.ndimage import gaussian_filter
+    from sklearn.metrics import roc_auc_score
+
+    image = section.uns["spatial"]["sim_1"]["images"]["hires"]
+    half = image.shape[1] // 2
+    image[:, half:] = gaussian_filter(image[:, half:], (3, 3, 0))  # σ of 3 µm
+    st.pp.qc(section)
+    on_tissue = (section.obs["tissue_fraction"] > 0.5).to_numpy()
+    blurred = section.obsm["spatial"][:, 0] > half
+    assert roc_auc_score(blurred[on_tissue], section.obs["blur"][on_tissue]) > 0.95
+    assert section.obs["qc_pass"][blurred & on_tissue].any()
+
+
+@pytest.mark.parametrize("finer", [1, 2])
+def test_blur_is_told_alike_at_any_scale(section, finer):
+    """A sharp section has spots about 0, and so has the same picture of twice as many pixels."""
+    library = section.uns["spatial"]["sim_1"]
+    library["images"]["hires"] = library["images"]["hires"].repeat(finer, 0).repeat(finer, 1)
+    library["scalefactors"]["microns_per_pixel"] = 1.0 / finer
+    library["scalefactors"]["spot_diameter_fullres"] *= finer
+    section.obsm["spatial"] = section.obsm["spatial"] * finer
+    st.pp.qc(section)
+    blur = section.obs["blur"][section.obs["tissue_fraction"] == 1]
+    assert blur.median() == pytest.approx(0, abs=0.1)
+    assert blur.std() < 1.0
+
+
+def test_a_drawn_fold_is_told():
+    rng = np.random.default_rng(0)
+    rgb = np.clip(np.array(TISSUE) + rng.normal(0, 8, (600, 800, 3)), 0, 255)
+    fold = np.zeros((600, 800), dtype=bool)
+    fold[:, 350:450] = True
+    rgb[fold] = rgb[fold] ** 2 / 255  # light passes twice the tissue
+    adata = pictured(rgb.astype(np.uint8))
+    st.pp.qc(adata)
+    x = adata.obsm["spatial"][:, 0]
+    assert (adata.obs["fold"][(x > 380) & (x < 420)] > 0.9).all()
+    assert (adata.obs["fold"][(x < 320) | (x > 480)] < 0.05).all()
+    assert adata.obs["qc_pass"].all()
+
+
+def test_real_sections_are_hardly_folded(her2st_c2):
+    st.pp.qc(her2st_c2)
+    assert her2st_c2.obs["fold"].mean() < 0.1
+    assert her2st_c2.obs["blur"].median() == pytest.approx(0, abs=1e-6)

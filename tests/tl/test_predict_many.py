@@ -402,6 +402,29 @@ def test_a_killed_run_leaves_nothing_half_written_and_no_lock(slides, model, out
     assert all(np.isfinite(anndata.read_zarr(path).X).all() for path in report["result"])
 
 
+def test_processes_give_what_one_gives(slides, model, out, tmp_path, assert_same):
+    (slides / "b.tif").write_text("no slide")
+    alone = st.tl.predict_many(slides, model, out)
+    report = st.tl.predict_many(slides, model, tmp_path / "two", n_jobs=2)
+    columns = ["slide", "status", "spots", "genes", "mpp", "error", "warnings"]
+    pd.testing.assert_frame_equal(report[columns], alone[columns])
+    assert status(report) == {"a": "done", "b": "failed", "c": "done"}
+    for name in "ac":
+        one, other = (anndata.read_zarr(folder / f"{name}.zarr") for folder in (out, tmp_path / "two"))
+        for adata in (one, other):
+            del adata.uns["predicted"]["date"], adata.uns["slide_job"]["date"], adata.uns["slide_job"]["seconds"]
+            del adata.uns["slide_job"]["picture"]
+        assert_same(one, other)
+    assert leftovers(tmp_path / "two") == []
+    assert status(st.tl.predict_many(slides, model, tmp_path / "two", n_jobs=2)) == {
+        "a": "kept",
+        "b": "failed",
+        "c": "kept",
+    }
+    with pytest.raises(TypeError, match="With n_jobs above 1, pass encoder= as a name"):
+        st.tl.predict_many(slides, model, out, encoder=__import__("torch").nn.Identity(), n_jobs=2)
+
+
 def test_dask_workers_share_the_slides_and_a_killed_one_is_a_line(slides, model, out):
     import dask
     from distributed import Client, LocalCluster
@@ -423,6 +446,8 @@ def test_dask_workers_share_the_slides_and_a_killed_one_is_a_line(slides, model,
         report = st.tl.predict_many([slides / "a.tif", slides / "b.tif"], model, out)
         with pytest.raises(TypeError, match="On a Dask cluster, pass encoder= as a name"):
             st.tl.predict_many(slides, model, out, encoder=__import__("torch").nn.Identity())
+        with pytest.raises(ValueError, match="A Dask client is active, whose workers do the slides; leave n_jobs out"):
+            st.tl.predict_many(slides, model, out, n_jobs=2)
     assert status(report) == {"a": "done", "b": "failed"}
     assert "KilledWorker" in error(report, "b")
     assert leftovers(out) == []
@@ -442,6 +467,8 @@ def test_dask_workers_share_the_slides_and_a_killed_one_is_a_line(slides, model,
         ({"pitch_um": 0}, ValueError, "pitch_um must be positive"),
         ({"layout": "round"}, ValueError, "layout must be one of"),
         ({"mpp": 50}, ValueError, "outside of 0.05–20"),
+        ({"n_jobs": 0}, ValueError, "n_jobs must be a positive integer; got 0"),
+        ({"n_jobs": True}, ValueError, "n_jobs must be a positive integer; got True"),
         ({"model": "NOWHERE"}, FileNotFoundError, "There is no model at"),
         ({"model": 3}, TypeError, "model must be a trained model"),
         ({"out": "FILE"}, FileExistsError, "is a file; name a folder"),

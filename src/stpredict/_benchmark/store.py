@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stpredict._core.files import digest, replacing, tell_damaged, write_text
+from stpredict._core.files import check_regular, digest, read_text, replacing, tell_damaged, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,10 +69,10 @@ class ResultStore:
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return {}
         try:
-            known = json.loads((self.path / PLAN).read_text(encoding="utf-8"))
+            known = json.loads(read_text(self.path / PLAN))
             if known["format"] == FORMAT and all(isinstance(known[part], dict) for part in ("plan", "methods")):
                 return known
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         msg = f"{self.path} holds no results of this version of stpredict; choose another path=, or empty the folder."
         raise FileExistsError(msg)
@@ -101,7 +101,8 @@ class ResultStore:
         if self.path is None or not (file := self._file(name)).exists():
             return None
         try:
-            if digest(file) == _beside(file).read_text(encoding="utf-8").strip():
+            check_regular(file)
+            if digest(file) == read_text(_beside(file)).strip():
                 return pd.read_parquet(file)
         except (OSError, ValueError):
             pass

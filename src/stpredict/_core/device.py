@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import torch
 
 
+LOCAL_RANK = "LOCAL_RANK"
+"""Environment variable with the number of a process that is one of several on its machine; torchrun sets it, too."""
+
+
 def resolve_device(device: str | None = None) -> torch.device:
     """Torch device for `device` or, where it is None, the setting; ``"auto"`` takes CUDA, then MPS, then the CPU.
 
@@ -42,7 +46,7 @@ def resolve_device(device: str | None = None) -> torch.device:
 def resolve_devices(device: str | None = None) -> list[torch.device]:
     """Devices that share work on which none depends on another: every visible GPU for ``"cuda"``, else the one.
 
-    A process that is one of several on its machine, by torchrun or as a worker of Dask, takes one GPU.
+    A process that is one of several on its machine, by torchrun, ``n_jobs`` or as a worker of Dask, takes one GPU.
     """
     import torch
 
@@ -57,8 +61,8 @@ def _own_gpu() -> int | None:
     """Number of the GPU that is this process's share; None where it has them all."""
     import torch
 
-    if "LOCAL_RANK" in os.environ:
-        return int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()  # (a process may be shown its own only)
+    if LOCAL_RANK in os.environ:
+        return int(os.environ[LOCAL_RANK]) % torch.cuda.device_count()  # (a process may be shown its own only)
     if "distributed.worker" in sys.modules:
         from distributed import get_worker
 
@@ -89,6 +93,16 @@ def _cpu_has_bfloat16() -> bool:
 
     told: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(told.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))
+
+
+def _forget_threads() -> None:
+    """Have torch compute in one thread in a process that was forked: its other threads are gone, and it waits for them."""
+    if one := getattr(sys.modules.get("torch"), "set_num_threads", None):
+        one(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def release() -> None:

@@ -33,6 +33,11 @@ table_key
     "table_and_image_key": """\
 table_key, image_key
     Names of the table and of the image to use, where a SpatialData has several.""",
+    "tissue": """\
+tissue
+    Where the tissue is found wrongly, as on pale or grey stains: a lower (or higher) threshold of the stain, 0.08–0.25
+    by default; the tissue itself as a boolean mask of the whole slide, at any resolution; or its outlines, as a list of
+    shapely polygons or (n, 2) arrays of x and y, or a GeoDataFrame, in full-resolution pixels.""",
     "key_added": """\
 key_added
     Name under which the results are written.""",

@@ -75,6 +75,44 @@ def write_text(path: Path, text: str) -> None:
         new.write_text(text, encoding="utf-8")
 
 
+def check_regular(path: Path) -> None:
+    """Refuse what is there but no file: a folder, a pipe, which may wait for ever, or a device, which may never end.
+
+    Raises
+    ------
+    OSError
+        If it is; the message names it. What is missing is left to whoever opens it.
+    """
+    if path.exists() and not path.is_file():
+        msg = f"{path} is no file but a folder, a pipe or a device."
+        raise OSError(errno.EINVAL, msg)
+
+
+def check_tree(folder: Path) -> None:
+    """Refuse a folder that holds something else than files and folders.
+
+    Raises
+    ------
+    OSError
+        If so; the message names the first.
+    """
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            check_regular(Path(inside, name))
+
+
+def read_text(path: Path) -> str:
+    """Content of a text file.
+
+    Raises
+    ------
+    OSError
+        If there is none, or something else has its name.
+    """
+    check_regular(path)
+    return path.read_text(encoding="utf-8")
+
+
 def check_writable(folder: str | Path) -> None:
     """Refuse a folder in which nothing can be written; it is made where it is missing.
 
@@ -268,6 +306,7 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of all files in a folder."""
     total = hashlib.sha256()
     if not path.is_dir():
+        check_regular(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     for inner in sorted(p for p in path.rglob("*") if p.is_file()):

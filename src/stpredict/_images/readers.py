@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property, lru_cache
 from itertools import count
 from pathlib import Path
@@ -15,7 +16,7 @@ from stpredict._images.colour import BACKGROUND, check_fractions, significant_bi
 from stpredict._images.scale import downsample_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stpredict._images.colour import Colours
 
@@ -83,6 +84,15 @@ class SlideImage:
         self._shapes = [shapes[i] for i in kept]
         self._fingerprint = fingerprint
         self._number = next(_numbers)
+        self._recolour: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def recoloured(self, recolour: Callable[[np.ndarray], np.ndarray], name: str) -> SlideImage:
+        """View the same image in other colours: `recolour` maps uint8 RGB to the same, `name` tells which way."""
+        other = copy(self)
+        other._fingerprint = f"{self.fingerprint}:{name}"
+        other._number = next(_numbers)
+        other._recolour = recolour
+        return other
 
     def __repr__(self) -> str:
         height, width = self.shape
@@ -141,7 +151,8 @@ class SlideImage:
         dark = brightness <= NEARLY_BLACK
         if np.count_nonzero(dark) > np.count_nonzero(black) and self._is_blackened:
             black = dark
-        return np.where(black[..., None], np.uint8(BACKGROUND), pixels) if black.any() else pixels
+        pixels = np.where(black[..., None], np.uint8(BACKGROUND), pixels) if black.any() else pixels
+        return self._recolour(pixels) if self._recolour else pixels
 
     def _stored(self, level: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:
         """Window of a level as it is stored, channels last."""

@@ -50,9 +50,9 @@ def section_from_anndata(
         _refuse_joined(adata, library_key, name)
     centres = spot_centres(adata, rows, name)
     library = libraries_of(adata).get(name, {})
-    factors = numbers(library.get("scalefactors", {}))
-    metadata = library.get("metadata", {})
-    hires = library.get("images", {}).get("hires")
+    factors = numbers(part_of(library, "scalefactors", name))
+    metadata = part_of(library, "metadata", name)
+    hires = part_of(library, "images", name).get("hires")
     path = metadata.get("source_image_path")
     image_scale = 1.0
     if path:
@@ -74,8 +74,8 @@ def section_from_anndata(
 
         def opener() -> SlideImage:
             msg = (
-                f"Section {name!r} has no H&E image. Read it with its image, or set "
-                f"adata.uns['spatial'][{name!r}]['metadata']['source_image_path'] to the file "
+                f"Section {name!r} has no H&E image. Read it with its image, or name the full-resolution one: "
+                f"{_slot(adata, name)} = 'slide.tif' "
                 "(anndata.concat keeps uns['spatial'] only with uns_merge='unique')."
             )
             raise ValueError(msg)
@@ -90,6 +90,19 @@ def section_from_anndata(
         image_scale=image_scale,
         has_image=bool(path) or hires is not None,
     )
+
+
+def _slot(adata: AnnData, name: str) -> str:
+    """Code that names the image path of a section, whatever of its slots is there already."""
+    entry = libraries_of(adata).get(name)
+    if entry is not None and "metadata" in entry:
+        return f"adata.uns['spatial'][{name!r}]['metadata']['source_image_path']"
+    section = (
+        f"adata.uns['spatial'][{name!r}]"
+        if entry is not None
+        else (f"adata.uns.setdefault('spatial', {{}}).setdefault({name!r}, {{}})")
+    )
+    return f"{section}.setdefault('metadata', {{}})['source_image_path']"
 
 
 def libraries_of(adata: AnnData) -> dict[str, Any]:
@@ -133,7 +146,7 @@ def _refuse_joined(adata: AnnData, library_key: str | None, name: str) -> None:
         msg = (
             f"obs['library_id'] names {len(named)} sections ({', '.join(named[:5])}) but uns['spatial'] has {has}, so they "
             "would be taken for one. Give every section a library of its own name before joining: "
-            "adata.uns['spatial'] = {'name': adata.uns['spatial'].pop('ST')} for each, then anndata.concat({'name': adata, "
+            "adata.uns['spatial'] = {'name': next(iter(adata.uns['spatial'].values()))} for each, then anndata.concat({'name': adata, "
             "…}, label='library_id', uns_merge='unique', index_unique='-'); or pass the sections as a list."
         )
         raise ValueError(msg)
@@ -201,17 +214,39 @@ def _xy(coordinates: Any) -> np.ndarray:
 def scale_hints(adata: AnnData, name: str, mpp: float | None) -> ScaleHints:
     """What the table knows of the scale of section `name`, in pixels of its spots' own coordinates."""
     library = libraries_of(adata).get(name, {})
-    factors = numbers(library.get("scalefactors", {}))
-    pitch_um = library.get("metadata", {}).get("spot_pitch_um")
-    tiles = adata.uns.get(keys.TILES, {}).get(name, {})
-    return ScaleHints(
-        argument=mpp,
-        metadata=factors.get("microns_per_pixel"),
-        pitch_um=float(pitch_um) if pitch_um else None,
-        spot_diameter_px=_spot_diameter(factors),
-        remembered=(float(tiles["mpp"]), str(tiles["mpp_source"])) if tiles else None,
-        scalefactors=factors,
-    )
+    factors = numbers(part_of(library, "scalefactors", name))
+    pitch_um = part_of(library, "metadata", name).get("spot_pitch_um")
+    try:
+        tiles = adata.uns.get(keys.TILES, {}).get(name, {})
+        return ScaleHints(
+            argument=mpp,
+            metadata=factors.get("microns_per_pixel"),
+            pitch_um=float(pitch_um) if pitch_um else None,
+            spot_diameter_px=_spot_diameter(factors),
+            remembered=(float(tiles["mpp"]), str(tiles["mpp_source"])) if tiles else None,
+            scalefactors=factors,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        msg = (
+            f"The scale of section {name!r} is damaged ({error}): uns['tiles'][{name!r}] and metadata['spot_pitch_um'] in "
+            f"uns['spatial'][{name!r}] are not what stpredict writes. Delete them and pass mpp=."
+        )
+        raise ValueError(msg) from error
+
+
+def part_of(library: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
+    """What an entry of ``uns["spatial"]`` holds under `key`, empty where there is nothing.
+
+    Raises
+    ------
+    ValueError
+        If it is no mapping.
+    """
+    part: Mapping[str, Any] = library.get(key, {})
+    if not hasattr(part, "get"):
+        msg = f"uns['spatial'][{name!r}][{key!r}] is damaged: a {type(part).__name__}, not a dictionary. Read it again."
+        raise ValueError(msg)
+    return part
 
 
 def _spot_diameter(factors: Mapping[str, float]) -> float | None:

@@ -211,7 +211,7 @@ def check_full_resolution(
         if small is None or not factor:
             continue
         full = tuple(round(n / factor) for n in small.shape[:2])
-        if all(0.95 < have / want < 1.05 for have, want in zip(image.shape, full, strict=True)):
+        if all(0.95 * want < have < 1.05 * want for have, want in zip(image.shape, full, strict=True)):
             continue
         which = f"the {key} one" if image.shape == tuple(small.shape[:2]) else "another one"
         msg = (

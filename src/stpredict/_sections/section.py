@@ -12,6 +12,7 @@ import pandas as pd
 
 from stpredict._core import keys
 from stpredict._core.checks import check_unique_genes, raw_counts
+from stpredict._images.stain import normalised
 from stpredict._sections.scale import Lattice, ScaleHints, check_coordinates, check_inside, find_lattice, resolve_mpp
 from stpredict._sections.totals import known_totals, row_sums, warn_of_few_genes
 
@@ -233,6 +234,12 @@ class Section:
         """How the features under `key` were made (``uns[key]``)."""
         record: Mapping[str, Any] = self.adata.uns.get(key, {})
         return record
+
+    def stained_alike(self) -> Section:
+        """View the same slide with its stains normalised, see `stpredict._images.stain`."""
+        other = copy(self)
+        other.image = normalised(self.image, mpp=self.mpp, name=self.name)
+        return other
 
     def without_counts(self) -> Section:
         """View the same slide as if nothing had ever been measured on it: image, spots and features, no expression."""

@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from stpredict._core import keys
 from stpredict._core.labels import as_text
 from stpredict._images import SlideImage, open_image
 from stpredict._sections.anndata import scale_hints
 from stpredict._sections.image_choice import Candidate, checked_colours, choose, in_colour, levels_of
+from stpredict._sections.labelled import centres_of_labels
 from stpredict._sections.section import Section
 from stpredict._sections.wsidata import whole_slide_of
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from anndata import AnnData
-    from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
 IMAGE = re.compile(r"images\['(.+)'\]")
@@ -113,7 +114,7 @@ def regions_of(adata: AnnData) -> list[str]:
 def region_centres(
     sdata: SpatialData, adata: AnnData, region: str | None = None, image_key: str | None = None
 ) -> Placement:
-    """Spot centres of a region (circles or polygons) in pixels of an image that shares a coordinate system with it.
+    """Spot centres of a region (circles, polygons or labels) in pixels of an image that shares a coordinate system with it.
 
     Without `image_key`, the image is the one that the tiles of the region were laid on, else the only one in colour below
     the spots; of Space Ranger's copies (full, hires, lowres) the finest is taken, and of a ``WSIData`` the slide itself,
@@ -138,11 +139,20 @@ def region_centres(
     if region not in regions:
         msg = f"The table does not annotate {region!r}; it annotates {_listed(regions, 'region')}."
         raise KeyError(msg)
-    if region not in sdata.shapes:
-        msg = f"There are no shapes {region!r} in this SpatialData; it has {_listed(sdata.shapes, 'shapes element')}."
+    if region in sdata.shapes:
+        shapes = sdata.shapes[region]
+        points = shapes.geometry.centroid
+        centres = pd.DataFrame({"x": points.x, "y": points.y}, index=shapes.index)
+    elif region in sdata.labels:
+        shapes = sdata.labels[region]
+        centres = centres_of_labels(shapes, region)
+    else:
+        msg = (
+            f"There are no shapes {region!r} in this SpatialData; it has {_listed(sdata.shapes, 'shapes element')} and "
+            f"{_listed(sdata.labels, 'labels element')}."
+        )
         raise KeyError(msg)
-    shapes = sdata.shapes[region]
-    rows, own = _matched(adata, shapes, region)
+    rows, own = _matched(adata, centres, region)
     if image_key is None and whole_slide_of(sdata):
         return Placement(region, rows, own, None, 1.0)
     systems = get_transformation(shapes, get_all=True)
@@ -212,7 +222,7 @@ def _attrs(adata: AnnData) -> dict[str, Any]:
     return attrs
 
 
-def _matched(adata: AnnData, shapes: GeoDataFrame, region: str) -> tuple[np.ndarray, np.ndarray]:
+def _matched(adata: AnnData, centres_of: pd.DataFrame, region: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the table that belong to `region`, and the centre of each one's shape in the region's coordinates."""
     attrs = _attrs(adata)
     for key in (attrs["region_key"], attrs["instance_key"]):
@@ -221,16 +231,15 @@ def _matched(adata: AnnData, shapes: GeoDataFrame, region: str) -> tuple[np.ndar
             raise ValueError(msg)
     rows = np.flatnonzero(as_text(adata.obs[attrs["region_key"]]).to_numpy() == region)
     instances = adata.obs[attrs["instance_key"]].iloc[rows]
-    if not shapes.index.is_unique:
+    if not centres_of.index.is_unique:
         msg = f"Shapes {region!r} have duplicated names in their index; make it unique first."
         raise ValueError(msg)
-    places = shapes.index.get_indexer(instances)
+    places = centres_of.index.get_indexer(instances)
     if (places < 0).any():
         lost = [str(name) for name in instances[places < 0]]
         msg = f"{len(lost)} of {len(rows)} rows of the table have no shape in {region!r}: {', '.join(lost[:3])}, …"
         raise ValueError(msg)
-    points = shapes.geometry.centroid
-    return rows, np.column_stack([points.x, points.y]).astype(np.float64).reshape(-1, 2)[places]
+    return rows, centres_of[["x", "y"]].to_numpy(np.float64)[places]
 
 
 def _tiled_image(sdata: SpatialData, adata: AnnData, region: str) -> str | None:

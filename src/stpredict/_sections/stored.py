@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from stpredict._core import keys
 from stpredict._core.checks import check_sparse, raw_counts
+from stpredict._core.files import check_regular, check_tree
 from stpredict._sections.open import Where, listed, open_sections
 from stpredict._sections.section import Section
 
@@ -75,8 +76,8 @@ class Store:
             for name in ("X", f"layers/{keys.COUNTS}"):
                 check_sparse(parts.get(name), name)
             return parts
-        except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-            msg = f"The store {self.path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})."
+        except Exception as error:  # (anndata, h5py and zarr each raise their own on damaged stores)
+            msg = f"The store {self.path} cannot be read ({type(error).__name__}: {''.join(str(error).splitlines()[:1])})."
             raise ValueError(msg) from error
 
 
@@ -191,8 +192,10 @@ def opened(path: Path) -> AbstractContextManager[Any]:
     if path.suffix == ".h5ad":
         import h5py
 
+        check_regular(path)
         file: AbstractContextManager[Any] = h5py.File(path, "r")
         return file
     import zarr
 
+    check_tree(path)
     return nullcontext(zarr.open_group(path, mode="r"))

@@ -13,7 +13,7 @@ from stpredict._core.checks import one_of, slot_name
 from stpredict._core.device import release
 from stpredict._core.docs import with_shared_texts
 from stpredict._images import open_image
-from stpredict._images.mask import find_tissue, tissue_fraction
+from stpredict._images.mask import check_tissue, find_tissue, stained, tissue_fraction
 from stpredict._sections.anndata import section_from_anndata
 from stpredict._sections.open import copy_of
 from stpredict._sections.scale import PITCH_PER_DIAMETER
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from stpredict._core.typing import Data
     from stpredict._images import SlideImage
+    from stpredict._images.outlines import Tissue
 
 SPOT_PER_PITCH = 0.55
 """As on Visium."""
@@ -51,6 +52,7 @@ def grid(
     spot_um: float | None = None,
     layout: Literal["hexagonal", "square"] = "hexagonal",
     min_tissue: float = 0.5,
+    tissue: Tissue | None = None,
     key_added: str = "grid",
     mpp: float | None = None,
     library_id: str | None = None,
@@ -77,6 +79,7 @@ def grid(
         ``"hexagonal"``, six neighbours, as on Visium; or ``"square"``, as on legacy ST and Visium HD.
     min_tissue
         Smallest share of tissue in the square of `pitch_um` around a spot.
+    %(tissue)s
     key_added
         Of a SpatialData: name of the new shapes; the table that annotates them is called ``<key_added>_table``.
     mpp
@@ -97,8 +100,9 @@ def grid(
 
     Raises
     ------
-    ValueError
-        If there is no image, its scale is unknown, no tissue is found, or a size is not possible.
+    TypeError, ValueError
+        If there is no image, its scale is unknown, no tissue is found, `tissue` does not fit the slide, or a size is not
+        possible.
     KeyError
         If there is no such slide or image.
 
@@ -113,12 +117,13 @@ def grid(
     """
     spot_um = SPOT_PER_PITCH * pitch_um if spot_um is None else spot_um
     check_grid(pitch_um, spot_um, layout, min_tissue)
-    lay = partial(_lay, pitch_um=pitch_um, layout=layout, min_tissue=min_tissue)
+    check_tissue(tissue)
+    lay = partial(_lay, pitch_um=pitch_um, layout=layout, min_tissue=min_tissue, tissue=tissue)
     if hasattr(data, "images") and hasattr(data, "shapes"):
         which = {"image_key": image_key, "table_key": table_key, "library_id": library_id, "mpp": mpp}
         return _on_spatialdata(data, key_added, lay, (pitch_um, spot_um), **which)
     section = section_from_anndata(data, library_id=library_id, library_key=library_key, mpp=mpp)
-    centres, obs = lay(section.slide, section.mpp, section.name)
+    centres, obs = lay(section.slide, section.mpp, section.name, outline_scale=section.image_scale)
     adata = _pseudo_spots(centres / section.image_scale, obs, section.name)
     entry = deepcopy(data.uns[keys.SPATIAL][section.name])
     entry["scalefactors"] = {**entry.get("scalefactors", {}), **_factors(section.mpp_of_coordinates, spot_um)}
@@ -142,7 +147,15 @@ def check_grid(pitch_um: float, spot_um: float, layout: str, min_tissue: float) 
 
 
 def _lay(
-    image: SlideImage, mpp: float, name: str, pitch_um: float, layout: str, min_tissue: float
+    image: SlideImage,
+    mpp: float,
+    name: str,
+    *,
+    pitch_um: float,
+    layout: str,
+    min_tissue: float,
+    tissue: Tissue | None,
+    outline_scale: float = 1.0,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Centres (n, 2) in pixels of `image` of the spots with enough tissue, and their ``obs``."""
     import pandas as pd
@@ -151,13 +164,10 @@ def _lay(
     if pitch < 1:
         msg = f"pitch_um={pitch_um:g} is finer than the pixels of slide {name!r} ({mpp:g} µm)."
         raise ValueError(msg)
-    mask, mask_mpp = find_tissue(image, image_mpp=mpp, mpp=MASK_MPP)
+    mask, mask_mpp = find_tissue(image, image_mpp=mpp, mpp=MASK_MPP, tissue=tissue, outline_scale=outline_scale)
     if not mask.any():
-        msg = (
-            f"No tissue was found on slide {name!r}: nothing on it is stained as H&E is, in pieces of at least 0.1 mm². "
-            f"Is its scale right ({mpp:g} µm per pixel)? See stpredict.pp.tissue_mask."
-        )
-        raise ValueError(msg)
+        small = image.thumbnail(max(mask.shape))
+        raise ValueError(_no_tissue(name, mpp, pieces=bool(stained(small, mask_mpp, tissue).any())))
     rows, columns, centres = _lattice(image.shape, pitch, layout)
     share = tissue_fraction(mask, centres * mpp / mask_mpp, pitch_um / mask_mpp)
     release()
@@ -169,6 +179,20 @@ def _lay(
     names = [f"{name}_{row}x{column}" for row, column in zip(rows, columns, strict=True)]
     obs = pd.DataFrame({"array_row": rows, "array_col": columns, "tissue_fraction": share[keep]}, index=names)
     return centres[keep], obs
+
+
+def _no_tissue(name: str, mpp: float, *, pieces: bool) -> str:
+    """Why there is no tissue: what is stained is too small, as on a wrong scale, or nothing is stained enough."""
+    if pieces:
+        return (
+            f"No tissue was found on slide {name!r}: what is stained is pen, or in pieces below 0.1 mm² at {mpp:g} µm per "
+            "pixel. If that scale is wrong, pass mpp=; if not, pass tissue=, a mask of the tissue or its outlines."
+        )
+    return (
+        f"No tissue was found on slide {name!r}: nothing on it is stained as strongly as H&E is. If the stain is pale or grey, "
+        "pass tissue=, a lower threshold (0.08 is the lowest by itself), a mask of the tissue or its outlines; see "
+        "stpredict.pp.tissue_mask."
+    )
 
 
 def _lattice(shape: tuple[int, int], pitch: float, layout: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from stpredict._core.warning import warn
 from stpredict._images import open_image
 from stpredict._sections.scale import PLAUSIBLE_MPP
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEPARATORS = ("\t", ",", ";")
+
+DECIMAL_COMMA = r"\s*[+-]?\d*[.,]?\d*(?:[eE][+-]?\d+)?\s*"
 
 OVERVIEW = 1000
 """Longer side of the ``hires`` image that is made for plots, px."""
@@ -48,3 +56,22 @@ def check_mpp(mpp: float | None) -> None:
     if mpp is not None and not low <= mpp <= high:
         msg = f"mpp={mpp} µm per pixel is outside of {low}–{high}; a scanner at 20× gives about 0.5."
         raise ValueError(msg)
+
+
+def tell_dropped(library_id: str, dropped: list[str]) -> None:
+    """Warn, in one line, of what a reader left out; say nothing where it left out nothing."""
+    if dropped:
+        warn(f"Section {library_id!r} is read without {'; '.join(dropped)}.")
+
+
+def with_decimal_points(table: pd.DataFrame, separator: str) -> pd.DataFrame:
+    """Read numbers with decimal commas, of a table whose columns are separated by semicolons."""
+    if separator != ";":
+        return table
+    for name in table.columns:
+        text = table[name]
+        if text.dtype.kind in "OU" or str(text.dtype) == "str":
+            numbers = text.astype(str).str.fullmatch(DECIMAL_COMMA)
+            if len(text) and numbers.all():
+                table[name] = text.astype(str).str.replace(",", ".").astype(float)
+    return table

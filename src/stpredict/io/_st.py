@@ -14,18 +14,19 @@ import pandas as pd
 from stpredict._core import keys
 from stpredict._sections.scale import find_lattice
 from stpredict._sections.totals import row_sums
-from stpredict.io._library import check_mpp, check_name, library_entry
+from stpredict.io._library import SEPARATORS, check_mpp, check_name, library_entry, tell_dropped, with_decimal_points
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-SEPARATORS = ("\t", ",", ";")
 
 SPOT_ID = re.compile(r"X?(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)$")
 """``10x13``, with fractions where the array was fitted to the image; R writes ``X10x13``."""
 
 PIXELS = ["pixel_x", "pixel_y"]
 GRIDS = (("x", "y"), ("new_x", "new_y"), ("id_x", "id_y"))
+LONGEST_LINE = 2**25
+"""Characters: tables of counts have shorter ones, and a small compressed file may unfold to one that fills the memory."""
+
 DAMAGE = (ValueError, OSError, EOFError, zlib.error)
 """What a damaged table raises."""
 SAME_SPOT = 0.02
@@ -44,7 +45,7 @@ def read_st(
 ) -> AnnData:
     """Read one section of legacy Spatial Transcriptomics (the arrays before Visium) from its three files.
 
-    Spots that both tables have are kept, in the order of the count table.
+    Spots that both tables have are kept, in the order of the count table; one line says how many were left out.
 
     Parameters
     ----------
@@ -78,6 +79,11 @@ def read_st(
         If a file does not exist.
     ValueError
         If a table is damaged, has no pixel columns or duplicated spots, or the two tables share no spot.
+
+    Warns
+    -----
+    UserWarning
+        If spots are left out, with their number and why.
 
     Examples
     --------
@@ -116,6 +122,12 @@ def read_st(
         "spot_diameter_um": spot_diameter_um,
     }
     scalefactors = _scalefactors(centres, spot_pitch_um, spot_diameter_um, mpp)
+    dropped = []
+    if lost := int((~keep).sum()):
+        dropped.append(f"{lost} of {len(keep)} spots with counts, which {spots.name} does not name or select")
+    if lost := len(places) - len(np.unique(which[keep])):
+        dropped.append(f"{lost} of {len(places)} places, for which {counts.name} has no counts")
+    tell_dropped(name, dropped)
     adata.uns[keys.SPATIAL] = {
         name: library_entry(image, images={}, scalefactors=scalefactors, metadata=metadata),
     }
@@ -139,9 +151,8 @@ def _read_counts(path: Path) -> pd.DataFrame:
     """Spots × genes, with the spots' own names."""
     separator, header = _first_line(path)
     try:
-        table = pd.read_csv(
-            path, sep=separator, decimal=_decimal(separator), header=None, skiprows=1, index_col=0, low_memory=False
-        )
+        table = pd.read_csv(path, sep=separator, header=None, skiprows=1, index_col=0, low_memory=False)
+        table = with_decimal_points(table, separator)
     except DAMAGE as error:
         msg = f"{path} cannot be read as a table of counts ({error}). Get it again."
         raise ValueError(msg) from error
@@ -174,7 +185,7 @@ def _read_spots(path: Path) -> pd.DataFrame:
     """Spots under tissue: pixels, and the grid position in one or two ways."""
     separator, _ = _first_line(path)
     try:
-        table = pd.read_csv(path, sep=separator, decimal=_decimal(separator), encoding="utf-8-sig")
+        table = with_decimal_points(pd.read_csv(path, sep=separator, encoding="utf-8-sig"), separator)
     except DAMAGE as error:
         msg = f"{path} cannot be read as a table of spots ({error}). Get it again."
         raise ValueError(msg) from error
@@ -199,7 +210,7 @@ def _read_spots(path: Path) -> pd.DataFrame:
         raise ValueError(msg)
     table = table[[*PIXELS, *(name for pair in grids for name in pair)]]
     if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes) or table.isna().to_numpy().any():
-        msg = f"{path} has positions that are empty or no numbers."
+        msg = f"{path} has positions that are empty or no numbers (decimal commas are read between semicolons only)."
         raise ValueError(msg)
     for pair in grids:
         if table.duplicated(list(pair)).any():
@@ -233,17 +244,15 @@ def _first_line(path: Path) -> tuple[str, list[str]]:
             if path.suffix == ".gz"
             else path.open(encoding="utf-8-sig") as file
         ):
-            line = file.readline().rstrip("\r\n")
+            line = file.readline(LONGEST_LINE + 1).rstrip("\r\n")
     except DAMAGE as error:
         msg = f"{path} cannot be read as a table ({error}). Get it again."
         raise ValueError(msg) from error
+    if len(line) > LONGEST_LINE:
+        msg = f"{path} cannot be read as a table (its first line has more than {LONGEST_LINE:,} characters). Get it again."
+        raise ValueError(msg)
     separator = max(SEPARATORS, key=line.count)
     return separator, [name.strip('"') for name in line.split(separator)]
-
-
-def _decimal(separator: str) -> str:
-    """Sign before decimals: tables that separate by semicolons write numbers with commas."""
-    return "," if separator == ";" else "."
 
 
 def _are_spots(names: pd.Index | pd.Series) -> bool:

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.warning import warn
 from stpredict._sections.open import Opened, Where
 from stpredict._sections.scale import NICHE_UM, SPOT_UM
 
 if TYPE_CHECKING:
     from stpredict._core.typing import Data
+    from stpredict._sections.section import Section
+
+IN_TISSUE = "in_tissue"
 
 
 @with_shared_texts
@@ -58,6 +62,11 @@ def tiles(
         If there is no image or no spot, spots lie outside of the image, the scale is unknown or contradicts the spot
         lattice, or a window is not positive.
 
+    Warns
+    -----
+    UserWarning
+        If there are spots off the tissue (``obs["in_tissue"]`` is 0), as other readers leave of a raw matrix.
+
     Examples
     --------
     >>> import stpredict as st
@@ -75,6 +84,7 @@ def tiles(
     geometry = {}
     for section in opened.sections:
         height, width = section.image.shape
+        _tell_off_tissue(section)
         geometry[section.name] = {
             "mpp": section.mpp_of_coordinates,
             "mpp_source": section.mpp_source,
@@ -88,3 +98,15 @@ def tiles(
             geometry[section.name]["library_key"] = library_key
     opened.target.uns[keys.TILES] = geometry
     return opened.result
+
+
+def _tell_off_tissue(section: Section) -> None:
+    """Warn of spots that Space Ranger found off the tissue."""
+    if IN_TISSUE not in section.adata.obs:
+        return
+    off = (section.adata.obs[IN_TISSUE].iloc[section.rows].astype(str).isin(["0", "0.0", "False"])).sum()
+    if off:
+        warn(
+            f"Section {section.name!r}: {off} of {len(section)} spots lie off the tissue (obs['in_tissue'] is 0); models would "
+            "learn from glass. Drop them: adata = adata[adata.obs['in_tissue'] == 1].copy()."
+        )

@@ -1,4 +1,4 @@
-"""Many slides at once: here one by one, or on the workers of a Dask cluster."""
+"""Many slides at once: here, one by one or in several processes, or on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stpredict._genes.symbols import describe_missing, match
 from stpredict.io._grid import SPOT_PER_PITCH, check_grid
 from stpredict.io._library import check_mpp
 from stpredict.models._base.files import identity
-from stpredict.tl._batch.dask import check_portable, dask_client, outcomes_of
+from stpredict.tl._batch.dask import check_jobs, check_portable, dask_client, outcomes_of
 from stpredict.tl._batch.job import Job, Outcome
 from stpredict.tl._batch.manifest import slides_of
 from stpredict.tl._batch.recipe import recipe_of
@@ -46,13 +46,15 @@ def predict_many(
     genes: Iterable[str] | None = None,
     std: bool = False,
     markers: str | Iterable[str] | Mapping[str, float] | None = None,
+    n_jobs: int = 1,
     show_progress: bool | None = None,
 ) -> pd.DataFrame:
     """Predict the expression of many slides, each written to a store of its own.
 
     Every slide goes through `stpredict.read_wsi`, `stpredict.io.grid`, `stpredict.pp.tiles` and `stpredict.pp.encode`
     as in training, and `stpredict.tl.predict_expression`. Where a Dask ``Client`` is active, slides are spread over its
-    workers, which must find the slides and `out` under the same paths; otherwise they are done here, one by one.
+    workers, which must find the slides and `out` under the same paths; otherwise they are done here, one by one or
+    `n_jobs` at a time.
 
     A slide that fails is a line of the report, and the others go on. The same call made again does only what is missing:
     slides that failed or were not reached, that were replaced by another file, and all those asked for in another way. A
@@ -76,12 +78,16 @@ def predict_many(
         The pseudo-spots, as in `stpredict.io.grid`.
     encoder
         The network that the training sections were encoded with, where it was not the default encoder; several, where
-        the model learned from several. On a Dask cluster a name or a path, not a module.
+        the model learned from several. On a Dask cluster and with `n_jobs` above 1 a name or a path, not a module.
     genes
         Genes to predict, all known to the model; by default all that it learned from.
     %(std)s
     markers
         Find the tumour by these markers, as in `stpredict.tl.localize_tumor`.
+    n_jobs
+        Slides that are done at a time, each in a process of its own, which computes in one thread unless
+        ``OMP_NUM_THREADS`` is set. Memory must hold as many. A script calls this below
+        ``if __name__ == "__main__":``, since each process imports the script.
     %(show_progress)s
 
     Returns
@@ -98,6 +104,8 @@ def predict_many(
         If another run is writing to `out`, it is a file, or it holds something else under the name of a result.
     FileNotFoundError
         If there is no such manifest or model, or none of the slides exists.
+    RuntimeError
+        If the processes of `n_jobs` cannot start.
     TypeError, ValueError
         If the manifest is empty or names are not unique, the model does not know some of the genes or none of the
         markers, `encoder` is not the one of training, or an argument is out of range. Nothing has been done then.
@@ -125,7 +133,8 @@ def predict_many(
     grid = {"pitch_um": float(pitch_um), "layout": layout, "min_tissue": float(min_tissue)}
     job = _job(slides, model, Path(out).expanduser().absolute(), mpp, grid, encoder, genes, std, markers)
     client = dask_client()
-    check_portable(encoder, client)
+    check_jobs(n_jobs, client)
+    check_portable(encoder, n_jobs, client)
     results = Results(job.out)
     started, start = now(), time.perf_counter()
     with results.alone():
@@ -134,7 +143,7 @@ def predict_many(
         missing = [slide for slide in slides if outcomes[slide.name] is None]
         show = settings.progress if show_progress is None else show_progress
         try:
-            for outcome in _with_bar(outcomes_of(job, missing, client), len(slides), len(missing), show):
+            for outcome in _with_bar(outcomes_of(job, missing, n_jobs, client), len(slides), len(missing), show):
                 outcomes[outcome.slide.name] = outcome
         finally:  # also when the user stops it
             results.clear_unfinished()

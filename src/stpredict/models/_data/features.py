@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stpredict._sections.section import Section
 
-SAME_EXACTLY = ("encoder", "encoder_hash", "niche")
+SAME_EXACTLY = ("encoder", "encoder_hash", "niche", "stain_norm")
 SAME_WITHIN = ("spot_um", "niche_um", "mpp")
 TOLERANCE = 0.05
 """Relative difference of windows and scale that is still the same."""
@@ -165,6 +165,7 @@ def check_features(section: Section, expected: Mapping[str, Mapping[str, Any]]) 
     found = describe_features(section, list(expected))
     for key, wanted in expected.items():
         _check_niche(section, key, found[key], wanted)
+        _check_stain(section, key, found[key], wanted)
         for name, value in wanted.items():
             has = found[key].get(name)
             if has is None or _differs(name, has, value):
@@ -187,6 +188,18 @@ def _check_niche(section: Section, key: str, found: Mapping[str, Any], wanted: M
         raise ValueError(msg)
 
 
+def _check_stain(section: Section, key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse features of normalised stains where the model was trained on others, and the other way round."""
+    has, should = (features.get("stain_norm") for features in (found, wanted))
+    if has != should and "encoder" in found and "encoder" in wanted:
+        told = [f"stains normalised by {name!r}" if name else "stains as they are" for name in (has, should)]
+        msg = (
+            f"Section {section.name!r}: obsm[{key!r}] has {told[0]}, where the model was trained on {told[1]}. "
+            f"Run {_mend(wanted)} on this section."
+        )
+        raise ValueError(msg)
+
+
 def _differs(name: str, has: Any, wanted: Any) -> bool:
     if name in SAME_WITHIN:
         return not abs(has - wanted) <= TOLERANCE * wanted
@@ -198,4 +211,5 @@ def _mend(record: Mapping[str, Any]) -> str:
         return "the same feature extraction"
     tiles = ", ".join(f"{name}={record[name]:g}" for name in ("spot_um", "niche_um") if name in record)
     scale = f", mpp={record['mpp']:.4g}" if "mpp" in record else ""
-    return f"stpredict.pp.tiles(adata, {tiles}) and stpredict.pp.encode(adata, {record['encoder']!r}{scale})"
+    stain = f", stain_norm={record['stain_norm']!r}" if "stain_norm" in record else ""
+    return f"stpredict.pp.tiles(adata, {tiles}) and stpredict.pp.encode(adata, {record['encoder']!r}{scale}{stain})"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from stpredict._core.files import digest, recovered, replacing
+from stpredict._core.files import digest, read_text, recovered, replacing
 
 TENSORS = "tensors.safetensors"
 REST = "rest.json"
@@ -39,7 +39,7 @@ class SafeCheckpointIO(CheckpointIO):
 
         path = recovered(Path(path))
         try:
-            kept = json.loads((path / REST).read_text(encoding="utf-8"))
+            kept = json.loads(read_text(path / REST))
             if kept["sha256"] != _digest(kept["rest"], path / TENSORS):
                 msg = "its content is not what was written, or it is of an earlier version"
                 raise ValueError(msg)

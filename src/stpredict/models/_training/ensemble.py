@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
+from stpredict._core.files import read_text
 from stpredict.models._data.folds import inner_folds
 from stpredict.models._training.loop import OTHER_RUN, Plan, TrainingRun, train_network
 from stpredict.models._training.processes import is_first
@@ -181,7 +182,7 @@ def remembered(folder: Path | None, network: nn.Module, identity: str) -> Traini
 
     if folder is None or not (folder / "run.json").exists():
         return None
-    kept = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    kept = json.loads(read_text(folder / "run.json"))
     if kept["identity"] != identity:
         raise ValueError(OTHER_RUN)
     network.load_state_dict(load_file(folder / "best.safetensors"))

@@ -305,6 +305,9 @@ class Adapted(StoredModel):
     @classmethod
     def _checked(cls, stored: files.Stored, path: str | Path) -> Self:
         content = stored.config["base"]
+        if not all(isinstance(name, str) for name in (*content["genes"], *stored.config["spots"])):
+            msg = f"The model at {path} is damaged: not all of its genes and spots have names; save it again."
+            raise ValueError(msg)
         arrays = {True: {}, False: {}}
         for name, array in stored.arrays.items():
             arrays[name.startswith(BASE)][name.removeprefix(BASE)] = array

@@ -42,7 +42,12 @@ def save_part(folder: Path, number: int, features: Sequence[np.ndarray]) -> None
     with suppress(OSError), replacing(folder / f"{number}.npy") as new:
         content = BytesIO()
         np.save(content, np.stack(features))
-        new.write_bytes(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
+        new.write_bytes(content.getvalue() + _digest(folder, number, content.getvalue()))
+
+
+def _digest(folder: Path, number: int, content: bytes) -> bytes:
+    """Digest of a part; one that was made for another place has another."""
+    return hashlib.sha256(f"{folder.name}/{number}\n".encode() + content).digest()
 
 
 def load_part(folder: Path, number: int, shape: tuple[int, int]) -> np.ndarray | None:
@@ -65,7 +70,7 @@ def load_part(folder: Path, number: int, shape: tuple[int, int]) -> np.ndarray |
         return None
     try:
         raw = path.read_bytes()
-        if hashlib.sha256(raw[:-DIGEST_BYTES]).digest() == raw[-DIGEST_BYTES:]:
+        if _digest(folder, number, raw[:-DIGEST_BYTES]) == raw[-DIGEST_BYTES:]:
             stored = np.load(BytesIO(raw[:-DIGEST_BYTES]))
             if stored.ndim == 3 and stored.shape[:2] == shape:
                 return stored

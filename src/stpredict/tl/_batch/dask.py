@@ -1,4 +1,4 @@
-"""Where slides are done: here, one by one, or on the workers of a Dask cluster."""
+"""Where slides are done: here, one by one or in several processes, or on the workers of a user's Dask cluster."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from stpredict._core.files import NEW, scratch_folder
 from stpredict.tl._batch.job import Outcome, brief
+from stpredict.tl._batch.processes import outcomes_in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,26 +32,47 @@ def dask_client() -> Any:
         return None
 
 
-def check_portable(encoder: Any, client: Any) -> None:
-    """Refuse modules as encoders on a cluster: they would travel with every slide.
+def check_jobs(n_jobs: Any, client: Any) -> None:
+    """Refuse a number of processes that is none, or one beside an active Dask client.
+
+    Raises
+    ------
+    ValueError
+        If so.
+    """
+    if not isinstance(n_jobs, int) or isinstance(n_jobs, bool) or n_jobs < 1:
+        msg = f"n_jobs must be a positive integer; got {n_jobs!r}."
+        raise ValueError(msg)
+    if n_jobs > 1 and client is not None:
+        msg = "A Dask client is active, whose workers do the slides; leave n_jobs out, or close the client first."
+        raise ValueError(msg)
+
+
+def check_portable(encoder: Any, n_jobs: int, client: Any) -> None:
+    """Refuse modules as encoders in other processes: they would travel with every slide.
 
     Raises
     ------
     TypeError
         If there is one.
     """
+    elsewhere = client is not None or n_jobs > 1
     several = encoder if isinstance(encoder, list | tuple) else [encoder]
-    if client is not None and not all(one is None or isinstance(one, str | Path) for one in several):
-        msg = "On a Dask cluster, pass encoder= as a name, or as a folder with config.json and model.safetensors."
+    if elsewhere and not all(one is None or isinstance(one, str | Path) for one in several):
+        where = "On a Dask cluster" if client is not None else "With n_jobs above 1"
+        msg = f"{where}, pass encoder= as a name, or as a folder with config.json and model.safetensors."
         raise TypeError(msg)
 
 
-def outcomes_of(job: Job, slides: Sequence[Slide], client: Any) -> Iterator[Outcome]:
+def outcomes_of(job: Job, slides: Sequence[Slide], n_jobs: int, client: Any) -> Iterator[Outcome]:
     """Do `slides`, on the workers of `client` where there is one; outcomes in the order in which slides end."""
-    if client is None or not slides:
+    if (client is None and n_jobs == 1) or not slides:
         yield from map(job.run, slides)
-    else:
-        with _on_disk(job) as portable:
+        return
+    with _on_disk(job) as portable:
+        if client is None:
+            yield from outcomes_in_processes(portable, slides, n_jobs)
+        else:
             yield from _on_workers(portable, slides, client)
 
 

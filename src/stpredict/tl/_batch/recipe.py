@@ -36,6 +36,7 @@ class Features:
     """``spot_um`` and ``niche_um``, as `stpredict.pp.tiles` takes them."""
     with_niche: bool
     niche: dict[str, Any] | None
+    stain_norm: Literal["macenko"] | None = None
 
     def make(self, adata: AnnData) -> None:
         """Write them into ``obsm``."""
@@ -44,7 +45,8 @@ class Features:
         tiles(adata, **self.windows)
         if self.niche:
             niches(adata, **self.niche)
-        encode(adata, self.encoder, key_added=self.key, niche=self.with_niche, mpp=self.mpp, show_progress=False)
+        how: dict[str, Any] = {"mpp": self.mpp, "stain_norm": self.stain_norm}
+        encode(adata, self.encoder, key_added=self.key, niche=self.with_niche, **how, show_progress=False)
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _features(key: str, encoder: Encoder, records: Sequence[Mapping[str, Any]], 
         niche = Niche.from_record(
             {"members": members, {"nearest": "k", "ring": "rings"}.get(members, "um"): float(value)}
         ).record()
-    return Features(key, encoder, float(records[0]["mpp"]), windows, with_niche, niche)
+    return Features(key, encoder, float(records[0]["mpp"]), windows, with_niche, niche, records[0].get("stain_norm"))
 
 
 def _encoder(record: Mapping[str, Any], tools: Mapping[str, Encoder]) -> Encoder | None:
