@@ -18,6 +18,7 @@ from stpredict.pl._nuclei import nuclei
 from stpredict.pl._retrieval import retrieval
 from stpredict.pl._scores import scores
 from stpredict.pl._tiles import tiles
+from stpredict.pl._trust import trust
 from stpredict.pl._tumor import tumor
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "retrieval",
     "scores",
     "tiles",
+    "trust",
     "tumor",
 ]

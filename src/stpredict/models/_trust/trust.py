@@ -131,7 +131,12 @@ class Trust:
         if verdict != INSIDE:
             why += f"; its features differ most in {told}"
         if other:
-            why += f"; it is of a patient that the model, trained on {len(set(patients))}, has not seen"
+            n = len(set(patients))
+            why += (
+                f"; it is of another patient than the {n} that the model was trained on"
+                if n > 1
+                else "; it is of another patient than that of training"
+            )
         home = trained_on[np.bincount(nearest).argmax()]
         return Judgement(verdict, distance, str(home), why, spots.astype(np.float32), other)
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stpredict._core import keys
 from stpredict._core.warning import warn
-from stpredict.models._trust.trust import OUTSIDE
+from stpredict.models._trust.trust import OUTSIDE, UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +77,16 @@ class Believed:
                 "believe its prediction; train on sections of this kind, or check the scale and the stain of the image."
             )
             warn(msg)
+
+
+def judgement_of(record: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """Verdict on the section `name` and its reason, by the `record` of a prediction."""
+    domain = record.get("domain", {})
+    if "sections" in domain:
+        several = domain["sections"]
+        row = [str(one) for one in several["names"]].index(name)
+        return str(several["verdict"][row]), str(several["why"][row])
+    return str(domain.get("verdict", UNKNOWN)), str(domain.get("why", "nothing was learned of it"))
 
 
 def outside_of(record: Mapping[str, Any], names: list[str]) -> dict[str, str]:

@@ -1,0 +1,271 @@
+"""What models say of how far they can be believed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import stpredict as st
+from stpredict.models._trust.reliability import Reliability
+from stpredict.models._trust.trust import FAR, NEAR, Judgement
+
+GENES = ["ERBB2", "COL1A1", "KRT8", "EPCAM"]
+
+
+@pytest.fixture(scope="module")
+def sections():
+    found = st.datasets.simulate(4)
+    for adata in found:
+        st.pp.tiles(adata)
+        st.pp.encode(adata, show_progress=False)
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(sections):
+    return st.tl.train(sections[:3], genes=GENES)
+
+
+def moved(adata, by: float):
+    """The same section with every feature moved by so many of its standard deviations: a stain that is not the training's."""
+    new = adata.copy()
+    for key in ("X_morphology", "X_morphology_niche"):
+        values = np.asarray(new.obsm[key])
+        new.obsm[key] = (values + by * values.std(axis=0)).astype(np.float32)
+    return new
+
+
+def two_units(rng, correlations, n=400):
+    """Measured and predicted values of two sections, whose genes correlate as told."""
+    r = np.asarray(correlations)
+    predicted = rng.normal(size=(2 * n, len(r)))
+    measured = r * predicted + np.sqrt(1 - r**2) * rng.normal(size=predicted.shape)
+    return (measured + 5).astype(np.float32), (predicted * r + 5).astype(np.float32), np.repeat([0, 1], n)
+
+
+def test_expected_correlations_are_those_reached_on_held_out_spots():
+    truth = np.repeat([0.0, 0.3, 0.6, 0.9], 10)
+    known = Reliability.learn(*two_units(np.random.default_rng(0), truth))
+    assert np.abs(known.pcc - truth).max() < 0.1
+    assert np.corrcoef(known.pcc, truth)[0, 1] > 0.98
+
+
+def test_genes_of_few_spots_are_drawn_to_genes_that_are_alike():
+    rng = np.random.default_rng(1)
+    truth = np.full(200, 0.4)
+    measured, predicted, section = two_units(rng, truth, n=20)
+    known = Reliability.learn(measured, predicted, section)
+    alone = [
+        np.mean([np.corrcoef(measured[section == s, g], predicted[section == s, g])[0, 1] for s in (0, 1)])
+        for g in range(200)
+    ]
+    assert np.std(known.pcc) < 0.6 * np.std(alone)
+    assert known.pcc.mean() == pytest.approx(np.mean(alone), abs=0.02)
+
+
+def test_intervals_hold_what_they_promise_of_skewed_errors():
+    rng = np.random.default_rng(2)
+    predicted = rng.normal(size=(2000, 5)).astype(np.float32)
+    draw = lambda: predicted + rng.exponential(size=predicted.shape) ** 2 - 2  # noqa: E731
+    low, high = Reliability.learn(draw(), predicted, np.zeros(2000, int)).interval(0.9)
+    fresh = draw() - predicted
+    assert ((fresh >= low) & (fresh <= high)).mean() == pytest.approx(0.9, abs=0.015)
+    assert ((fresh < low).mean(), (fresh > high).mean()) == pytest.approx((0.05, 0.05), abs=0.015)
+
+
+def test_genes_that_were_not_measured_get_what_genes_alike_got():
+    measured, predicted, section = two_units(np.random.default_rng(3), np.full(40, 0.5))
+    predicted[:, 0] = np.nan
+    measured[section == 1, 1] = np.nan
+    known = Reliability.learn(measured, predicted, section)
+    assert known.pcc[:2] == pytest.approx(0.5, abs=0.1)
+    assert np.isfinite(known.errors).all()
+
+
+def test_a_section_of_the_same_kind_is_inside_and_another_stain_is_not(model, sections):
+    inside, outside = (model.judge(st_section(adata)) for adata in (sections[3], moved(sections[3], 8)))
+    assert inside.verdict == "inside"
+    assert 0.5 < inside.distance < NEAR
+    assert outside.verdict == "outside"
+    assert outside.distance > FAR
+    assert "features differ most" in outside.why
+    assert inside.nearest_section in model.trained_on
+
+
+def st_section(adata):
+    from stpredict._sections.anndata import section_from_anndata
+
+    return section_from_anndata(adata)
+
+
+def test_some_spots_of_another_kind_show_one_by_one(model, sections):
+    mixed, other = sections[3].copy(), moved(sections[3], 8)
+    rows = np.arange(0, mixed.n_obs, 4)
+    for key in ("X_morphology", "X_morphology_niche"):
+        values = np.asarray(mixed.obsm[key]).copy()
+        values[rows] = other.obsm[key][rows]
+        mixed.obsm[key] = values
+    away = model.judge(st_section(mixed)).spots
+    assert away[rows].min() > np.median(np.delete(away, rows))
+    assert np.median(away[rows]) > 3 * np.median(np.delete(away, rows))
+
+
+def test_prediction_carries_reliability_distance_and_verdict(model, sections):
+    new = sections[3].copy()
+    st.tl.predict_expression(new, model, interval=0.9, std=True)
+    told = new.var.loc[GENES, [f"predicted_reliability{end}" for end in ("_lower", "", "_upper")]].to_numpy()
+    assert (np.diff(told, axis=1) >= 0).all()
+    scores = st.tl.evaluate(new, metrics=["pcc", "coverage"]).pivot_table(
+        index="gene", columns="metric", values="value"
+    )
+    assert np.abs(scores.loc[GENES, "pcc"] - told[:, 1]).mean() < 0.1
+    assert scores["coverage"].mean() == pytest.approx(0.9, abs=0.05)
+    assert new.var["predicted_reliability"].drop(GENES).isna().all()
+    assert np.median(new.obs["predicted_distance"]) == pytest.approx(
+        new.uns["predicted"]["domain"]["distance"], rel=1e-5
+    )
+    low, high, mean = (
+        np.asarray(new[:, GENES].layers[name]) for name in ("predicted_lower", "predicted_upper", "predicted")
+    )
+    counts = np.asarray(new[:, GENES].X.toarray())
+    truth = np.log1p(1e4 * counts / np.asarray(new.X.sum(axis=1)))
+    assert ((truth >= low) & (truth <= high)).mean() == pytest.approx(0.9, abs=0.05)
+    assert (low <= np.maximum(mean, 0)).all()
+
+
+def test_outside_warns_once_promises_nothing_and_is_wider(model, sections):
+    near, away = sections[3].copy(), moved(sections[3], 8)
+    st.tl.predict_expression(near, model, std=True)
+    with pytest.warns(UserWarning, match="outside of what the model was trained on") as caught:
+        st.tl.predict_expression(away, model, std=True)
+    assert len([w for w in caught if "outside" in str(w.message)]) == 1
+    assert (away.var.loc[GENES, "predicted_reliability"] == 0).all()
+    wider = np.asarray(away[:, GENES].layers["predicted_std"]) / np.asarray(near[:, GENES].layers["predicted_std"])
+    assert wider.min() > 1.1
+
+
+def test_no_tumour_is_called_outside_unless_forced(model, sections):
+    away = moved(sections[3], 8)
+    with pytest.warns(UserWarning, match="outside"):
+        st.tl.predict_expression(away, model)
+    with pytest.warns(UserWarning, match="force=True"):
+        st.tl.localize_tumor(away, markers=["ERBB2", "EPCAM"])
+    assert away.obs["tumor"].isna().all()
+    assert list(away.uns["tumor"]["withheld"]) == [st_section(away).name]
+    axes = st.pl.tumor(away, show=False)
+    assert axes[1].get_title().startswith("no tumor map")
+    st.tl.localize_tumor(away, markers=["ERBB2", "EPCAM"], force=True)
+    assert away.obs["tumor"].dtype == bool
+    assert away.obs["tumor"].any()
+
+
+def test_verdicts_of_several_sections(model, sections):
+    import anndata
+
+    several = {"near": sections[3].copy(), "far": moved(sections[3], 8)}
+    for name, adata in several.items():
+        adata.uns["spatial"] = {name: next(iter(adata.uns["spatial"].values()))}
+        adata.uns["tiles"] = {name: next(iter(adata.uns["tiles"].values()))}
+    both = anndata.concat(several, label="library_id", uns_merge="unique", index_unique="-")
+    for key in ("X_morphology", "X_morphology_niche"):
+        both.uns[key] = {k: v for k, v in sections[3].uns[key].items() if k != "sections"}
+    with pytest.warns(UserWarning, match="'far' lies outside"):
+        st.tl.predict_expression(both, model)
+    domain = both.uns["predicted"]["domain"]
+    assert domain["verdict"] == "outside"
+    assert dict(zip(domain["sections"]["names"], domain["sections"]["verdict"], strict=True)) == {
+        "near": "inside",
+        "far": "outside",
+    }
+
+
+def test_another_patient_than_the_only_one_of_training_halves_what_is_promised(sections):
+    train, new = sections[0].copy(), sections[1].copy()
+    train.obs["patient"], new.obs["patient"] = "A", "A"
+    model = st.tl.train(train, genes=GENES)
+    own = model.judge(st_section(new))
+    new.obs["patient"] = "B"
+    other = model.judge(st_section(new))
+    assert other.kept == pytest.approx(own.kept / 2)
+    assert other.verdict != "inside"
+    assert "another patient" in other.why
+
+
+def test_a_saved_model_judges_the_same_and_one_of_an_earlier_version_says_that_it_cannot(model, sections, tmp_path):
+    model.save(tmp_path / "model")
+    again = st.models.load(tmp_path / "model")
+    section = st_section(sections[3])
+    assert again.judge(section).distance == model.judge(section).distance
+    for name in [name for name in again.arrays if name.startswith(("domain_", "held_out_"))]:
+        del again.arrays[name]
+    again.save(tmp_path / "earlier")
+    earlier = st.models.load(tmp_path / "earlier")
+    new = sections[3].copy()
+    st.tl.predict_expression(new, earlier, std=True)
+    assert new.uns["predicted"]["domain"]["verdict"] == "unknown"
+    assert new.var["predicted_reliability"].isna().all()
+    std = np.asarray(new[:, GENES].layers["predicted_std"])[0]
+    assert std == pytest.approx(earlier.arrays["residual_sd"][[earlier.genes.index(g) for g in GENES]])
+
+
+@pytest.mark.parametrize("method", ["knn", "mixture", "density", "cmrcnet", "align_st"])
+def test_every_method_learns_it(method, sections):
+    networks = {"epochs": 2, "members": 1, "show_progress": False} if method in ("cmrcnet", "align_st") else {}
+    model = st.tl.train(sections[:2], method=method, genes=GENES, **networks)
+    new = sections[3].copy()
+    st.tl.predict_expression(new, model, std=True)
+    assert new.uns["predicted"]["domain"]["verdict"] in ("inside", "edge")
+    assert new.var.loc[GENES, "predicted_reliability"].between(0, 1).all()
+    assert np.isfinite(np.asarray(new[:, GENES].layers["predicted_std"])).all()
+
+
+def test_a_spread_of_its_own_is_as_wide_as_the_errors_on_held_out_spots(sections):
+    model = st.tl.train(sections[:3], method="knn", genes=GENES)
+    known = model.trust.reliability
+    inside = Judgement("inside", 1.0, "", "", np.ones(1))
+    assert known.spread * model.trust.error_width(inside, has_spread=True) == pytest.approx(known.width(), rel=1e-4)
+
+
+def test_the_mean_promises_nothing(sections):
+    model = st.tl.train(sections[:2], method="mean", genes=GENES)
+    new = sections[3].copy()
+    st.tl.predict_expression(new, model)
+    assert (new.var.loc[GENES, "predicted_reliability"] == 0).all()
+    assert new.uns["predicted"]["domain"]["verdict"] == "unknown"
+
+
+def test_measured_spots_bring_a_section_nearer(model, sections):
+    new = moved(sections[3], 3)
+    new.obs["measured"] = np.arange(new.n_obs) % 3 == 0
+    before = model.judge(st_section(new)).distance
+    adapted = st.tl.adapt(new, model, measured="measured")
+    after = adapted.judge(st_section(new))
+    assert after.distance < 0.7 * before
+    assert after.nearest_section == st_section(new).name
+
+
+def test_figure_of_trust(model, sections, tmp_path):
+    new = sections[3].copy()
+    with pytest.raises(KeyError, match="predict_expression first"):
+        st.pl.trust(new)
+    st.tl.predict_expression(new, model)
+    axes = st.pl.trust(new, show=False, save=tmp_path / "trust.png")
+    assert axes[0].get_title() == "inside of the training data"
+    drawn = axes[1].collections[0].get_array()
+    assert drawn.filled(np.nan) == pytest.approx(new.obs["predicted_distance"].to_numpy(), rel=1e-5)
+    expected = np.sort(new.var["predicted_reliability"].dropna().to_numpy())[::-1]
+    assert axes[2].lines[0].get_ydata() == pytest.approx(expected)
+
+
+def test_results_can_be_stored(model, sections, tmp_path):
+    import anndata
+
+    st.tl.predict_expression(sections[3], model, out=tmp_path / "new.zarr", interval=0.8)
+    stored = anndata.read_zarr(tmp_path / "new.zarr")
+    assert stored.uns["predicted"]["domain"]["verdict"] == "inside"
+    assert isinstance(stored.obs["predicted_distance"], pd.Series)
+    assert set(GENES) <= set(stored.var_names)
+    assert {"predicted_lower", "predicted_upper"} <= set(stored.layers)
+    assert stored.var.loc[GENES, "predicted_reliability"].notna().all()
+    new = sections[3].copy()
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        st.tl.predict_expression(new, model, interval=90)
