@@ -78,7 +78,7 @@ def predicted_store(path: Path, adata: AnnData, matrices: Sequence[str], rows: i
     path
         Where the store will be.
     adata
-        Everything but the matrices. What changes in its ``uns`` meanwhile is stored too.
+        Everything but the matrices. What changes in its ``obs``, ``var`` and ``uns`` meanwhile is stored too.
     matrices
         What to fill.
     rows
@@ -94,7 +94,8 @@ def predicted_store(path: Path, adata: AnnData, matrices: Sequence[str], rows: i
         group.attrs.update(MARK)
         yield [RowsOnDisk(_array(group, name, adata.shape, rows)) for name in matrices]
         with _whichever_format():
-            write_elem(group, "uns", dict(adata.uns))
+            for name in ("obs", "var", "uns"):
+                write_elem(group, name, dict(adata.uns) if name == "uns" else getattr(adata, name))
             zarr.consolidate_metadata(group.store)
 
 
