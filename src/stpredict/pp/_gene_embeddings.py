@@ -196,7 +196,7 @@ def _version() -> dict[str, str]:
 
 def _text(names: list[str] | None, encoder: Any) -> pd.DataFrame:
     """Vectors of the text of those genes that have one."""
-    names = facts.told(names)
+    names = facts.with_facts(names)
     if encoder is None or not names:
         return _frame(facts.text_table(names), names, "text")
     return _frame(text_encoder(encoder)(facts.gene_facts(names)["description"].tolist()), names, "text")
@@ -262,9 +262,9 @@ def _report_missing(names: list[str], parts: dict[str, pd.DataFrame]) -> None:
             (f"{also}are not known as human genes", [name for name in missing if name not in known]),
             (f"{also}have no annotation", [name for name in missing if name in known]),
         ]
-    told = "; ".join(f"{len(some)} {why}: {symbols.describe_missing(some)}" for why, some in reasons if some)
+    listed = "; ".join(f"{len(some)} {why}: {symbols.describe_missing(some)}" for why, some in reasons if some)
     if len(missing) == len(names):
-        msg = f"None of the {len(names)} genes has an embedding: {told}."
+        msg = f"None of the {len(names)} genes has an embedding: {listed}."
         raise ValueError(msg)
-    msg = f"{len(missing)} of {len(names)} genes have no embedding and are left out: {told}."
+    msg = f"{len(missing)} of {len(names)} genes have no embedding and are left out: {listed}."
     warn(msg)
