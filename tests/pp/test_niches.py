@@ -51,12 +51,12 @@ def opened(adata):
 @pytest.mark.parametrize(
     ("kind", "options", "expected"),
     [
-        ("square", {"members": "nearest", "k": 4}, {7, 11, 12, 13, 17}),
+        ("square", {"members": "nearest", "n_neighbors": 4}, {7, 11, 12, 13, 17}),
         ("square", {"members": "ring"}, {6, 7, 8, 11, 12, 13, 16, 17, 18}),
         ("square", {"members": "ring", "rings": 2}, set(range(25))),
         ("square", {"members": "window", "um": 200.0}, {6, 7, 8, 11, 12, 13, 16, 17, 18}),  # borders belong to it
         ("square", {"members": "window", "um": 190.0}, {12}),
-        ("hexagonal", {"members": "nearest", "k": 6}, {6, 7, 11, 12, 13, 16, 17}),
+        ("hexagonal", {"members": "nearest", "n_neighbors": 6}, {6, 7, 11, 12, 13, 16, 17}),
         ("hexagonal", {"members": "ring"}, {6, 7, 11, 12, 13, 16, 17}),
         ("hexagonal", {"members": "window", "um": 200.0}, {6, 7, 11, 12, 13, 16, 17}),
     ],

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stpredict._core.warning import warn
+from stpredict._genes.markers import marker_genes
+from stpredict._genes.symbols import describe_missing, match
+from stpredict.pp import gene_panel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -65,8 +68,6 @@ def wanted_genes(
 
 
 def _markers(name: str, wanted: str | Iterable[str], shared: Sequence[str]) -> list[str]:
-    from stpredict._genes.markers import marker_genes
-    from stpredict._genes.symbols import describe_missing, match
 
     if name in ("all", "HEG", "HVG"):
         msg = f"markers has a set {name!r}, which is the name of a panel of its own; call it something else."
@@ -93,8 +94,6 @@ def choose_panels(
     table_key: str | None,
 ) -> dict[str, list[str]]:
     """Panels ``"HEG"``, ``"HVG"``, the markers and ``"all"``, chosen on `train` among genes that all sections share."""
-    from stpredict.pp import gene_panel
-
     eligible = set(shared if genes is None else genes)
     options = {"n_top": len(shared) + 10**6, "among": len(shared) + 10**6, "min_counts": min_counts}
     options |= {"table_key": table_key} | ({"exclude": ()} if genes is not None else {})

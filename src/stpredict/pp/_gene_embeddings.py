@@ -10,12 +10,14 @@ import pandas as pd
 
 from stpredict._core.checks import one_of
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.version import __version__
 from stpredict._core.warning import warn
 from stpredict._genes import facts, symbols
 from stpredict._genes.text_vectors import encoder_name, text_encoder
 from stpredict._sections.open import Where, listed
 from stpredict._sections.references import open_reference
 from stpredict._sections.stored import are_stored, stores_in
+from stpredict.pp._coexpression import coexpression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -189,8 +191,6 @@ def _check_arguments(source: str, reference: object, encoder: object, n_dims: in
 
 
 def _version() -> dict[str, str]:
-    from stpredict._core.version import __version__
-
     return {"stpredict": __version__}
 
 
@@ -210,8 +210,6 @@ def _coexpression(
     where: Where,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Vectors of the co-expression of those genes that vary in the references."""
-    from stpredict.pp._coexpression import coexpression
-
     opened = _open(reference, where)
     vectors, made = coexpression(opened, n_dims=n_dims, min_counts=min_counts)
     if names is not None:
