@@ -45,7 +45,7 @@ CHANGES = {
     "no L2 norm, τ = 1": {"normalise": False, "temperature": 1.0, "weighted": False},
     "plain mean of 50": {"weighted": False, "neighbours": 50},
     "raw genes": {"standardise_genes": False},
-    "sections not levelled": {"level_sections": False},
+    "section means not aligned": {"level_sections": False},
     "no niche tokens": {"features": SPOT_ONLY},
     "three networks (default)": {"members": 3},
 }

@@ -10,6 +10,7 @@ reading alone. Blocks are of her2st C2 (``STPREDICT_DATA``) where it is there, e
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import numpy as np
@@ -83,6 +84,7 @@ def real_or_simulated():
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| seed | method | nuclei / truth | area / truth | in spots / truth | r of spots | F1 |")
     print("|---|---|---|---|---|---|---|")
     for seed in SEEDS:

@@ -11,6 +11,7 @@ the choice of genes is what they are about.
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import numpy as np
@@ -252,6 +253,7 @@ def intervals(sister: list[Fold], to_c: list[Fold], to_b: list[Fold]) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     start = time.time()
     sections = {name: load(name) for name in ("B4", *C)}
     sister = [Fold([a for n, a in sections.items() if n != name], sections[name]) for name in C]

@@ -9,6 +9,8 @@ spots, stratified by class: they say nothing about other patients.
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -16,6 +18,7 @@ import stpredict as st
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     new = st.datasets.her2st_midres("A1")
     train = [st.datasets.her2st(name) for name in ("B4", "C2", "C3", "C4", "C5")]
     st.pp.tiles(new)

@@ -39,26 +39,11 @@ PRIVATE = {
 """(importing module, name): underscored names that may be imported from another package."""
 
 LATE = {
-    "stpredict._benchmark.jobs",
-    "stpredict._benchmark.methods",
-    "stpredict._benchmark.panels",
-    "stpredict._benchmark.study",
-    "stpredict._core.checks",
-    "stpredict._genes.text_vectors",
     "stpredict.datasets._simulate",
-    "stpredict.models._aligned.model",
-    "stpredict.models._base.files",
     "stpredict.models.align_st._model",
     "stpredict.models.align_st._reference",
-    "stpredict.models.align_st._slides",
-    "stpredict.models.cmrcnet._model",
-    "stpredict.models.st_align._model",
-    "stpredict.pl._gene_neighbors",
-    "stpredict.pp._gene_embeddings",
-    "stpredict.pp._nuclei",
     "stpredict.tl._batch.job",
     "stpredict.tl._batch.recipe",
-    "stpredict.tl._predict_many",
 }
 """Modules that still import light modules inside functions: take one out when its imports are moved, add none."""
 

@@ -25,7 +25,7 @@ def test_the_line_is_the_callers_whether_the_warning_is_near_or_deep(section):
         warn("near")
 
     def deep():
-        st.pp.niches(section, members="nearest", k=section.n_obs + 1)
+        st.pp.niches(section, members="nearest", n_neighbors=section.n_obs + 1)
 
     for function, match in ((near, "near"), (deep, "other spots")):
         assert told_at(function, match) == (__file__, function.__code__.co_firstlineno + 1)

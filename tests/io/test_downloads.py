@@ -169,7 +169,7 @@ def test_visium_tells_spots_off_the_tissue_and_other_features(tmp_path, write_vi
     with pytest.warns(UserWarning, match="read without") as told:
         adata = st.read_visium(tmp_path / "run", library_id="S1")
     assert adata.shape == (56, 3)
-    assert [str(w.message) for w in told] == [
+    assert [str(w.message) for w in told if "read without" in str(w.message)] == [
         "Section 'S1' is read without 1 of 4 features, which are no genes (Antibody Capture); "
         "8 of 64 spots, which lie off the tissue (in_tissue is 0)."
     ]
@@ -191,7 +191,7 @@ def test_st_tells_spots_that_one_table_lacks(tmp_path):
     with pytest.warns(UserWarning, match="read without") as told:
         adata = st.read_st(tmp_path / "c.tsv", tmp_path / "s.tsv")
     assert adata.obs_names.tolist() == names[1:]
-    assert [str(w.message) for w in told] == [
+    assert [str(w.message) for w in told if "read without" in str(w.message)] == [
         "Section 'c' is read without 1 of 4 spots with counts, which s.tsv does not name or select; "
         "2 of 5 places, for which c.tsv has no counts."
     ]

@@ -11,7 +11,7 @@ from stpredict._genes import facts
 from stpredict._sections.open import open_sections
 from stpredict.models._data.table import training_table
 from stpredict.models.align_st import _genes
-from stpredict.models.align_st._genes import gene_space, largest_cosine, own_coordinates, told_by_text
+from stpredict.models.align_st._genes import gene_space, largest_cosine, own_coordinates, predicted_from_text
 from stpredict.models.align_st._reference import learn_reference
 
 NAMES = [f"GENE{i}" for i in range(15)]
@@ -63,7 +63,7 @@ def test_levels_and_deviations_are_those_of_training(table):
     )
     np.testing.assert_allclose(space.sd, centred.std(axis=0), rtol=1e-3)
     assert space.names == NAMES
-    assert not space.told.any()
+    assert not space.from_text.any()
     assert np.isnan(space.by_text).all()
 
 
@@ -154,22 +154,22 @@ def test_levels_are_moved_to_those_of_training(table, reference):
 def test_seen_genes_that_no_reference_measures_lie_where_training_says(table, reference):
     whole = gene_space(table, NAMES, reference=place([reference], NAMES), axes=6)
     part = gene_space(table, NAMES, reference=place([reference[:, 2:].copy()], NAMES), axes=6)
-    assert not part.told.any()
+    assert not part.from_text.any()
     alike = lambda space: np.corrcoef(space.coordinates)[:2, 2:]  # noqa: E731
     assert np.corrcoef(alike(whole).ravel(), alike(part).ravel())[0, 1] > 0.5
 
 
-# ---------------------------------------------------------------------- told by text
+# ---------------------------------------------------------------------- predicted from text
 
 
 def test_leaving_a_gene_out_equals_learning_without_it(monkeypatch):
     """The same penalty, so that only the shortcut is put to the test."""
     text, measured = text_and_truth()
-    _, left_out = told_by_text(text, measured)
+    _, left_out = predicted_from_text(text, measured)
     size = np.square(text - text.mean()).to_numpy().sum()
     for penalty in (0.01, 1.0, 100.0):
         monkeypatch.setattr(_genes, "PENALTIES", (penalty,))
-        _, left_out = told_by_text(text, measured)
+        _, left_out = predicted_from_text(text, measured)
         for gene in ("g0", "g17", "g59"):
             x, y = text.drop(index=gene).to_numpy(), measured.drop(index=gene).to_numpy()
             weights = np.linalg.solve(
@@ -180,30 +180,30 @@ def test_leaving_a_gene_out_equals_learning_without_it(monkeypatch):
             np.testing.assert_allclose(left_out.loc[gene], expected, rtol=1e-6, atol=1e-8)
 
 
-def test_a_gene_of_which_only_text_is_known_is_told_by_ridge(monkeypatch):
+def test_a_gene_of_which_only_text_is_known_is_placed_by_ridge(monkeypatch):
     text, measured = text_and_truth()
     known = measured.iloc[:50]
-    told, left_out = told_by_text(text, known)
-    assert list(told.index) == list(text.index)
+    predicted, left_out = predicted_from_text(text, known)
+    assert list(predicted.index) == list(text.index)
     assert list(left_out.index) == list(known.index)
     for column in measured:
-        assert np.corrcoef(told.loc["g50":, column], measured.loc["g50":, column])[0, 1] > 0.9
+        assert np.corrcoef(predicted.loc["g50":, column], measured.loc["g50":, column])[0, 1] > 0.9
 
 
 def test_text_that_says_nothing_tells_the_mean():
     text, measured = text_and_truth(n=100)
     silent = pd.DataFrame(np.random.default_rng(5).standard_normal((100, 40)), index=text.index)
-    told, _ = told_by_text(silent, measured.iloc[:60])
-    assert (told.iloc[60:] - measured.iloc[:60].mean()).std().max() < 0.4 * measured.std().min()
+    predicted, _ = predicted_from_text(silent, measured.iloc[:60])
+    assert (predicted.iloc[60:] - measured.iloc[:60].mean()).std().max() < 0.4 * measured.std().min()
 
 
 @pytest.mark.parametrize("n", [19, 20])
 def test_too_few_genes_teach_nothing(n):
     text, measured = text_and_truth()
-    told, left_out = told_by_text(text, measured.iloc[:n])
-    assert len(told) == (60 if n == 20 else 0)
+    predicted, left_out = predicted_from_text(text, measured.iloc[:n])
+    assert len(predicted) == (60 if n == 20 else 0)
     assert len(left_out) == (20 if n == 20 else 0)
-    assert told_by_text(None, measured)[0].empty
+    assert predicted_from_text(None, measured)[0].empty
 
 
 def test_genes_in_two_dimensions_of_a_thousand(monkeypatch):
@@ -211,12 +211,12 @@ def test_genes_in_two_dimensions_of_a_thousand(monkeypatch):
     text, measured = text_and_truth(d=2, noise=0)
     wide = pd.concat([text, pd.DataFrame(np.zeros((60, 998)), index=text.index)], axis=1)
     wide.columns = range(1000)
-    told, left_out = told_by_text(wide, measured.iloc[:40])
-    np.testing.assert_allclose(told.iloc[40:], measured.iloc[40:], atol=0.1)
+    predicted, left_out = predicted_from_text(wide, measured.iloc[:40])
+    np.testing.assert_allclose(predicted.iloc[40:], measured.iloc[40:], atol=0.1)
     assert np.isfinite(left_out.to_numpy()).all()
 
 
-def test_the_space_says_who_is_told(table):
+def test_the_space_says_whose_coordinates_come_from_text(table):
     both = pd.DataFrame(
         np.random.default_rng(0).standard_normal((20, 8)), index=[*NAMES[:14], *(f"NEW{i}" for i in range(6))]
     )
@@ -229,7 +229,7 @@ def test_the_space_says_who_is_told(table):
     )
     space = gene_space(wide, names, text=both, axes=4)
     assert space.names == [*names, *(f"NEW{i}" for i in range(6))]
-    assert space.told.tolist() == [0] * 30 + [1] * 6
+    assert space.from_text.tolist() == [0] * 30 + [1] * 6
     assert np.isfinite(space.by_text[:29]).all()
     assert np.isnan(space.by_text[29]).all()
     assert (space.sd > 0).all()

@@ -13,7 +13,7 @@ def space(coordinates, variance):
         names=[f"G{i}" for i in range(n)],
         coordinates=np.asarray(coordinates, dtype=np.float32),
         variance=np.asarray(variance, dtype=np.float32),
-        told=nothing,
+        from_text=nothing,
         level=nothing,
         sd=nothing + 1,
         nearest=nothing,

@@ -149,7 +149,7 @@ def test_genes_that_a_section_lacks_count_as_average(sections):
 
 def test_niches_of_another_kind_are_refused(sections):
     model, new = train(sections[:3], epochs=1), sections[3]
-    st.pp.niches(new, members="nearest", k=6)
+    st.pp.niches(new, members="nearest", n_neighbors=6)
     with pytest.raises(ValueError, match=r"niches 'nearest 6', where .* 'window 560'.*members='window', um=560"):
         st.tl.embed(new, model, use="expression")
     assert "X_st_align" not in new.obsm

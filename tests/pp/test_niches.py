@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 import stpredict as st
-from stpredict._sections.niches import niche_matrix
+from stpredict._sections.niches import call, niche_matrix
 from stpredict._sections.open import open_sections
 from stpredict.models._data.features import check_features, describe_features
 from stpredict.pp._encoders.windows import plan_cuts
@@ -51,12 +51,12 @@ def opened(adata):
 @pytest.mark.parametrize(
     ("kind", "options", "expected"),
     [
-        ("square", {"members": "nearest", "k": 4}, {7, 11, 12, 13, 17}),
+        ("square", {"members": "nearest", "n_neighbors": 4}, {7, 11, 12, 13, 17}),
         ("square", {"members": "ring"}, {6, 7, 8, 11, 12, 13, 16, 17, 18}),
         ("square", {"members": "ring", "rings": 2}, set(range(25))),
         ("square", {"members": "window", "um": 200.0}, {6, 7, 8, 11, 12, 13, 16, 17, 18}),  # borders belong to it
         ("square", {"members": "window", "um": 190.0}, {12}),
-        ("hexagonal", {"members": "nearest", "k": 6}, {6, 7, 11, 12, 13, 16, 17}),
+        ("hexagonal", {"members": "nearest", "n_neighbors": 6}, {6, 7, 11, 12, 13, 16, 17}),
         ("hexagonal", {"members": "ring"}, {6, 7, 11, 12, 13, 16, 17}),
         ("hexagonal", {"members": "window", "um": 200.0}, {6, 7, 11, 12, 13, 16, 17}),
     ],
@@ -189,7 +189,7 @@ def test_an_isolated_spot_is_its_own_niche():
 def test_a_section_smaller_than_k_gives_all_its_spots():
     adata = grid(2)
     with pytest.warns(UserWarning, match=r"no 5 other spots: s \(4\)"):
-        st.pp.niches(adata, members="nearest", k=5)
+        st.pp.niches(adata, members="nearest", n_neighbors=5)
     np.testing.assert_allclose(adata.obsp["niches"].toarray(), 0.25)
     lone = grid(1)
     with pytest.warns(UserWarning, match="1 of 1 spots are alone"), pytest.warns(UserWarning, match="no 3 other"):
@@ -330,16 +330,27 @@ def test_models_refuse_features_of_other_niches():
 # ---------------------------------------------------------------------------------------------- bad input
 
 
+def test_the_old_name_of_n_neighbors_still_works():
+    """What is stored keeps its name, so files written before and after are alike."""
+    old, new = grid(), grid()
+    with pytest.warns(FutureWarning, match="k= is called n_neighbors= now"):
+        st.pp.niches(old, members="nearest", k=5)
+    st.pp.niches(new, members="nearest", n_neighbors=5)
+    np.testing.assert_array_equal(old.obsp["niches"].toarray(), new.obsp["niches"].toarray())
+    assert old.uns["niches"]["k"] == new.uns["niches"]["k"] == 5
+    assert call("nearest 5", None) == "stpredict.pp.niches(adata, members='nearest', n_neighbors=5)"
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
         ({"members": "cube"}, "members must be one of 'window', 'nearest', 'ring'; got 'cube'"),
-        ({"members": "nearest", "k": 0}, "k must be a whole number of at least 1; got 0"),
-        ({"members": "nearest", "k": 2.5}, "k must be a whole number"),
+        ({"members": "nearest", "n_neighbors": 0}, "n_neighbors must be a whole number of at least 1; got 0"),
+        ({"members": "nearest", "n_neighbors": 2.5}, "n_neighbors must be a whole number"),
         ({"members": "ring", "rings": -1}, "rings must be a whole number"),
         ({"um": 0}, "must be positive; got 0"),
         ({"um": float("nan")}, "must be positive"),
-        ({"k": 6}, "k=6 belongs to members='nearest', but members='window'"),
+        ({"n_neighbors": 6}, "n_neighbors=6 belongs to members='nearest', but members='window'"),
         ({"members": "ring", "um": 200}, "um=200 belongs to members='window'"),
     ],
 )

@@ -15,6 +15,7 @@ from stpredict._benchmark import duplicates
 from stpredict._benchmark.methods import seeded
 from stpredict._benchmark.panels import choose_panels
 from stpredict._benchmark.store import ResultStore
+from stpredict._core.device import resolve_device
 from stpredict._core.settings import settings
 from stpredict._evaluation.scoring import noise_ceilings, score
 from stpredict._sections.open import Where, open_sections, table_of
@@ -107,11 +108,8 @@ def _workers(study: Study, n_jobs: int | None) -> int:
         return n_jobs
     from joblib import cpu_count
 
-    if any(seeded(spec) for spec in study.specs.values()):
-        from stpredict._core.device import resolve_device
-
-        if resolve_device().type != "cpu":
-            return 1
+    if any(seeded(spec) for spec in study.specs.values()) and resolve_device().type != "cpu":
+        return 1
     held = sum(map(_bytes, study.data))
     return max(1, min(cpu_count(), int(_free_bytes() / (WORKER_GIB * GIB + 2 * held))))
 

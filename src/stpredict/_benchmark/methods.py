@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from stpredict._core.checks import one_of
+from stpredict.models._data.features import check_features, describe_features, find_features
 from stpredict.models.fit import fit, own_arguments
 from stpredict.models.methods import METHODS
 
@@ -88,8 +89,6 @@ def check_image_features(
     ValueError
         As `tl.train` would, but for all sections at once.
     """
-    from stpredict.models._data.features import check_features, describe_features, find_features
-
     for spec in specs.values():
         if _model(spec).uses_features:
             expected = describe_features(sections[0], find_features(sections, spec.get("features", features)))

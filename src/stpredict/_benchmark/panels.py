@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 from stpredict._core.names import gene_names
 from stpredict._core.warning import warn
+from stpredict._genes.markers import marker_genes
+from stpredict._genes.symbols import describe_missing, match
 from stpredict._sections.measured import measured_everywhere
+from stpredict.pp import gene_panel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -67,8 +70,6 @@ def wanted_genes(
 
 
 def _markers(name: str, wanted: str | Iterable[str], shared: Sequence[str]) -> list[str]:
-    from stpredict._genes.markers import marker_genes
-    from stpredict._genes.symbols import describe_missing, match
 
     if name in ("all", "HEG", "HVG"):
         msg = f"markers has a set {name!r}, which is the name of a panel of its own; call it something else."
@@ -95,8 +96,6 @@ def choose_panels(
     table_key: str | None,
 ) -> dict[str, list[str]]:
     """Panels ``"HEG"``, ``"HVG"``, the markers and ``"all"``, chosen on `train` among genes that all sections share."""
-    from stpredict.pp import gene_panel
-
     eligible = set(shared if genes is None else genes)
     options = {"n_top": len(shared) + 10**6, "among": len(shared) + 10**6, "min_counts": min_counts}
     options |= {"table_key": table_key} | ({"exclude": ()} if genes is not None else {})

@@ -11,7 +11,9 @@ import numpy as np
 from stpredict._benchmark import duplicates
 from stpredict._benchmark.methods import check_image_features, method_specs
 from stpredict._benchmark.panels import shared_genes, wanted_genes
+from stpredict._core.checks import one_of, raw_counts
 from stpredict._core.settings import settings
+from stpredict._core.version import __version__
 from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, check_deep_spots
 from stpredict._sections.groups import section_groups
 from stpredict._sections.open import Where, listed, open_all, separate, table_of, unique_names
@@ -51,8 +53,6 @@ class Study:
 
     def plan(self) -> dict[str, Any]:
         """Everything that numbers depend on beside the method, for the store."""
-        from stpredict._core.version import __version__
-
         own = ("n_genes", "markers", "metrics", "group_key", "features", "min_counts", "genes")
         return {
             "sections": self.digests,
@@ -79,8 +79,6 @@ def open_study(
     where: Where,
 ) -> Study:
     """Check everything that can be checked before anything is trained, planted leaks included."""
-    from stpredict._core.checks import one_of
-
     specs = method_specs(methods)
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     for metric in metrics:
@@ -137,8 +135,6 @@ def _digests(
 ) -> dict[str, str]:
     """Fingerprint of every section (counts, gene names, features) and reference, by name."""
     import hashlib
-
-    from stpredict._core.checks import raw_counts
 
     asked = {key for spec in specs.values() for key in np.atleast_1d(spec.get("features") or [])} | set(features or [])
     digests = {}

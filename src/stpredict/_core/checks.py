@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from stpredict._core import keys
 from stpredict._core.names import meant
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def raw_counts(adata: AnnData) -> Matrix:
     ValueError
         If there is no matrix, or it has NaN, negative or fractional values.
     """
-    from stpredict._core import keys
-
     where = f"layers[{keys.COUNTS!r}]" if keys.COUNTS in adata.layers else "X"
     matrix = adata.layers.get(keys.COUNTS, adata.X)
     if matrix is None or adata.n_vars == 0:

@@ -88,8 +88,8 @@ def describe(symbol: str, name: str, terms: dict[str, list[str]]) -> str:
     return f"{symbol}: {name}.{''.join(said)}"
 
 
-def told(genes: Iterable[str] | None = None) -> list[str]:
-    """Those of `genes`, by default of all, of which something is known: a term, or a name that tells something."""
+def with_facts(genes: Iterable[str] | None = None) -> list[str]:
+    """Those of `genes`, by default of all, of which a fact is known: a term, or a name that describes."""
     approved = symbols.table()["symbol"]
     if genes is None:
         return approved.iloc[states().named].tolist()
@@ -154,7 +154,7 @@ def text_table(genes: Sequence[str]) -> np.ndarray:
 @lru_cache(maxsize=1)
 def texts() -> pd.DataFrame:
     """`text_table` of all genes of which something is known, by symbol; not to be changed."""
-    approved = told()
+    approved = with_facts()
     return pd.DataFrame(text_table(approved), index=pd.Index(approved, dtype=str))
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.device import resolve_device
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -57,8 +59,6 @@ def _load(encoder: str):
     except ImportError as error:
         msg = f"The text encoder {encoder!r} needs more packages: pip install 'stpredict[text]'"
         raise ImportError(msg) from error
-    from stpredict._core.device import resolve_device
-
     try:
         return SentenceTransformer(
             _minilm_folder() if encoder == MINILM else encoder,

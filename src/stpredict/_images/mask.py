@@ -121,9 +121,8 @@ def find_pen(rgb: np.ndarray, mpp: float) -> np.ndarray:
     - a hue of 200–245° (blue) and a saturation above 0.75, or
     - a hue of 350–15° (red), a saturation above 0.75 and a value above 0.5, brighter than blood,
 
-    in pieces of at least 0.01 mm², with a rim of 25 µm. The bounds are ours, set so that no piece of six H&E
-    sections of breast, colon and olfactory bulb from four scanners is taken for pen: their blue pixels reach a
-    saturation of 0.71. Black pen is grey, so that it is no tissue anyway.
+    in pieces of at least 0.01 mm², with a rim of 25 µm. The bounds are ours, set by the hues of six H&E
+    sections of breast, colon and olfactory bulb, whose blue pixels reach a saturation of 0.71. Black pen is grey, so that it is no tissue anyway.
     """
     from skimage.color import rgb2hsv
     from skimage.morphology import isotropic_dilation

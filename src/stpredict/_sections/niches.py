@@ -30,6 +30,9 @@ MOST_LINKS = 50_000_000
 
 MEMBERS = ("window", "nearest", "ring")
 PARAMETER = {"window": "um", "nearest": "k", "ring": "rings"}
+"""Names under which ``uns["niches"]`` keeps the number that defines a kind of niche."""
+ARGUMENT = PARAMETER | {"nearest": "n_neighbors"}
+"""What `stpredict.pp.niches` calls them."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def call(niche: str, um: float | None) -> str:
     if members == "window":
         given += [f"um={um:g}"] if um else []
     else:
-        given.append(f"{PARAMETER[members]}={value}")
+        given.append(f"{ARGUMENT[members]}={value}")
     return f"stpredict.pp.niches(adata, {', '.join(given)})"
 
 

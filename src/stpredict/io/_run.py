@@ -160,7 +160,7 @@ def _spatial_folder(folder: Path, sample: str) -> tuple[Path, str]:
         return folder / "spatial", sample
     factors = called(folder, re.escape(SCALE_FACTORS), sample)
     pattern = re.compile(rf"{BEFORE}(spatial|{re.escape(SCALE_FACTORS)}(\.gz)?)")
-    samples = sorted({(pattern.fullmatch(p.name) or [""])["sample"] or "" for p in (*named, *factors)})
+    samples = sorted({match["sample"] or "" for p in (*named, *factors) if (match := pattern.fullmatch(p.name))})
     if len(samples) > 1 and sample not in samples:
         msg = (
             f"{folder} holds {len(samples)} sections ({', '.join(samples[:5])}{', …' if len(samples) > 5 else ''}). "

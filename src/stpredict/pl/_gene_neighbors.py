@@ -10,6 +10,7 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.renamed import renamed
 from stpredict._genes import symbols
 from stpredict.pl import _canvas
+from stpredict.pp._gene_embeddings import check_embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,8 +79,6 @@ def gene_neighbors(
     >>> ax.get_yticklabels()[0].get_text()
     'COL1A2'
     """
-    from stpredict.pp._gene_embeddings import check_embeddings
-
     embeddings = check_embeddings(embeddings)
     if not n_neighbors >= 1:
         msg = f"n_neighbors must be at least 1, got {n_neighbors!r}."

@@ -10,12 +10,14 @@ import pandas as pd
 
 from stpredict._core.checks import one_of
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.version import __version__
 from stpredict._core.warning import warn
 from stpredict._genes import facts, symbols
 from stpredict._genes.text_vectors import encoder_name, text_encoder
 from stpredict._sections.open import Where, listed
 from stpredict._sections.references import open_reference
 from stpredict._sections.stored import are_stored, stores_in
+from stpredict.pp._coexpression import coexpression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -189,14 +191,12 @@ def _check_arguments(source: str, reference: object, encoder: object, n_dims: in
 
 
 def _version() -> dict[str, str]:
-    from stpredict._core.version import __version__
-
     return {"stpredict": __version__}
 
 
 def _text(names: list[str] | None, encoder: Any) -> pd.DataFrame:
     """Vectors of the text of those genes that have one."""
-    names = facts.told(names)
+    names = facts.with_facts(names)
     if encoder is None or not names:
         return _frame(facts.text_table(names), names, "text")
     return _frame(text_encoder(encoder)(facts.gene_facts(names)["description"].tolist()), names, "text")
@@ -210,8 +210,6 @@ def _coexpression(
     where: Where,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Vectors of the co-expression of those genes that vary in the references."""
-    from stpredict.pp._coexpression import coexpression
-
     opened = _open(reference, where)
     vectors, made = coexpression(opened, n_dims=n_dims, min_counts=min_counts)
     if names is not None:
@@ -262,9 +260,9 @@ def _report_missing(names: list[str], parts: dict[str, pd.DataFrame]) -> None:
             (f"{also}are not known as human genes", [name for name in missing if name not in known]),
             (f"{also}have no annotation", [name for name in missing if name in known]),
         ]
-    told = "; ".join(f"{len(some)} {why}: {symbols.describe_missing(some)}" for why, some in reasons if some)
+    listed = "; ".join(f"{len(some)} {why}: {symbols.describe_missing(some)}" for why, some in reasons if some)
     if len(missing) == len(names):
-        msg = f"None of the {len(names)} genes has an embedding: {told}."
+        msg = f"None of the {len(names)} genes has an embedding: {listed}."
         raise ValueError(msg)
-    msg = f"{len(missing)} of {len(names)} genes have no embedding and are left out: {told}."
+    msg = f"{len(missing)} of {len(names)} genes have no embedding and are left out: {listed}."
     warn(msg)

@@ -10,6 +10,7 @@ from scipy import sparse
 from stpredict._core import keys
 from stpredict._core.checks import one_of
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.renamed import renamed
 from stpredict._core.warning import warn
 from stpredict._sections.niches import MEMBERS, Niche, find_boxes, find_members
 from stpredict._sections.open import Opened, Where
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
 
 
+@renamed(k="n_neighbors")
 @with_shared_texts
 def niches(
     data: Data,
     *,
     members: Literal["window", "nearest", "ring"] = "window",
     um: float | None = None,
-    k: int = 3,
+    n_neighbors: int = 3,
     rings: int = 1,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -44,13 +46,13 @@ def niches(
         One or several sections, with spot centres in full-resolution pixels. Their image is not read.
     members
         ``"window"``: the spots whose centre lies in a square around the spot, which is the niche image too.
-        ``"nearest"``: the spot and the `k` spots nearest to it. ``"ring"``: the spot and those up to `rings` steps
+        ``"nearest"``: the spot and the `n_neighbors` spots nearest to it. ``"ring"``: the spot and those up to `rings` steps
         away on the lattice (8 spots in one step on legacy ST, 6 on Visium). The image of the last two is the box
         around the spot windows of all members.
     um
         Side of the window, µm; by default the niche window of `stpredict.pp.tiles`, or 560 µm. ST-Align took 200 µm
         in its first version.
-    k
+    n_neighbors
         Number of nearest spots; ST-Align takes 3 in its later version. Spots equally far are chosen arbitrarily.
     rings
         Steps on the lattice.
@@ -76,13 +78,13 @@ def niches(
     Warns
     -----
     UserWarning
-        If spots are alone in their niche, or a section has no `k` other spots: its niches hold all of its spots.
+        If spots are alone in their niche, or a section has no `n_neighbors` other spots: its niches hold all of its spots.
 
     Examples
     --------
     >>> import stpredict as st
     >>> adata = st.datasets.simulate()
-    >>> st.pp.niches(adata, members="nearest", k=3)
+    >>> st.pp.niches(adata, members="nearest", n_neighbors=3)
     >>> niche_counts = adata.obsp["niches"] @ adata.X
     >>> adata.uns["niches"]["libraries"]["sim_1"]["mean"]
     4.0
@@ -91,14 +93,14 @@ def niches(
     ----------
     ST-Align: Lin et al., arXiv:2411.16793 (2024).
     """
-    _check(members, um, k, rings)
+    _check(members, um, n_neighbors, rings)
     opened = Opened(data, Where(library_key, table_key), copy=copy)
     adata, sections = opened.table, opened.sections
     if not sum(map(len, sections)):
         msg = "There are no spots, so there are no niches."
         raise ValueError(msg)
     um = float(um or _common_window(adata.uns.get(keys.TILES, {})))
-    niche = Niche(members, um=um, k=int(k), rings=int(rings))
+    niche = Niche(members, um=um, k=int(n_neighbors), rings=int(rings))
 
     rows, columns, shares = [], [], []
     boxes = np.full((adata.n_obs, 4), np.nan)
@@ -121,17 +123,21 @@ def niches(
     return opened.result
 
 
-def _check(members: str, um: float | None, k: int, rings: int) -> None:
+def _check(members: str, um: float | None, n_neighbors: int, rings: int) -> None:
     one_of(members, MEMBERS, "members")
     if um is not None and not 0 < um < np.inf:
         msg = f"um is the side of a window in µm and must be positive; got {um!r}."
         raise ValueError(msg)
-    for name, value in (("k", k), ("rings", rings)):
+    for name, value in (("n_neighbors", n_neighbors), ("rings", rings)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             msg = f"{name} must be a whole number of at least 1; got {value!r}."
             raise ValueError(msg)
-    meant = {"window": um is not None, "nearest": k != 3, "ring": rings != 1}
-    for kind, parameter in (("window", f"um={um}"), ("nearest", f"k={k}"), ("ring", f"rings={rings}")):
+    meant = {"window": um is not None, "nearest": n_neighbors != 3, "ring": rings != 1}
+    for kind, parameter in (
+        ("window", f"um={um}"),
+        ("nearest", f"n_neighbors={n_neighbors}"),
+        ("ring", f"rings={rings}"),
+    ):
         if meant[kind] and members != kind:
             msg = f"{parameter} belongs to members={kind!r}, but members={members!r} was asked for."
             raise ValueError(msg)

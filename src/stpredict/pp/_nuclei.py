@@ -13,6 +13,7 @@ from stpredict._core.settings import settings
 from stpredict._core.warning import warn
 from stpredict._sections.open import Opened, Where
 from stpredict._sections.scale import SPOT_UM
+from stpredict._sections.spatialdata import region_centres
 from stpredict.pp._nuclei_detection.backends import segmenter
 from stpredict.pp._nuclei_detection.blocks import COLUMNS, MPP, WorkingSlide, find_nuclei
 from stpredict.pp._nuclei_detection.maps import CHANNELS, check_nuclei, nuclei_maps, pairs
@@ -239,8 +240,6 @@ def _shapes(
     from shapely import Polygon
     from spatialdata.models import ShapesModel
     from spatialdata.transformations import get_transformation
-
-    from stpredict._sections.spatialdata import region_centres
 
     image = region_centres(sdata, adata, region=region, image_key=image_key).image_key
     frame = GeoDataFrame(dict(zip(COLUMNS[2:], table[:, 2:].T, strict=True)), geometry=[Polygon(o) for o in outlines])

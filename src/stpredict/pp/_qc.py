@@ -80,7 +80,7 @@ def tissue_mask(
     .. [1] Otsu, A threshold selection method from gray-level histograms. IEEE Transactions on Systems, Man, and
        Cybernetics 9, 62–66 (1979).
     .. [2] Smith, Color gamut transform pairs. Computer Graphics (SIGGRAPH) 12, 12–19 (1978), for hue, saturation and
-       value. The bounds were read off six H&E sections of four scanners, none of which has pen of them.
+       value. The bounds were read off the hues of six H&E sections.
     """
     if not mpp > 0:
         msg = f"mpp must be positive, got {mpp!r}."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
+from stpredict._core.version import __version__
 from stpredict._genes.markers import marker_genes
 from stpredict._genes.symbols import describe_missing, match
 from stpredict.io._grid import SPOT_PER_PITCH, check_grid
@@ -219,8 +220,6 @@ def _with_bar(outcomes: Iterator[Outcome], n: int, missing: int, show: bool) -> 
 def _facts(job: Job, client: Any) -> dict[str, Any]:
     """What the report says of the run as a whole."""
     from importlib.metadata import version
-
-    from stpredict._core.version import __version__
 
     model = job.loaded_model()
     asked = {**job.grid, "mpp": job.mpp, **job.predict, "markers": job.markers}

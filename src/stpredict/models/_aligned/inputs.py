@@ -64,7 +64,7 @@ class Inputs:
     Attributes
     ----------
     table
-        The spots; their sections levelled, where the options want it.
+        The spots; the mean expression of their sections aligned, where the options want it.
     tensors
         The same as networks see them.
     between

@@ -9,6 +9,7 @@ import numpy as np
 
 from stpredict._core.checks import one_of
 from stpredict.models._aligned.expression import GeneScale, measured_expression, moved_to, usable_spots
+from stpredict.models._aligned.inputs import Inputs, drawn
 from stpredict.models._base.network import NetworkModel
 from stpredict.models._base.spotwise import SpotwiseModel
 from stpredict.models._data.rows import row_store
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from stpredict._sections.section import Section
     from stpredict.models._aligned.embedding import AlignedNetwork
-    from stpredict.models._aligned.inputs import Inputs, Tensors
+    from stpredict.models._aligned.inputs import Tensors
     from stpredict.models._base.contract import History
     from stpredict.models._data.rows import RowStore
     from stpredict.models._data.table import Table
@@ -100,14 +101,10 @@ class Aligned(Banked, NetworkModel, SpotwiseModel):
 
     def reference(self, table: Table) -> np.ndarray:
         """Row numbers of the training spots that the bank is made of."""
-        from stpredict.models._aligned.inputs import drawn
-
         return drawn(table.section, self.options.bank_spots, self.seed)
 
     def _inputs(self, table: Table, sections: Sequence[Section], store: RowStore) -> Inputs:
         """Level and scale expression as the options say."""
-        from stpredict.models._aligned.inputs import Inputs
-
         between = table.between_sections()
         table = table.aligned(store) if self.options.level_sections else table
         scale = GeneScale.of(table.expression, self.options)

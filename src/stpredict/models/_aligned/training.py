@@ -164,9 +164,3 @@ def arrays_of(networks: list[AlignedNetwork], reference: Inputs) -> dict[str, np
             "between": reference.between,
         }
     )
-
-
-def network_state(arrays: dict[str, np.ndarray], member: int) -> dict[str, torch.Tensor]:
-    """Weights of one member."""
-    prefix = f"network.{member}."
-    return {name.removeprefix(prefix): torch.from_numpy(a) for name, a in arrays.items() if name.startswith(prefix)}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._core.files import recovered, replacing
+from stpredict._core.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,8 +56,6 @@ def write(path: str | Path, model: Stored) -> None:
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
-
-    from stpredict._core.version import __version__
 
     path = recovered(Path(path))
     if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= {ARRAYS, REST}):

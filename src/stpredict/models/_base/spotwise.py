@@ -98,17 +98,6 @@ class SpotwiseModel(FeatureModel):
 
     # ------------------------------------------------------------------ the contract
 
-    def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:
-        """Expression of `genes` (default: all that the model knows) for every spot of `section`.
-
-        Raises
-        ------
-        ValueError
-            If the section's features are missing or were made differently from those in training.
-        """
-        asked = self.genes if genes is None else list(genes)
-        return Prediction.of_parts(self.predict_parts(section, asked), len(section), asked)
-
     def predict_parts(
         self, section: Section, genes: Sequence[str] | None = None, *, size: int | None = None
     ) -> Iterable[tuple[slice, Prediction]]:

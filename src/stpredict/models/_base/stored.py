@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from stpredict.models._base import files
-from stpredict.models._base.contract import ExpressionModel, History
+from stpredict.models._base.contract import ExpressionModel, History, Prediction
 from stpredict.models._base.load import rebuilt
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from typing import Self
 
     import numpy as np
+
+    from stpredict._sections.section import Section
 
 
 class StoredModel(ExpressionModel):
@@ -37,6 +40,17 @@ class StoredModel(ExpressionModel):
     def history(self) -> History:
         """Losses, scores and remarks of the training."""
         return History(**self.config["history"])
+
+    def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:
+        """Expression of `genes` (default: all that the model knows) for every spot of `section`.
+
+        Raises
+        ------
+        ValueError
+            If the section's features are missing or were made differently from those in training.
+        """
+        asked = self.genes if genes is None else list(genes)
+        return Prediction.of_parts(self.predict_parts(section, asked), len(section), asked)
 
     def save(self, path: str | Path) -> None:
         """Write the model as a folder of ``model.safetensors`` and ``model.json``.

@@ -1,4 +1,4 @@
-"""What is known of genes: their place among the programmes of co-expression, measured, or told by text."""
+"""What is known of genes: their place among the programmes of co-expression, measured, or predicted from text."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PENALTIES = tuple(float(10**e) for e in np.arange(-2, 3.1, 0.5))
 MOMENTS = ["level", "log_sd"]
 """Columns beside the axes: expected mean and log standard deviation within a section, of log1p CP10k."""
 
-MIN_TOLD = 20
+MIN_WITH_TEXT = 20
 """Genes with both, at least, to learn what text says of co-expression."""
 
 MIN_HIDDEN = 10
-"""Fewer hidden genes tell nothing."""
+"""Fewer hidden genes are too few to learn reliability from."""
 
-MEASURED, TOLD = 0, 1
+MEASURED, FROM_TEXT = 0, 1
 """Rows of what is learned: genes that a reference places, and genes that only text does."""
 
 MIN_SD = 1e-3
@@ -47,21 +47,21 @@ class GeneSpace:
         float32 (genes, axes).
     variance
         float32 (axes,), variance of the seen genes' correlation along each axis.
-    told
-        float32 (genes,): 1 where coordinates are told by text, 0 where they were measured.
+    from_text
+        float32 (genes,): 1 where coordinates are predicted from text, 0 where they were measured.
     level, sd
         float32 (genes,): expected mean and standard deviation within a section, log1p CP10k.
     nearest
         float32 (genes,): cosine between a gene and the seen gene, not itself, that is most similar to it.
     by_text
-        float32 (genes, axes), what text tells of every gene that was measured, learned from the others; NaN where it
-        tells nothing.
+        float32 (genes, axes), coordinates of every measured gene predicted from its text, learned from the other genes;
+        NaN where there is no prediction.
     """
 
     names: list[str]
     coordinates: np.ndarray
     variance: np.ndarray
-    told: np.ndarray
+    from_text: np.ndarray
     level: np.ndarray
     sd: np.ndarray
     nearest: np.ndarray
@@ -79,7 +79,7 @@ class GeneSpace:
     def only(self, names: Container[str], n_seen: int) -> GeneSpace:
         """The first `n_seen` genes, and of the others those in `names`."""
         rows = [i for i, name in enumerate(self.names) if i < n_seen or name in names]
-        per_gene = ("coordinates", "told", "level", "sd", "nearest", "by_text")
+        per_gene = ("coordinates", "from_text", "level", "sd", "nearest", "by_text")
         return replace(self, names=[self.names[i] for i in rows], **{k: getattr(self, k)[rows] for k in per_gene})
 
     def trusted(self, distance: float) -> np.ndarray:
@@ -92,7 +92,12 @@ class GeneSpace:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a model stores."""
-        return {name: getattr(self, name.removeprefix("gene_")) for name in self.SHAPES}
+        return {name: getattr(self, field_of(name)) for name in self.SHAPES}
+
+
+def field_of(name: str) -> str:
+    """The field of `GeneSpace` that models store under `name`."""
+    return "from_text" if name == "gene_told" else name.removeprefix("gene_")
 
 
 def gene_space(
@@ -129,8 +134,8 @@ def gene_space(
         own = pd.concat([own, _like_training(reference[MOMENTS], own).drop(index=seen, errors="ignore")])
     placed = placed / np.sqrt(max(np.square(placed.to_numpy()).sum(axis=1).mean() / axes, TINY))
     measured = placed.join(own, how="inner")
-    told, left_out = told_by_text(text, measured)
-    whole = pd.concat([measured, told.drop(index=measured.index, errors="ignore")])
+    predicted, left_out = predicted_from_text(text, measured)
+    whole = pd.concat([measured, predicted.drop(index=measured.index, errors="ignore")])
     others = whole.index.difference(seen, sort=False)
     whole = whole.reindex([*seen, *others]).fillna(0.0)
     whole.loc[seen, MOMENTS] = own.loc[seen]
@@ -139,7 +144,7 @@ def gene_space(
         names=list(whole.index),
         coordinates=coordinates,
         variance=variance,
-        told=(~whole.index.isin(measured.index)).astype(np.float32),
+        from_text=(~whole.index.isin(measured.index)).astype(np.float32),
         level=whole["level"].to_numpy(np.float32, copy=True),
         sd=np.exp(whole["log_sd"].to_numpy(np.float32)),
         nearest=largest_cosine(coordinates, coordinates[: len(seen)]),
@@ -203,18 +208,18 @@ def _like_training(reference: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     return reference + (own.loc[both] - reference.loc[both]).median() if len(both) else reference
 
 
-# ---------------------------------------------------------------------- told by text
+# ---------------------------------------------------------------------- predicted from text
 
 
-def told_by_text(text: pd.DataFrame | None, measured: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def predicted_from_text(text: pd.DataFrame | None, measured: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What `text` says of the columns of `measured`: for all genes in `text`, and for each in both when it is left out.
 
     The penalty, of every column its own, has the least squared error of genes left out. Both are empty where fewer than
-    `MIN_TOLD` genes are in both.
+    `MIN_WITH_TEXT` genes are in both.
     """
     nothing = measured.iloc[:0]
     both = measured.index[:0] if text is None else measured.index.intersection(text.index)
-    if len(both) < MIN_TOLD:
+    if len(both) < MIN_WITH_TEXT:
         return nothing, nothing
     x, y = text.loc[both].to_numpy(np.float64), measured.loc[both].to_numpy(np.float64)
     centre, level = x.mean(axis=0), y.mean(axis=0)
@@ -230,9 +235,9 @@ def told_by_text(text: pd.DataFrame | None, measured: pd.DataFrame) -> tuple[pd.
         least[better] = np.square(errors).sum(axis=0)[better]
         shrink[:, better], left_out[:, better] = kept[:, None], (y - errors)[:, better]
     weights = axes.T @ (shrink / np.where(size > 0, size, 1)[:, None] * along)
-    told = (text.to_numpy(np.float64) - centre) @ weights + level
+    predicted = (text.to_numpy(np.float64) - centre) @ weights + level
     return (
-        pd.DataFrame(told, index=text.index, columns=measured.columns),
+        pd.DataFrame(predicted, index=text.index, columns=measured.columns),
         pd.DataFrame(left_out, index=both, columns=measured.columns),
     )
 
@@ -267,7 +272,7 @@ def learn_reliability(pcc: np.ndarray, nearest: np.ndarray, level: np.ndarray) -
     return np.linalg.lstsq(np.column_stack([np.ones(len(pcc)), nearest, level]), pcc, rcond=None)[0]
 
 
-def expected_pcc(learned: np.ndarray, told: np.ndarray, nearest: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """float32 (genes,) in 0 to 1: PCC to expect of unseen genes, by the row of `learned` (2, 3) that `told` chooses."""
-    start, by_nearest, by_level = learned[told.astype(int)].T
+def expected_pcc(learned: np.ndarray, from_text: np.ndarray, nearest: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """float32 (genes,) in 0 to 1: PCC to expect of unseen genes, by the row of `learned` (2, 3) that `from_text` chooses."""
+    start, by_nearest, by_level = learned[from_text.astype(int)].T
     return np.clip(start + by_nearest * nearest + by_level * level, 0, 1).astype(np.float32)

@@ -133,12 +133,12 @@ class AlignSt(NetworkModel):
 
     @staticmethod
     def _warn_of_few_placed(text: pd.DataFrame, space: GeneSpace) -> None:
-        from stpredict.models.align_st._genes import MIN_TOLD
+        from stpredict.models.align_st._genes import MIN_WITH_TEXT
 
         lost = len(text.index.difference(space.names))
         if lost:
             msg = (
-                f"Fewer than {MIN_TOLD} genes have both an embedding and a measured place, too few to learn one from the "
+                f"Fewer than {MIN_WITH_TEXT} genes have both an embedding and a measured place, too few to learn one from the "
                 f"other: {lost} genes that have an embedding only cannot be predicted."
             )
             warn(msg)
@@ -236,17 +236,17 @@ class AlignSt(NetworkModel):
         """Names of the unseen genes among `rows`, how far they are from seen ones, and how reliable."""
         unseen = rows >= len(self.genes)
         nearest, level = self.arrays["gene_nearest"][rows[unseen]], self.arrays["gene_level"][rows[unseen]]
-        told = self.arrays["gene_told"][rows[unseen]]
+        from_text = self.arrays["gene_told"][rows[unseen]]
         return {
             "genes": names[unseen],
             "distance": 1 - nearest,
-            "reliability": expected_pcc(self.arrays["reliability"], told, nearest, level),
+            "reliability": expected_pcc(self.arrays["reliability"], from_text, nearest, level),
         }
 
     def _stored_space(self) -> GeneSpace:
-        from stpredict.models.align_st._genes import GeneSpace
+        from stpredict.models.align_st._genes import GeneSpace, field_of
 
-        parts = {name.removeprefix("gene_"): self.arrays[name] for name in GeneSpace.SHAPES}
+        parts = {field_of(name): self.arrays[name] for name in GeneSpace.SHAPES}
         return GeneSpace(names=self.vocabulary, by_text=np.full_like(parts["coordinates"], np.nan), **parts)
 
     def _space_for(self, section: Section) -> GeneSpace:

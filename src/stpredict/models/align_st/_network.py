@@ -50,14 +50,15 @@ class Described:
 
     Attributes
     ----------
-    coordinates, told
-        float32 (g, axes), place among the programmes of co-expression, and float32 (g,): 1 where text tells it.
+    coordinates, from_text
+        float32 (g, axes), place among the programmes of co-expression, and float32 (g,): 1 where it is predicted from
+        text.
     facts, known
         float32 (g, facts, d) embeddings of facts about each gene, and bool (g, facts) which of them there are.
     """
 
     coordinates: Tensor
-    told: Tensor
+    from_text: Tensor
     facts: Tensor | None = None
     known: Tensor | None = None
 
@@ -73,7 +74,7 @@ class Described:
 class NucleiBranch(nn.Module):
     """Five 3 × 3 convolutions over the nuclei map of a tile: tokens (n, places, width).
 
-    Maps are scaled first, and continued beyond their border, so that no place is told by an edge of zeros.
+    Maps are scaled first, and continued beyond their border, so that no place is recognised by an edge of zeros.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -254,8 +255,8 @@ class AlignStNetwork(nn.Module):
         """(g, width): genes before they listen to each other."""
         out = 0.0
         if self.place is not None:
-            told = genes.told[:, None]
-            out = (1 - told) * self.place(genes.coordinates) + told * self.place_told(genes.coordinates)
+            text = genes.from_text[:, None]
+            out = (1 - text) * self.place(genes.coordinates) + text * self.place_told(genes.coordinates)
         if self.text is not None:
             out = out + self.text(genes.facts, genes.known, tiles)
         return out

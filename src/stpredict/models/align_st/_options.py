@@ -34,7 +34,7 @@ class Options(NetworkOptions):
     feature_neighbours
         Neighbours in feature space.
     coordinates
-        Describe a gene by its coordinates among the programmes of co-expression, known from a reference or told by its
+        Describe a gene by its coordinates among the programmes of co-expression, known from a reference or predicted from its
         text.
     text_layers
         Layers of the prompted Transformer over the facts about a gene; 0 leaves it out.

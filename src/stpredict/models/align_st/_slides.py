@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from stpredict.models.align_st._network import SlideTensors
+from stpredict.pp._nuclei_detection.maps import check_nuclei, nuclei_maps
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -39,8 +40,6 @@ def nuclei_method(section: Section) -> str:
     ValueError
         If they were not found yet.
     """
-    from stpredict.pp._nuclei_detection.maps import check_nuclei
-
     return str(check_nuclei(section)["method"])
 
 
@@ -52,8 +51,6 @@ def maps_of(section: Section, method: str) -> np.ndarray:
     ValueError
         If nuclei were not found yet, or by another method.
     """
-    from stpredict.pp._nuclei_detection.maps import nuclei_maps
-
     if (has := nuclei_method(section)) != method:
         msg = (
             f"The nuclei of section {section.name!r} were found by {has!r}, where the model was trained on {method!r}. Run "

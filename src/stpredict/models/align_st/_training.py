@@ -13,7 +13,7 @@ from stpredict._evaluation.metrics import pearson
 from stpredict.models._base.contract import History
 from stpredict.models._data.folds import HeldOut, sample
 from stpredict.models._training.ensemble import Chosen, held_out
-from stpredict.models.align_st._genes import MEASURED, MIN_HIDDEN, TOLD, largest_cosine, learn_reliability
+from stpredict.models.align_st._genes import FROM_TEXT, MEASURED, MIN_HIDDEN, largest_cosine, learn_reliability
 from stpredict.models.align_st._network import Described
 
 if TYPE_CHECKING:
@@ -98,12 +98,14 @@ class _Part(Lesson):
 
 def described(space: GeneSpace, facts: tuple[np.ndarray, np.ndarray] | None, rows: np.ndarray) -> Described:
     """Genes in `rows` of the space for the network; `facts` are of the same genes."""
-    return _described(space.coordinates[rows], space.told[rows], facts)
+    return _described(space.coordinates[rows], space.from_text[rows], facts)
 
 
-def _described(coordinates: np.ndarray, told: np.ndarray, facts: tuple[np.ndarray, np.ndarray] | None) -> Described:
+def _described(
+    coordinates: np.ndarray, from_text: np.ndarray, facts: tuple[np.ndarray, np.ndarray] | None
+) -> Described:
     parts = () if facts is None else tuple(torch.from_numpy(part) for part in facts)
-    return Described(torch.from_numpy(coordinates), torch.from_numpy(told), *parts)
+    return Described(torch.from_numpy(coordinates), torch.from_numpy(from_text), *parts)
 
 
 def choose_epochs(ensemble: Ensemble, lesson: Lesson, space_of: Callable[[Table, np.ndarray], GeneSpace]) -> Chosen:
@@ -254,17 +256,19 @@ def _errors(lesson: Lesson, monitor: _Monitor, space: GeneSpace, places: np.ndar
     residual[columns[:n_seen]] = multiple[:n_seen] * space.sd[places[:n_seen]]
     reliability, errors = np.full((2, 3), np.nan), np.full(2, usual)
     hidden = np.arange(n_seen, len(columns))
-    placed = hidden[space.told[places[hidden]] == 0]
+    placed = hidden[space.from_text[places[hidden]] == 0]
     reliability[MEASURED], errors[MEASURED] = of_hidden(predicted, space.nearest[places[placed]], placed)
-    coordinates, told = space.coordinates[places].copy(), space.told[places].copy()
+    coordinates, from_text = space.coordinates[places].copy(), space.from_text[places].copy()
     texts = hidden[np.isfinite(space.by_text[places[hidden], 0])]
-    coordinates[texts], told[texts] = space.by_text[places[texts]], 1
-    texts = hidden[told[hidden] == 1]
+    coordinates[texts], from_text[texts] = space.by_text[places[texts]], 1
+    texts = hidden[from_text[hidden] == 1]
     seen = space.coordinates[places[:n_seen]]
     by_text = monitor.predicted(
-        replace(monitor.genes, coordinates=torch.from_numpy(coordinates), told=torch.from_numpy(told))
+        replace(monitor.genes, coordinates=torch.from_numpy(coordinates), from_text=torch.from_numpy(from_text))
     )
-    reliability[TOLD], errors[TOLD] = of_hidden(by_text, largest_cosine(coordinates[texts], seen, own=False), texts)
+    reliability[FROM_TEXT], errors[FROM_TEXT] = of_hidden(
+        by_text, largest_cosine(coordinates[texts], seen, own=False), texts
+    )
     return {
         "residual_sd": residual.astype(np.float32),
         "reliability": reliability.astype(np.float32),

@@ -25,8 +25,8 @@ class Knn(Banked, Baseline):
     """Every spot gets the mean expression of the K training spots most similar to it.
 
     Similarity is the cosine between designs in their first principal axes; search is exact. The model is its bank:
-    every training spot with its expression, levelled between sections so that neighbours from a shallow section do not
-    pull a spot down. Uncertainty is the spread of the neighbours' expression, and that between sections.
+    every training spot with its expression, the means of sections aligned so that neighbours from a shallow section
+    do not pull a spot down. Uncertainty is the spread of the neighbours' expression, and that between sections.
     """
 
     method: ClassVar[str] = "knn"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from stpredict.models._aligned.inputs import Tensors
 from stpredict.models._aligned.model import TILE_PX, Aligned
 from stpredict.models._data.pixels import pixels_of, read_tiles
 from stpredict.models._data.rows import chunks
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from stpredict._sections.section import Section
     from stpredict.models._aligned.expression import GeneScale
-    from stpredict.models._aligned.inputs import Tensors
     from stpredict.models._data.rows import RowStore
     from stpredict.models._data.table import Table
     from stpredict.models.cmrcnet._network import CmrcnetNetwork
@@ -44,8 +44,6 @@ class CmrcNet(Aligned):
 
     def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale, store: RowStore) -> Tensors:
         """Features or pixels, and scaled expression."""
-        from stpredict.models._aligned.inputs import Tensors
-
         images = table.design if self.uses_features else pixels_of(table, sections, TILE_PX, store)
         expression = store.collect()
         for chunk in chunks(table.expression):

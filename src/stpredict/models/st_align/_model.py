@@ -8,7 +8,8 @@ import numpy as np
 
 from stpredict._core.warning import warn
 from stpredict._sections.niches import Niche
-from stpredict.models._aligned.expression import GeneScale, mean_and_sd
+from stpredict.models._aligned.expression import GeneScale, has_expression, mean_and_sd, usable_spots
+from stpredict.models._aligned.inputs import Tensors
 from stpredict.models._aligned.model import TILE_PX, Aligned
 from stpredict.models._data.features import find_features, standardise
 from stpredict.models._data.pixels import pixels_of, read_tiles
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stpredict._sections.section import Section
-    from stpredict.models._aligned.inputs import Tensors
     from stpredict.models._data.rows import Rows, RowStore
     from stpredict.models._data.table import Table
     from stpredict.models.st_align._network import StAlignNetwork
@@ -68,8 +68,6 @@ class StAlign(Aligned):
 
     def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale, store: RowStore) -> Tensors:
         """Spot images, niche images, spot expression, niche expression, and what each spot's negatives depend on."""
-        from stpredict.models._aligned.inputs import Tensors
-
         spot, niche = self._split(table.design)
         if self.options.image_encoder:
             spot = pixels_of(table, sections, TILE_PX, store)
@@ -175,8 +173,6 @@ class StAlign(Aligned):
 
     def _known_expression(self, section: Section) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Expression of spots and niches, and which spots have any."""
-        from stpredict.models._aligned.expression import has_expression, usable_spots
-
         if has_expression(section, self.genes, self.options.expression_key):
             known = usable_spots(section, self.config["min_counts"])
             return self.expression(section), known
