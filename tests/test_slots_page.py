@@ -15,6 +15,7 @@ NAMES = [value for name, value in vars(keys).items() if name.isupper()]
 MADE = [make for _, make in inspect.getmembers(keys, inspect.isfunction) if make.__module__ == keys.__name__]
 EXAMPLES = {"features": "<encoder>", "niche": "X_<encoder>", "std": "predicted", "extra_genes": "predicted"}
 EXAMPLES |= {"similarity": "retrieved", "colours": "domains"}
+EXAMPLES |= dict.fromkeys(("lower", "upper", "distance", "reliability"), "predicted")
 
 
 @pytest.mark.parametrize("name", NAMES)

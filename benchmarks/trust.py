@@ -1,0 +1,190 @@
+"""How well a model knows when it is not to be believed: stated against reached correlation, intervals, verdicts.
+
+python benchmarks/trust.py [--method ridge] [--genes 1000] [--parts known new kinds]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from common import C
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+import stpredict as st
+from stpredict._sections.anndata import section_from_anndata
+
+COARSE = 3.2
+"""µm per pixel at which her2st_midres A1 is."""
+
+
+def encoded(adata: AnnData, mpp: float | None = None) -> AnnData:
+    st.pp.tiles(adata)
+    st.pp.encode(adata, mpp=mpp, show_progress=False)
+    return adata
+
+
+def trained(sections: list[AnnData], chosen: argparse.Namespace):
+    options = {} if chosen.method in ("ridge", "knn", "mixture", "density") else {"show_progress": False}
+    genes = st.pp.gene_panel(sections, n_top=chosen.genes)
+    start = time.perf_counter()
+    model = st.tl.train(sections, method=chosen.method, genes=genes, **options)
+    print(f"    {time.perf_counter() - start:.1f} s of training", end="")
+    start = time.perf_counter()
+    for section in sections:
+        model.judge(section_from_anndata(section))
+    print(f", {time.perf_counter() - start:.2f} s to judge the same sections")
+    return model
+
+
+def scored(model, adata: AnnData, what: str) -> None:
+    """One line: what was stated of a section, and what was reached."""
+    new = adata.copy()
+    st.tl.predict_expression(new, model, interval=0.9, std=True)
+    known = new.var["predicted_reliability"].notna().to_numpy()
+    scores = st.tl.evaluate(new, metrics=["pcc", "coverage"]).pivot_table(index="gene", columns="metric", values="value")
+    reached = scores["pcc"].reindex(new.var_names[known]).to_numpy()
+    stated = new.var["predicted_reliability"].to_numpy()[known]
+    totals = np.asarray(new.X.sum(axis=1)).ravel()
+    counts = new[:, known].X.toarray()
+    truth = np.log1p(1e4 * counts / np.maximum(totals, 1)[:, None])
+    rows = totals >= 50
+    low, high = (new.layers[f"predicted_{end}"][:, known] for end in ("lower", "upper"))
+    inside = ((truth >= low) & (truth <= high))[rows]
+    top = stated > np.median(stated)
+    r = np.corrcoef(stated, reached)[0, 1] if stated.std() > 0 else np.nan
+    domain = new.uns["predicted"]["domain"]
+    halves = f"{reached[top].mean():.3f} / {reached[~top].mean():.3f}" if top.any() else "–"
+    print(
+        f"{what:18} {domain['verdict']:8} {domain['distance']:5.2f}  stated {stated.mean():.3f}  reached {reached.mean():.3f}"
+        f"  r over genes {r:.2f}  upper / lower half {halves}  intervals hold {inside.mean():.3f}"
+        f"  by std {scores['coverage'].mean():.3f}"
+    )
+
+
+def known(chosen: argparse.Namespace) -> None:
+    """Sections of a patient, or halves of a section, that training has seen others of."""
+    sections = {name: encoded(st.datasets.her2st(name)) for name in C}
+    for name in C:
+        scored(trained([sections[other] for other in C if other != name], chosen), sections[name], f"C → {name}")
+    bulbs = {name: encoded(st.datasets.mob(name)) for name in ("MOB1", "MOB2")}
+    for name, other in (("MOB2", "MOB1"), ("MOB1", "MOB2")):
+        scored(trained([bulbs[other]], chosen), bulbs[name], f"{other} → {name}")
+    colon = encoded(st.datasets.mouse_colon())
+    x = colon.obsm["spatial"][:, 0]
+    gap = 800 / colon.uns["tiles"]["mouse_colon_d0"]["mpp"]
+    left, right = colon[x < np.median(x) - gap].copy(), colon[x > np.median(x) + gap].copy()
+    scored(trained([left], chosen), right, "colon left → right")
+    scored(trained([right], chosen), left, "colon right → left")
+
+
+def new_patients(chosen: argparse.Namespace) -> None:
+    sections = {name: encoded(st.datasets.her2st(name)) for name in (*C, "B4")}
+    scored(trained([sections[name] for name in C], chosen), sections["B4"], "C → B4")
+    model = trained([sections["B4"]], chosen)
+    for name in C:
+        scored(model, sections[name], f"B4 → {name}")
+    coarse = [encoded(st.datasets.her2st(name), COARSE) for name in C]
+    scored(trained(coarse, chosen), encoded(st.datasets.her2st_midres("A1")), "C → A1")
+
+
+def changed_slides(name: str, folder: Path, mpp: float):
+    """Copies of a section's slide, each changed in one way, with its spots and the name of the change."""
+    from skimage.color import hed2rgb, rgb2hed
+
+    adata = st.datasets.her2st(name)
+    (library,) = adata.uns["spatial"].values()
+    slide = Image.open(library["metadata"]["source_image_path"]).convert("RGB")
+    own = library["scalefactors"]["microns_per_pixel"]
+    xy = adata.obsm["spatial"]
+
+    def swapped(pixels: np.ndarray) -> np.ndarray:
+        out = np.empty_like(pixels)
+        for row in range(0, len(pixels), 1000):
+            out[row : row + 1000] = np.clip(hed2rgb(rgb2hed(pixels[row : row + 1000])[..., [1, 0, 2]]), 0, 1) * 255
+        return out
+
+    def resized(factor: float) -> Image.Image:
+        return slide.resize([round(side * factor) for side in slide.size], Image.Resampling.BICUBIC)
+
+    small = np.asarray(slide.reduce(4))
+    blurred = Image.fromarray(gaussian_filter(small, (2 / own, 2 / own, 0))).resize(slide.size)
+    yield "blurred 8 µm", section_on(blurred, xy, own, folder, 1.0, mpp)
+    yield "stains exchanged", section_on(Image.fromarray(swapped(np.asarray(slide))), xy, own, folder, 1.0, mpp)
+    yield "half size", section_on(resized(0.5), xy * 0.5, own, folder, 0.5, mpp)
+    yield "double size", section_on(resized(2.0), xy * 2.0, own, folder, 2.0, mpp)
+
+
+def section_on(slide: Image.Image, xy: np.ndarray, own: float, folder: Path, size: float, mpp: float) -> AnnData:
+    import tifffile
+
+    path = folder / "slide.tif"
+    tifffile.imwrite(path, np.asarray(slide), photometric="rgb", tile=(512, 512))
+    uns = dict(st.read_wsi(path, own).uns)
+    (library,) = uns["spatial"].values()
+    library["scalefactors"]["spot_diameter_fullres"] = 100 * size / own
+    obs = pd.DataFrame(index=[f"spot{i}" for i in range(len(xy))])
+    return encoded(AnnData(obs=obs, obsm={"spatial": np.asarray(xy, float)}, uns=uns), mpp)
+
+
+def tiles_of(kind: str, own: float, folder: Path, mpp: float, n: int = 30):
+    for path in sorted((st.settings.data_dir / "unlabelled_HE" / kind).rglob("*.*"))[:n]:
+        if path.suffix in (".jpg", ".png", ".tif"):
+            tile = Image.open(path).convert("RGB")
+            line = np.arange(50 / own, tile.width - 50 / own, 60 / own)
+            yield section_on(tile, np.stack(np.meshgrid(line, line), -1).reshape(-1, 2), own, folder, 1.0, mpp)
+
+
+def kinds(chosen: argparse.Namespace) -> None:
+    """Slides of another kind, under models of breast."""
+    counts: dict[str, list[str]] = {}
+    away: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        sections = {name: encoded(st.datasets.her2st(name)) for name in C}
+        mpp = float(sections["C2"].uns["X_morphology"]["mpp"])
+        others = {
+            "colorectal tiles": list(tiles_of("crchisto", 0.5, Path(folder), mpp)),
+            "nuclei tiles": list(tiles_of("monuseg", 0.25, Path(folder), mpp)),
+            "mouse colon": [encoded(st.datasets.mouse_colon(), mpp)],
+        }
+        for name in C:
+            model = trained([sections[other] for other in C if other != name], chosen)
+            slides = [(what, adata) for what, several in others.items() for adata in several]
+            for what, adata in [("held out", sections[name]), *slides, *changed_slides(name, Path(folder), mpp)]:
+                judged = model.judge(section_from_anndata(adata))
+                counts.setdefault(what, []).append(judged.verdict)
+                away.setdefault(what, []).append(judged.distance)
+        coarse = [encoded(st.datasets.her2st(name), 3.43) for name in C]
+        model = trained(coarse, chosen)
+        for name in ("MOB1", "MOB2"):
+            judged = model.judge(section_from_anndata(encoded(st.datasets.mob(name))))
+            counts.setdefault("olfactory bulb", []).append(judged.verdict)
+            away.setdefault("olfactory bulb", []).append(judged.distance)
+    for what, verdicts in counts.items():
+        told = ", ".join(f"{verdicts.count(one)} {one}" for one in ("inside", "edge", "outside"))
+        print(f"{what:18} {told}; distance {min(away[what]):.2f} to {max(away[what]):.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="ridge")
+    parser.add_argument("--genes", type=int, default=1000)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore")
+    for part in chosen.parts:
+        print(f"== {part}, {chosen.method}, {chosen.genes} genes", flush=True)
+        PARTS[part](chosen)
+
+
+PARTS = {"known": known, "new": new_patients, "kinds": kinds}
+
+if __name__ == "__main__":
+    main()
