@@ -49,7 +49,9 @@ def scored(model, adata: AnnData, what: str) -> None:
     new = adata.copy()
     st.tl.predict_expression(new, model, interval=0.9, std=True)
     known = new.var["predicted_reliability"].notna().to_numpy()
-    scores = st.tl.evaluate(new, metrics=["pcc", "coverage"]).pivot_table(index="gene", columns="metric", values="value")
+    scores = st.tl.evaluate(new, metrics=["pcc", "coverage"]).pivot_table(
+        index="gene", columns="metric", values="value"
+    )
     reached = scores["pcc"].reindex(new.var_names[known]).to_numpy()
     stated = new.var["predicted_reliability"].to_numpy()[known]
     totals = np.asarray(new.X.sum(axis=1)).ravel()

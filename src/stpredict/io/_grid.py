@@ -167,7 +167,8 @@ def _lay(
     mask, mask_mpp = find_tissue(image, image_mpp=mpp, mpp=MASK_MPP, tissue=tissue, outline_scale=outline_scale)
     if not mask.any():
         small = image.thumbnail(max(mask.shape))
-        raise ValueError(_no_tissue(name, mpp, pieces=bool(stained(small, mask_mpp, tissue).any())))
+        threshold = float(tissue) if isinstance(tissue, int | float) else None
+        raise ValueError(_no_tissue(name, mpp, pieces=bool(stained(small, mask_mpp, threshold).any())))
     rows, columns, centres = _lattice(image.shape, pitch, layout)
     share = tissue_fraction(mask, centres * mpp / mask_mpp, pitch_um / mask_mpp)
     release()

@@ -108,7 +108,8 @@ def _values(prediction: Prediction, kind: str, interval: float | None) -> np.nda
     if prediction.errors is None:
         return np.full_like(prediction.mean, np.nan)
     low, high = central(prediction.errors, interval or 0.9)
-    return np.maximum(prediction.mean + (low if kind == "lower" else high), 0)
+    ends: np.ndarray = np.maximum(prediction.mean + (low if kind == "lower" else high), 0)
+    return ends
 
 
 def _as_slice(rows: np.ndarray) -> slice | np.ndarray:
