@@ -110,10 +110,16 @@ def test_predict_tells_what_failed_and_ends_in_1_until_all_is_done(demo, slides,
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("b: ")
     assert "cannot be read as a TIFF" in lines[0]
-    assert lines[1] == f"2 slides: 1 done, 1 failed. See {out / 'report.html'}."
+    assert (
+        lines[1]
+        == f"2 slides: 1 done, 1 failed; of what the model was trained on, 1 inside. See {out / 'report.html'}."
+    )
     (slides / "b.tif").unlink()
     assert cli.main(["predict", str(slides), *options]) == 0
-    assert capsys.readouterr().out == f"1 slide: 1 kept. See {out / 'report.html'}.\n"
+    assert (
+        capsys.readouterr().out
+        == f"1 slide: 1 kept; of what the model was trained on, 1 inside. See {out / 'report.html'}.\n"
+    )
     assert pd.read_csv(out / "report.csv")["status"].tolist() == ["kept"]
     result = ad.read_zarr(out / "a.zarr")
     assert result.var_names.tolist() == ["ERBB2", "CD74"]

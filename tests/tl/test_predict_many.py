@@ -113,7 +113,8 @@ def test_a_scale_for_all_is_for_slides_that_do_not_say_theirs(slides, model, out
     tifffile.imwrite(slides / "mute.tif", pixels[400:1100, 400:1100], photometric="rgb")
     report = st.tl.predict_many(slides, model, out, mpp=1.5).set_index("slide")
     assert report["mpp"].to_dict() == pytest.approx({"a": 1.0, "b": 1.0, "c": 1.0, "mute": 1.5})
-    assert (report["warnings"] == "").all()
+    assert (report["warnings"].drop("mute") == "").all()
+    assert report["verdict"]["mute"] == "outside"  # (its cells are half as large again as those of training)
 
 
 def test_the_earlier_result_stays_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):

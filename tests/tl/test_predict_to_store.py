@@ -13,6 +13,7 @@ import pytest
 import stpredict as st
 from stpredict._core.labels import layer_names
 from stpredict.models._base.contract import Prediction
+from stpredict.models._trust.trust import Trust
 from stpredict.models.baselines.ridge import Ridge
 from stpredict.tl._prediction import tables, zarr_store
 
@@ -203,6 +204,7 @@ def test_memory_does_not_hold_spots_times_genes(model, new, tmp_path):
     for key in ("X_fake", "X_fake_niche"):
         big.uns[key] = new.uns[key]
         big.obsm[key] = rng.standard_normal((n, new.obsm[key].shape[1])).astype(np.float32)
+    model.trust = Trust(model.trust.domain)
     model.genes, width = genes, model.arrays["weights"].shape[0]
     model.arrays["weights"] = rng.standard_normal((width, 500)).astype(np.float32)
     model.arrays |= {name: np.ones(500, dtype=np.float32) for name in ("intercept", "residual_sd")}

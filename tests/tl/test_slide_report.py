@@ -66,7 +66,7 @@ def test_page_says_everything_and_is_whole(outcomes, tmp_path):
 
 def test_table_has_a_line_per_slide(outcomes, tmp_path):
     table = write_report(tmp_path, outcomes, Run("", 1, {}))
-    columns = "slide path status spots genes seconds mpp error warnings result"
+    columns = "slide path status spots genes seconds mpp verdict error warnings result"
     assert " ".join(table.columns) == columns
     assert table["spots"].dtype == "Int64"
     assert table["seconds"].tolist()[:2] == [12.34, 1.0]

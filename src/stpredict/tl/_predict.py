@@ -186,7 +186,9 @@ def predict_expression(
     inside, outside = _places(wanted, model, _names_to_match(model, adata.var_names, ortholog=ortholog))
     if path is not None:
         check_section_names(section.name for section in sections)
-    record = run_record(model, adata, {"genes": wanted or "all", "std": std, "interval": interval}) | {"units": UNITS}
+    record = run_record(
+        model, adata, {"genes": wanted or "all", "std": std} | ({} if interval is None else {"interval": interval})
+    ) | {"units": UNITS}
     kinds = {key_added: "mean"} | ({keys.std(key_added): "std"} if std else {})
     if interval is not None:
         kinds |= {keys.lower(key_added): "lower", keys.upper(key_added): "upper"}

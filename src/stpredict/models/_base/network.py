@@ -97,9 +97,12 @@ class NetworkModel(FeatureModel):
 
     def _networks(self, arrays: Mapping[str, np.ndarray] | None = None) -> Iterator[nn.Module]:
         """Trained members one after the other, from ``arrays`` by default, on the device and in evaluation mode."""
+        import torch
+
         device, arrays = resolve_device(), self.arrays if arrays is None else arrays
         for member in range(self.options.members):
-            network = self.build_network(self.options.offline(), self.config, len(self.genes)).eval()
+            with torch.random.fork_rng(devices=[]):  # first weights are drawn at random, to be replaced
+                network = self.build_network(self.options.offline(), self.config, len(self.genes)).eval()
             network.load_state_dict(network_state(arrays, member))
             yield network.to(device)
 

@@ -68,13 +68,18 @@ class Reliability:
     }
 
     @classmethod
-    def learn(cls, measured: np.ndarray, predicted: np.ndarray, section: np.ndarray) -> Self:
+    def learn(
+        cls, measured: np.ndarray, predicted: np.ndarray, section: np.ndarray, between: np.ndarray | None = None
+    ) -> Self:
         """Learn from expression (spots, genes) of held-out spots, and the number of the `section` of each.
 
         Genes that were not predicted, or not measured in a section, are NaN there; those that are nowhere both get what
-        genes alike got.
+        genes alike got. Where spots of one section only were held out, `between` (genes,) says how much the mean of
+        a new section varies.
         """
         errors = measured - predicted
+        if between is not None and len(np.unique(section)) == 1:
+            errors = _with_level(errors, between)
         known = np.isfinite(errors).any(axis=0)
         units = [section == i for i in np.unique(section) if np.count_nonzero(section == i) >= MIN_SPOTS]
         units = units or [np.ones(len(section), dtype=bool)]
@@ -140,6 +145,13 @@ def _at(errors: np.ndarray, level: float) -> np.ndarray:
     low, high = LEVELS[above - 1 : above + 1]
     share = np.clip((level - low) / (high - low), 0, 1)
     return (1 - share) * errors[above - 1] + share * errors[above]
+
+
+def _with_level(errors: np.ndarray, between: np.ndarray) -> np.ndarray:
+    """Errors on one section, its own level replaced by the variance `between` the levels of sections."""
+    centred = errors - errors.mean(axis=0)
+    within = np.maximum(centred.var(axis=0), 1e-12)
+    return centred * np.sqrt(1 + between / within)
 
 
 def _over(values: np.ndarray, statistic: Callable[..., np.ndarray]) -> np.ndarray:

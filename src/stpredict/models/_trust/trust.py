@@ -107,7 +107,8 @@ class Trust:
         """Learn from predictions for held-out spots of the training `table`."""
         domain = Domain.learn(sections, keys, table) if keys else None
         measured = np.asarray(table.expression[held.rows])
-        return cls(domain, Reliability.learn(measured, held.predicted, table.section[held.rows]))
+        between = table.between_sections() if len(np.unique(table.section)) > 1 else None
+        return cls(domain, Reliability.learn(measured, held.predicted, table.section[held.rows], between))
 
     def judge(
         self, section: Section, keys: Sequence[str], trained_on: Sequence[str], patients: Sequence[str]

@@ -302,7 +302,8 @@ class Adapted(StoredModel):
             arrays[name.startswith(BASE)][name.removeprefix(BASE)] = array
         stored_base = files.Stored(content["method"], content["genes"], content["config"], arrays[True])
         base = rebuilt(stored_base, path, METHODS | {cls.method: cls})
-        own = files.Stored(stored.method, stored.genes, {"n_design": base.config.get("n_design")}, arrays[False])
+        width = {"n_design": len(arrays[False]["domain_level"])} if "domain_level" in arrays[False] else {}
+        own = files.Stored(stored.method, stored.genes, width, arrays[False])
         files.check_shapes(own, cls.shapes | Trust.shapes_in(own.arrays), path)
         model = cls(base, min_counts=stored.config["min_counts"], seed=stored.config["seed"])
         model.trust = Trust.stored_in(own.arrays)

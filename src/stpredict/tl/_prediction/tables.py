@@ -70,7 +70,7 @@ def fill(
     for section, parts in zip(sections, predictions, strict=True):
         for part, prediction in parts:
             for table in tables:
-                table.take(_as_slice(section.rows[part]), prediction, record["parameters"]["interval"])
+                table.take(_as_slice(section.rows[part]), prediction, record["parameters"].get("interval"))
             if prediction.unseen is not None:
                 record["unseen"] = _under_own_names(prediction.unseen, genes)
         believed.take(section, prediction)
