@@ -26,7 +26,8 @@ def test_it_is_half_of_each(paired):
     result = predicted(mixture, new)
     np.testing.assert_allclose(result.mean, expected, atol=1e-4)
     np.testing.assert_array_equal(result.std, np.tile(result.std[0], (new.n_obs, 1)))
-    np.testing.assert_allclose(result.std[0], mixture.arrays["residual_sd"], rtol=0.5)
+    low, high = mixture.trust.reliability.interval(0.9)
+    np.testing.assert_allclose(result.std[0], (high - low) / 3.29 * result.judgement.widening, rtol=1e-3)
 
 
 def test_its_error_is_that_on_unseen_sections(paired):

@@ -1,5 +1,6 @@
 """What models say of how far they can be believed."""
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -143,7 +144,7 @@ def test_outside_warns_once_promises_nothing_and_is_wider(model, sections):
     assert wider.min() > 1.1
 
 
-def test_no_tumour_is_called_outside_unless_forced(model, sections):
+def test_no_tumour_is_called_outside_unless_forced(model, sections, tmp_path):
     away = moved(sections[3], 8)
     with pytest.warns(UserWarning, match="outside"):
         st.tl.predict_expression(away, model)
@@ -151,6 +152,8 @@ def test_no_tumour_is_called_outside_unless_forced(model, sections):
         st.tl.localize_tumor(away, markers=["ERBB2", "EPCAM"])
     assert away.obs["tumor"].isna().all()
     assert list(away.uns["tumor"]["withheld"]) == [st_section(away).name]
+    away.write_zarr(tmp_path / "away.zarr")
+    assert anndata.read_zarr(tmp_path / "away.zarr").obs["tumor"].isna().all()
     axes = st.pl.tumor(away, show=False)
     assert axes[1].get_title().startswith("no tumor map")
     st.tl.localize_tumor(away, markers=["ERBB2", "EPCAM"], force=True)
@@ -159,8 +162,6 @@ def test_no_tumour_is_called_outside_unless_forced(model, sections):
 
 
 def test_verdicts_of_several_sections(model, sections):
-    import anndata
-
     several = {"near": sections[3].copy(), "far": moved(sections[3], 8)}
     for name, adata in several.items():
         adata.uns["spatial"] = {name: next(iter(adata.uns["spatial"].values()))}
@@ -176,6 +177,13 @@ def test_verdicts_of_several_sections(model, sections):
         "near": "inside",
         "far": "outside",
     }
+    with pytest.warns(UserWarning, match="not called on far"):
+        st.tl.localize_tumor(both, markers=["ERBB2", "EPCAM"])
+    assert both.obs["tumor"].isna().groupby(both.obs["library_id"], observed=True).mean().to_dict() == {
+        "near": 0,
+        "far": 1,
+    }
+    assert st.pl.trust(both, library_id="far", show=False)[0].get_title() == "outside of the training data"
 
 
 def test_another_patient_than_the_only_one_of_training_halves_what_is_promised(sections):
@@ -257,8 +265,6 @@ def test_figure_of_trust(model, sections, tmp_path):
 
 
 def test_results_can_be_stored(model, sections, tmp_path):
-    import anndata
-
     st.tl.predict_expression(sections[3], model, out=tmp_path / "new.zarr", interval=0.8)
     stored = anndata.read_zarr(tmp_path / "new.zarr")
     assert stored.uns["predicted"]["domain"]["verdict"] == "inside"

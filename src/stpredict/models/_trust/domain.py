@@ -12,9 +12,10 @@ from stpredict.models._data.chunks import Parts
 from stpredict.models._data.features import ROWS, raw_features
 from stpredict.models._data.folds import inner_folds
 from stpredict.models._data.linalg import principal_axes
+from stpredict.models._trust.stored import StoredArrays
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Self
 
     from stpredict._sections.section import Section
@@ -30,7 +31,7 @@ N_AXES = 16
 
 
 @dataclass(frozen=True)
-class Domain:
+class Domain(StoredArrays):
     """Training spots in the principal axes of their image features, as these were encoded.
 
     Features are not standardised within sections here: stain, scanner and composition of the tissue, which models do not
@@ -132,17 +133,6 @@ class Domain:
 
     def _placed(self, features: np.ndarray) -> np.ndarray:
         return ((features - self.level) * _inverse(self.scale)) @ self.axes
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What a model stores of it."""
-        return {f"{self.PREFIX}{name}": values for name, values in vars(self).items()}
-
-    @classmethod
-    def stored_in(cls, arrays: Mapping[str, np.ndarray]) -> Self | None:
-        """What `arrays` returned, among the arrays of a model; None where there is none."""
-        if not cls.SHAPES.keys() <= arrays.keys():
-            return None
-        return cls(**{name.removeprefix(cls.PREFIX): arrays[name] for name in cls.SHAPES})
 
 
 def _rows(section: Section, keys: Sequence[str], rows: np.ndarray) -> np.ndarray:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from stpredict._evaluation.metrics import pearson
+from stpredict.models._trust.stored import StoredArrays
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from typing import Self
 
 LEVELS = np.array([0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5])
@@ -38,7 +39,7 @@ SPREAD_90 = 1.6448536
 
 
 @dataclass(frozen=True)
-class Reliability:
+class Reliability(StoredArrays):
     """What predictions for held-out spots of the training sections reached.
 
     Attributes
@@ -121,17 +122,6 @@ class Reliability:
         """(genes,): standard deviation of the normal distribution whose 90 % interval is as wide as that of the errors."""
         low, high = self.interval(0.9)
         return (high - low) / (2 * SPREAD_90)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What a model stores of it."""
-        return {f"{self.PREFIX}{name}": values for name, values in vars(self).items()}
-
-    @classmethod
-    def stored_in(cls, arrays: Mapping[str, np.ndarray]) -> Self | None:
-        """What `arrays` returned, among the arrays of a model; None where there is none."""
-        if not cls.SHAPES.keys() <= arrays.keys():
-            return None
-        return cls(**{name.removeprefix(cls.PREFIX): arrays[name] for name in cls.SHAPES})
 
 
 def central(errors: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:

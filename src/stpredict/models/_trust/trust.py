@@ -63,28 +63,19 @@ class Judgement:
 
     @property
     def kept(self) -> float:
-        """Share of the correlation on held-out training spots that is to be expected."""
-        return kept(self.distance) * (OTHER_PATIENT if self.other_patient else 1)
+        """Share of the held-out correlation to expect: all where it is near or unknown, nothing where it is far."""
+        near = np.clip((FAR - self.distance) / (FAR - NEAR), 0, 1) if np.isfinite(self.distance) else 1.0
+        return float(near) * (OTHER_PATIENT if self.other_patient else 1)
 
     @property
     def widening(self) -> float:
         """Factor by which errors are larger than on held-out training spots."""
-        return widening(self.distance)
+        return float(1 + 0.25 * np.clip(self.distance - NEAR, 0, 4)) if np.isfinite(self.distance) else 1.0
 
     @classmethod
     def unknown(cls, n_spots: int, why: str) -> Judgement:
         """Nothing is known."""
         return cls(UNKNOWN, np.nan, "", why, np.full(n_spots, np.nan, dtype=np.float32))
-
-
-def kept(distance: float) -> float:
-    """Share of the held-out correlation to expect at a `distance`: all where it is near or unknown, nothing where it is far."""
-    return float(np.clip((FAR - distance) / (FAR - NEAR), 0, 1)) if np.isfinite(distance) else 1.0
-
-
-def widening(distance: float) -> float:
-    """Factor by which errors grow at a `distance`."""
-    return float(1 + 0.25 * np.clip(distance - NEAR, 0, 4)) if np.isfinite(distance) else 1.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +140,7 @@ class Trust:
         float64 (3, genes), correlation over spots and the ends of its 90 % interval; float32 (levels, genes), quantiles
         of measured minus predicted expression.
         """
-        if self.reliability is None or (judgement.verdict == UNKNOWN and self.domain is not None):
+        if self.reliability is None:
             return np.full((3, len(columns)), np.nan), np.full((len(LEVELS), len(columns)), np.nan, dtype=np.float32)
         reached = np.clip(self.reliability.pcc[columns], 0, 1) * judgement.kept
         half = SPREAD_90 * self.reliability.pcc_sd[columns]

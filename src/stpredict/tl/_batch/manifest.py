@@ -27,7 +27,16 @@ OWN_COLUMNS = ("path", "slide", "mpp")
 LONGEST = 240
 """Bytes of a name, of 255 that a file's name can have with its ending."""
 
-TAKEN = ("index", "array_row", "array_col", "tissue_fraction", "library_id", "tumor", "tumor_score")
+TAKEN = (
+    "index",
+    "array_row",
+    "array_col",
+    "tissue_fraction",
+    "library_id",
+    "predicted_distance",
+    "tumor",
+    "tumor_score",
+)
 """Columns that results have in ``obs`` anyway."""
 
 

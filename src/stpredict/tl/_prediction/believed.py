@@ -84,8 +84,9 @@ def judgement_of(record: Mapping[str, Any], name: str) -> tuple[str, str]:
     domain = record.get("domain", {})
     if "sections" in domain:
         several = domain["sections"]
-        row = [str(one) for one in several["names"]].index(name)
-        return str(several["verdict"][row]), str(several["why"][row])
+        judged = zip(several["names"], several["verdict"], several["why"], strict=True)
+        found = {str(one): (str(verdict), str(why)) for one, verdict, why in judged}
+        return found.get(name, (UNKNOWN, "the section was not among those that were predicted"))
     return str(domain.get("verdict", UNKNOWN)), str(domain.get("why", "nothing was learned of it"))
 
 
