@@ -164,11 +164,11 @@ def test_several_devices_share_the_tiles_of_one_slide(slide):
     cpu = torch.device("cpu")
     adata = section(slide)
     view = open_sections(adata)[0]
-    windows = st.pp._encode._windows(view, 112.0, True)
+    windows = st.pp._encode._windows(view, 112.0, True, [])
 
     def run(devices):
         tool = encoder(Colour(), devices=devices, batch_size=16)
-        parts = tool.parts(view)
+        parts = tool.parts(view, windows)
         out = np.zeros((2, len(view), 3), np.float32)
         for rows, features in zip(parts, tool.encode(view, parts, windows, lambda n: None), strict=True):
             out[:, rows] = features
@@ -185,8 +185,9 @@ def test_progress_counts_every_spot_once(slide):
     adata, told = section(slide), []
     view = open_sections(adata)[0]
     tool = encoder(Colour())
-    parts = tool.parts(view)
-    assert len(list(tool.encode(view, parts, st.pp._encode._windows(view, 112.0, True), told.append))) == len(parts)
+    windows = st.pp._encode._windows(view, 112.0, True, [])
+    parts = tool.parts(view, windows)
+    assert len(list(tool.encode(view, parts, windows, told.append))) == len(parts)
     assert sum(told) == len(view)
 
 

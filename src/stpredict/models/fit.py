@@ -15,6 +15,7 @@ from stpredict._sections.measured import gene_sums, not_measured, tell_of_not_me
 from stpredict._sections.open import Where, check_sizes, listed, open_all, table_of
 from stpredict._sections.stored import StoredSections, are_stored, open_stored
 from stpredict.models.methods import METHODS
+from stpredict.models.widths import fit_widths
 from stpredict.pp import gene_panel
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def fit(
         check_writable(checkpoint)
     model.not_measured = not_measured(sums, genes)
     tell_of_not_measured(opened, genes, model.not_measured, "They are learned from the other sections alone.")
-    model.fit(opened, genes=genes, groups=section_groups(opened, group_key))
+    model = fit_widths(model, opened, genes=genes, groups=section_groups(opened, group_key))
     if dropped:
         note = f"genes were dropped from {_listed(dropped, 5)}: totals are those in obs['total_counts']"
         model.config["history"]["notes"].append(note)

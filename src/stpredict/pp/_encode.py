@@ -75,7 +75,8 @@ def encode(
         (batch, d). Input size, normalisation and pooling come with the encoder; a module goes back as it came.
     key_added
         ``obsm`` key of the spot features; by default ``X_<encoder>``, which is refused where it holds features of another
-        encoder of that name. Niche features go under ``<key>_niche``.
+        encoder of that name. Niche features go under ``<key>_niche``, those of further windows of `stpredict.pp.tiles`
+        under ``<key>_niche_<µm>``.
     niche
         Encode the niches too: the niche windows of `stpredict.pp.tiles`, or the niche images of `stpredict.pp.niches`
         where it was run. A box is read as the square around its centre that holds it; networks see every square at
@@ -107,7 +108,7 @@ def encode(
 
     Returns
     -------
-    None, or the copy. Writes ``obsm[key]`` and ``obsm[key + "_niche"]``, float32 (spots, d), and how they were made
+    None, or the copy. Writes ``obsm[key]``, ``obsm[key + "_niche"]`` and, for further niche windows, ``obsm[key + "_niche_<µm>"]``, float32 (spots, d), and how they were made
     under the same keys of ``uns``: ``encoder``, ``encoder_hash``, ``spot_um``, ``niche_um``, ``mpp`` (of the tiles'
     content), ``feature_names`` where features have names, ``precision`` of a network, ``revision``, the commit of
     one that came from a hub, ``niche`` in place of ``niche_um`` where niches are not windows, with `stain_norm` that and
@@ -153,8 +154,9 @@ def encode(
     for section in sections:
         section.image  # noqa: B018 (opening checks the image and that all spots lie on it)
     spot_um, niche_um = (_common(geometry, sections, key) for key in ("spot_um", "niche_um"))
+    further = _further(geometry, sections) if niche else []
     kind = Niche.of(sections[0]) if niche else Niche(um=niche_um)
-    windows = [_windows(section, spot_um, niche) for section in sections]
+    windows = [_windows(section, spot_um, niche, further) for section in sections]
     with lent(encoder):
         tool = build_encoder(
             encoder,
@@ -170,7 +172,7 @@ def encode(
         scale = _common_scale(tool, sections, spot_um)
         _warn_about_scale(tool, sections, spot_um)
         key = key_added or keys.features(tool.name)
-        written = [key, keys.niche(key)] if niche else [key]
+        written = [key, keys.niche(key), *(keys.niche(key, um) for um in further)] if niche else [key]
         if key_added is None:
             _refuse_overwriting(opened.table, written, tool)
         if stain_norm:
@@ -195,6 +197,8 @@ def encode(
     for name, features in zip(written, outputs, strict=True):
         adata.obsm[name] = features
         adata.uns[name] = record | {SECTIONS: {s.name: spread_record(features[s.rows]) for s in sections}}
+    for um in further:
+        adata.uns[keys.niche(key, um)]["niche_um"] = um
     if kind.members != "window":
         del adata.uns[written[1]]["niche_um"]
         adata.uns[written[1]]["niche"] = str(kind)
@@ -220,9 +224,21 @@ def _common(geometry: dict[str, Any], sections: list[Section], key: str) -> floa
     return values.pop()
 
 
-def _windows(section: Section, spot_um: float, niche: bool) -> list[Windows]:
+def _further(geometry: dict[str, Any], sections: list[Section]) -> list[float]:
+    """Widths of further niche windows, µm, the same in all sections."""
+    widths = {tuple(float(um) for um in np.atleast_1d(geometry[s.name].get("further_um", ()))) for s in sections}
+    if len(widths) > 1:
+        told = " and ".join(str(list(one)) for one in sorted(widths))
+        msg = f"Sections have further niche windows of different widths ({told} µm); run stpredict.pp.tiles on all of them with one niche_um."
+        raise ValueError(msg)
+    return list(widths.pop())
+
+
+def _windows(section: Section, spot_um: float, niche: bool, further: list[float]) -> list[Windows]:
     spot = Windows(spot_um, section.centres)
-    return [spot, Windows(*niche_windows(section))] if niche else [spot]
+    if not niche:
+        return [spot]
+    return [spot, Windows(*niche_windows(section)), *(Windows(um, section.centres) for um in further)]
 
 
 def _common_scale(tool: Any, sections: list[Section], spot_um: float) -> float:
@@ -265,7 +281,7 @@ def _run(
     folders = []
     with tqdm(total=sum(map(len, sections)), desc=f"encode ({tool.name})", unit="spot", disable=not show) as bar:
         for section, kinds in zip(sections, windows, strict=True):
-            parts = tool.parts(section)
+            parts = tool.parts(section, kinds)
             folder = resume_folder(tool, section, parts, kinds) if len(parts) > 1 else None
             folders.append(folder)
             for rows, features in _parts(tool, section, parts, kinds, folder, bar.update):

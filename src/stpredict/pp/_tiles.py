@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
@@ -11,6 +13,8 @@ from stpredict._sections.open import Opened, Where
 from stpredict._sections.scale import NICHE_UM, SPOT_UM
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
 
@@ -22,7 +26,7 @@ def tiles(
     data: Data,
     *,
     spot_um: float = SPOT_UM,
-    niche_um: float = NICHE_UM,
+    niche_um: float | Sequence[float] = NICHE_UM,
     mpp: float | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -41,7 +45,10 @@ def tiles(
     spot_um
         Side of the square spot window, µm.
     niche_um
-        Side of the square niche window, µm.
+        Side of the square niche window, µm, or several: ``(336, 560, 1000, 1600)``. Of several, 560 is the niche where it
+        is among them, else the first, and the others are further windows that `stpredict.pp.encode` describes too. Wide
+        windows help where a model meets further sections of a tissue block that it knows, and can do harm elsewhere:
+        `stpredict.tl.train` tries on training sections whether they help.
     mpp
         Microns per pixel of the full-resolution image. By default it is taken from the scale factors, the image
         file or the spot lattice (100 µm centre to centre on Visium), in this order.
@@ -52,7 +59,7 @@ def tiles(
     Returns
     -------
     None, or the copy. Writes ``uns["tiles"][library]``: ``mpp`` and ``mpp_source`` (scale of ``obsm["spatial"]``),
-    ``spot_um``, ``niche_um``, ``image`` and its ``image_width`` and ``image_height`` in pixels.
+    ``spot_um``, ``niche_um``, ``further_um`` (float64, the other widths, where there are any), ``image`` and its ``image_width`` and ``image_height`` in pixels.
 
     Raises
     ------
@@ -75,11 +82,7 @@ def tiles(
     >>> adata.uns["tiles"]["sim_1"]["niche_um"]
     560.0
     """
-    if not 0 < spot_um <= niche_um:
-        msg = (
-            f"Windows must be positive and the niche at least as wide as the spot; got {spot_um:g} and {niche_um:g} µm."
-        )
-        raise ValueError(msg)
+    niche_um, *further = niche_widths(spot_um, niche_um)
     opened = Opened(data, Where(library_key, table_key, image_key), mpp=mpp, copy=copy)
     geometry = {}
     for section in opened.sections:
@@ -89,15 +92,37 @@ def tiles(
             "mpp": section.mpp_of_coordinates,
             "mpp_source": section.mpp_source,
             "spot_um": float(spot_um),
-            "niche_um": float(niche_um),
+            "niche_um": niche_um,
             "image": section.image.source,
             "image_width": width,
             "image_height": height,
         }
+        if further:
+            geometry[section.name]["further_um"] = np.array(further)
         if library_key:
             geometry[section.name]["library_key"] = library_key
     opened.target.uns[keys.TILES] = geometry
     return opened.result
+
+
+def niche_widths(spot_um: float, niche_um: float | Sequence[float]) -> list[float]:
+    """Width of the niche, then of further windows from narrow to wide, all in µm.
+
+    Raises
+    ------
+    ValueError
+        If there is none, one is narrower than the spot, or two are the same.
+    """
+    widths = [float(um) for um in np.atleast_1d(np.asarray(niche_um, dtype=float))]
+    if not widths or not all(0 < spot_um <= um < np.inf for um in widths):
+        told = ", ".join(f"{um:g}" for um in widths) or "none"
+        msg = f"Windows must be positive and niches at least as wide as the spot; got {spot_um:g} and {told} µm."
+        raise ValueError(msg)
+    if len({f"{um:g}" for um in widths}) < len(widths):
+        msg = f"niche_um names a width twice ({', '.join(f'{um:g}' for um in widths)} µm); name each once."
+        raise ValueError(msg)
+    niche = NICHE_UM if NICHE_UM in widths else widths[0]
+    return [niche, *sorted(um for um in widths if um != niche)]
 
 
 def _tell_off_tissue(section: Section) -> None:

@@ -72,6 +72,12 @@ class History:
     values: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def score(self) -> float:
+        """Best PCC on inner held-out spots; NaN where none were held out."""
+        scores = self.values.get("inner_pcc") or self.values.get("val_pcc") or [np.nan]
+        return float(np.max(scores))
+
 
 class ExpressionModel(ABC):
     """An image-to-expression model.

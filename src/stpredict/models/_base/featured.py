@@ -45,6 +45,10 @@ class FeatureModel(StoredModel):
 
     Attributes
     ----------
+    features
+        As passed.
+    checkpoint
+        Folder of checkpoints, where the method writes any.
     columns
         Names of the columns of `design`, known in training.
     not_measured
@@ -53,12 +57,13 @@ class FeatureModel(StoredModel):
     """
 
     uses_features: ClassVar[bool] = True
+    checkpoint: Path | None = None
 
     def __init__(self, *, features: str | Sequence[str] | None = None, min_counts: int = 50) -> None:
         super().__init__()
         self.columns: list[str] = []
         self.not_measured: np.ndarray | None = None
-        self._features = features
+        self.features = features
         self._min_counts = min_counts
 
     # ------------------------------------------------------------------ training
@@ -79,7 +84,7 @@ class FeatureModel(StoredModel):
         ValueError
             If features or counts are missing or unusable, or too few spots are left.
         """
-        keys = find_features(sections, self._features) if self.uses_features else []
+        keys = find_features(sections, self.features) if self.uses_features else []
         described = describe_features(sections[0], keys)
         check_all(sections, described)
         how: dict[str, Any] = {"min_counts": self._min_counts, "not_measured": self.not_measured, "store": store}

@@ -73,7 +73,7 @@ class NetworkModel(FeatureModel):
         if not (isinstance(self.seed, int) and self.seed >= 0):
             msg = f"seed must be a non-negative integer, got {self.seed!r}."
             raise ValueError(msg)
-        self._checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self._show_progress = settings.progress if show_progress is None else show_progress
 
     @staticmethod
@@ -93,7 +93,7 @@ class NetworkModel(FeatureModel):
 
         self.config |= {"options": asdict(self.options), "seed": self.seed}
         build = partial(self.build_network, self.options, self.config, n_genes)
-        return Ensemble(build, self.options, self.seed, self._checkpoint, self._show_progress)
+        return Ensemble(build, self.options, self.seed, self.checkpoint, self._show_progress)
 
     def _networks(self, arrays: Mapping[str, np.ndarray] | None = None) -> Iterator[nn.Module]:
         """Trained members one after the other, from ``arrays`` by default, on the device and in evaluation mode."""

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict._core import keys as slots
 from stpredict._sections.niches import call
+from stpredict._sections.scale import NICHE_UM
 from stpredict._sections.spread import ROWS, moments, whole_moments
 from stpredict.models._data.chunks import Parts
 
@@ -164,40 +166,61 @@ def check_features(section: Section, expected: Mapping[str, Mapping[str, Any]]) 
     """
     found = describe_features(section, list(expected))
     for key, wanted in expected.items():
-        _check_niche(section, key, found[key], wanted)
-        _check_stain(section, key, found[key], wanted)
+        _check_niche(section, key, found[key], expected)
+        _check_stain(section, key, found[key], expected)
         for name, value in wanted.items():
             has = found[key].get(name)
             if has is None or _differs(name, has, value):
                 told = value if has is None or name != "encoder_hash" else f"{value} (same name, other weights)"
                 msg = (
                     f"Section {section.name!r}: obsm[{key!r}] has {name}={has}, where the model was trained on {told}. "
-                    f"Run {_mend(wanted)} on this section, or train on features made like these."
+                    f"Run {_mend(key, expected)} on this section, or train on features made like these."
                 )
                 raise ValueError(msg)
 
 
-def _check_niche(section: Section, key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _check_niche(section: Section, key: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Refuse niche features of other niches; those that do not say are of windows."""
+    wanted = expected[key]
     has, should = (features.get("niche", "window") for features in (found, wanted))
     if has != should and "encoder" in found:
         msg = (
             f"Section {section.name!r}: obsm[{key!r}] is of niches {has!r}, where the model was trained on {should!r}. "
-            f"Run {call(should, wanted.get('niche_um'))} and {_mend(wanted)} on this section."
+            f"Run {call(should, wanted.get('niche_um'))} and {_mend(key, expected)} on this section."
         )
         raise ValueError(msg)
 
 
-def _check_stain(section: Section, key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _check_stain(section: Section, key: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Refuse features of normalised stains where the model was trained on others, and the other way round."""
+    wanted = expected[key]
     has, should = (features.get("stain_norm") for features in (found, wanted))
     if has != should and "encoder" in found and "encoder" in wanted:
         told = [f"stains normalised by {name!r}" if name else "stains as they are" for name in (has, should)]
         msg = (
             f"Section {section.name!r}: obsm[{key!r}] has {told[0]}, where the model was trained on {told[1]}. "
-            f"Run {_mend(wanted)} on this section."
+            f"Run {_mend(key, expected)} on this section."
         )
         raise ValueError(msg)
+
+
+def windows_of(key: str, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """``spot_um`` and ``niche_um`` as `stpredict.pp.tiles` takes them, for the features that `key` and its like stand for.
+
+    Of several niche widths, that of the niche comes first.
+    """
+    alike = [(name, record) for name, record in records.items() if slots.spot(name) == slots.spot(key)]
+    windows: dict[str, Any] = {}
+    for name, record in sorted(alike, key=lambda one: slots.is_wider(one[0])):
+        if "spot_um" in record:
+            windows.setdefault("spot_um", float(record["spot_um"]))
+        if "niche_um" in record:
+            widths = windows.setdefault("niche_um", [] if not slots.is_wider(name) else [NICHE_UM])
+            widths += [] if float(record["niche_um"]) in widths else [float(record["niche_um"])]
+    if "niche_um" in windows:
+        first, *others = windows["niche_um"]
+        windows["niche_um"] = (first, *others) if others else first
+    return windows
 
 
 def _differs(name: str, has: Any, wanted: Any) -> bool:
@@ -206,10 +229,13 @@ def _differs(name: str, has: Any, wanted: Any) -> bool:
     return has != wanted
 
 
-def _mend(record: Mapping[str, Any]) -> str:
+def _mend(key: str, expected: Mapping[str, Mapping[str, Any]]) -> str:
+    record = expected[key]
     if "encoder" not in record:
         return "the same feature extraction"
-    tiles = ", ".join(f"{name}={record[name]:g}" for name in ("spot_um", "niche_um") if name in record)
+    given = windows_of(key, expected)
+    several = {name: value if isinstance(value, tuple) else f"{value:g}" for name, value in given.items()}
+    tiles = ", ".join(f"{name}={value}" for name, value in several.items())
     scale = f", mpp={record['mpp']:.4g}" if "mpp" in record else ""
     stain = f", stain_norm={record['stain_norm']!r}" if "stain_norm" in record else ""
     return f"stpredict.pp.tiles(adata, {tiles}) and stpredict.pp.encode(adata, {record['encoder']!r}{scale}{stain})"

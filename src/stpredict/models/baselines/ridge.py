@@ -64,8 +64,7 @@ class Ridge(Baseline):
         if not self.columns:
             return [np.arange(table.design.shape[1])]
         slots = [name.rsplit(":", 1)[0] for name in self.columns]
-        spot_of = {keys.niche(key): key for key in dict.fromkeys(slots)}
-        encoders = [spot_of.get(key, key) for key in slots]
+        encoders = [keys.spot(key) for key in slots]
         return [np.flatnonzero([name == encoder for name in encoders]) for encoder in dict.fromkeys(encoders)]
 
 

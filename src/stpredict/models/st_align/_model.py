@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from stpredict._core.keys import is_niche
 from stpredict._core.warning import warn
 from stpredict._sections.niches import Niche
 from stpredict.models._aligned.expression import GeneScale, has_expression, mean_and_sd, usable_spots
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from stpredict.models._data.rows import Rows, RowStore
     from stpredict.models._data.table import Table
     from stpredict.models.st_align._network import StAlignNetwork
-
-NICHE = "_niche"
-"""How keys of niche features end."""
 
 
 class StAlign(Aligned):
@@ -53,8 +51,8 @@ class StAlign(Aligned):
     def _table(
         self, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str], store: RowStore | None = None
     ) -> Table:
-        keys = find_features(sections, self._features)
-        niches = [key for key in keys if key.endswith(NICHE)]
+        keys = find_features(sections, self.features)
+        niches = [key for key in keys if is_niche(key)]
         spots = [key for key in keys if key not in niches]
         if not niches or not (spots or self.options.image_encoder):
             lacking = "niche features (obsm keys that end in _niche)" if not niches else "spot features"
@@ -63,7 +61,7 @@ class StAlign(Aligned):
                 "stpredict.pp.encode with niche=True, and name both in features=."
             )
             raise ValueError(msg)
-        self._features = niches if self.options.image_encoder else [*spots, *niches]
+        self.features = niches if self.options.image_encoder else [*spots, *niches]
         return super()._table(sections, genes, groups, store)
 
     def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale, store: RowStore) -> Tensors:
@@ -205,4 +203,4 @@ class StAlign(Aligned):
 
 def _sizes(config: Mapping[str, Any], *, niche: bool) -> list[int]:
     """Lengths of the spot features, or of the niche features."""
-    return [feature["n_features"] for key, feature in config["features"].items() if key.endswith(NICHE) == niche]
+    return [feature["n_features"] for key, feature in config["features"].items() if is_niche(key) == niche]

@@ -6,6 +6,7 @@ An encoder splits a section into `parts` (rows that are worth doing together and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -60,9 +61,15 @@ class MorphologyEncoder:
         step = max(self.mpp or morphology.MPP, section.mpp) / section.mpp
         return round(step / downsample * morphology.ALIGN) / morphology.ALIGN * downsample
 
-    def parts(self, section: Section) -> list[np.ndarray]:
-        """One part per block; blocks are smaller where spots are so dense that their features would pile up."""
-        centres, side = section.centres / self._step(section), BLOCK_PX
+    def parts(self, section: Section, windows: Sequence[Windows]) -> list[np.ndarray]:
+        """One part per block.
+
+        Blocks are larger where windows are so wide that most of a block would be described again for the next one, and
+        smaller where spots are so dense that their features would pile up.
+        """
+        step = self._step(section)
+        widest = max(float(np.max(kind.um)) for kind in windows) / (step * section.mpp)
+        centres, side = section.centres / step, max(BLOCK_PX, 2 * math.ceil(widest))
         parts = block_groups(centres, side)
         while max(map(len, parts)) > SPOTS_PER_BLOCK and side > LEAST_BLOCK_PX:
             side //= 2

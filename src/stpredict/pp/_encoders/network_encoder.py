@@ -76,7 +76,7 @@ class NetworkEncoder:
         """Resolution (µm/px) of the content of an input tile."""
         return np.maximum(um / self.size, max(self.mpp or 0.0, section.mpp))
 
-    def parts(self, section: Section) -> list[np.ndarray]:
+    def parts(self, section: Section, windows: Sequence[Windows]) -> list[np.ndarray]:
         """Runs of neighbouring spots, to be resumed one by one."""
         order = np.concatenate(block_groups(section.centres, 2048))
         return np.split(order, range(SPOTS_PER_PART, len(order), SPOTS_PER_PART))

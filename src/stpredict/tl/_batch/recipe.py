@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from stpredict._core import keys
 from stpredict._sections.niches import Niche
+from stpredict.models._data.features import windows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,8 @@ class Features:
     windows: dict[str, Any]
     """``spot_um`` and ``niche_um``, as `stpredict.pp.tiles` takes them."""
     with_niche: bool
+    keys: tuple[str, ...]
+    """``obsm`` keys that the model reads."""
     niche: dict[str, Any] | None
     stain_norm: Literal["macenko"] | None = None
 
@@ -82,7 +85,7 @@ class Recipe:
         from stpredict.pp import nuclei, tiles
 
         for one in self.features:
-            if one.key not in adata.obsm or (one.with_niche and keys.niche(one.key) not in adata.obsm):
+            if any(key not in adata.obsm for key in one.keys):
                 one.make(adata)
         if not self.keys:
             tiles(adata)
@@ -106,26 +109,36 @@ def recipe_of(
     given: list[Encoder | None] = list(encoder) if isinstance(encoder, list | tuple) else [encoder]
     tools = {_hash(one): one for one in given if one is not None}
     made = []
-    for key in dict.fromkeys(key.removesuffix("_niche") for key in records):
-        both = [records[name] for name in (key, keys.niche(key)) if name in records]
-        found = _encoder(both[0], tools)
+    for key in dict.fromkeys(map(keys.spot, records)):
+        own = {name: record for name, record in records.items() if keys.spot(name) == key}
+        first = next(iter(own.values()))
+        found = _encoder(first, tools)
         if found is not None:
-            made.append(_features(key, found, both, with_niche=keys.niche(key) in records))
+            made.append(_features(key, found, own))
         elif not only_stores:
-            raise ValueError(_lacking(key, both[0], given))
+            raise ValueError(_lacking(key, first, given))
     return Recipe(made, tuple(records), _nuclei(model.config))
 
 
-def _features(key: str, encoder: Encoder, records: Sequence[Mapping[str, Any]], *, with_niche: bool) -> Features:
-    windows = {name: float(record[name]) for record in records for name in ("spot_um", "niche_um") if name in record}
-    kind = next((record["niche"] for record in records if "niche" in record), None)
+def _features(key: str, encoder: Encoder, records: Mapping[str, Mapping[str, Any]]) -> Features:
+    kind = next((record["niche"] for record in records.values() if "niche" in record), None)
     niche = None
     if kind is not None:
         members, _, value = kind.partition(" ")
         niche = Niche.from_record(
             {"members": members, {"nearest": "k", "ring": "rings"}.get(members, "um"): float(value)}
         ).record()
-    return Features(key, encoder, float(records[0]["mpp"]), windows, with_niche, niche, records[0].get("stain_norm"))
+    first = next(iter(records.values()))
+    return Features(
+        key,
+        encoder,
+        float(first["mpp"]),
+        windows_of(key, records),
+        any(map(keys.is_niche, records)),
+        tuple(records),
+        niche,
+        first.get("stain_norm"),
+    )
 
 
 def _encoder(record: Mapping[str, Any], tools: Mapping[str, Encoder]) -> Encoder | None:
