@@ -219,7 +219,7 @@ def windows_of(key: str, records: Mapping[str, Mapping[str, Any]]) -> dict[str, 
             widths += [] if float(record["niche_um"]) in widths else [float(record["niche_um"])]
     if "niche_um" in windows:
         first, *others = windows["niche_um"]
-        windows["niche_um"] = (first, *others) if others else first
+        windows["niche_um"] = (first, *sorted(others)) if others else first
     return windows
 
 
