@@ -243,6 +243,7 @@ def test_dropout_of_self_attention_is_on_its_output_as_released_and_else_on_its_
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
     torch.testing.assert_close(block(x, x), x if released else x + 1)
+    assert block.attention.dropout == (0.0 if released else 1.0)
 
 
 def test_the_published_network_is_built_as_released():
