@@ -268,7 +268,7 @@ def test_presets_are_what_they_say():
     assert published.learning_rate * published.final_rate == pytest.approx(1e-6)
     assert (published.rebuild, published.decoder, published.hidden_expression) == (0, 0, 0)
     assert (published.fusion, published.negatives) == ("released", "companions")
-    assert not (published.pretrained or published.decay_vectors or published.soft_targets)
+    assert not any([published.pretrained, published.decay_vectors, published.soft_targets])
 
 
 def test_the_published_recipe_runs_on_frozen_features(sections):
