@@ -83,6 +83,23 @@ def info_nce(a: Tensor, b: Tensor, *, temperature: float, same: Tensor | None = 
     return (_cross_entropy(logits, targets) + _cross_entropy(logits.T, targets)) / 2
 
 
+def paired_info_nce(a: Tensor, b: Tensor, negatives: Tensor, *, temperature: float) -> Tensor:
+    """Contrastive loss of a batch in one direction, every spot with negatives of its own.
+
+    Parameters
+    ----------
+    a, b
+        Embeddings (batch, d) of the same spots, rows of length 1.
+    negatives
+        (batch, n, d), embeddings of the kind of `b` of other spots.
+    temperature
+        Cosines are divided by it.
+    """
+    own = (a * b).sum(dim=1, keepdim=True)
+    logits = torch.cat([own, torch.einsum("bd,bnd->bn", a, negatives)], dim=1) / temperature
+    return -F.log_softmax(logits, dim=1)[:, 0].mean()
+
+
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy that takes hidden logits (-inf), which no target may name, for 0."""
     return -(targets * F.log_softmax(logits, dim=1).clamp_min(-1e4)).sum(dim=1).mean()
