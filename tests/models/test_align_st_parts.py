@@ -233,7 +233,7 @@ def known_moments():
 
 def test_level_and_deviation_of_genes_that_only_text_knows_follow_from_text(known_moments, paired):
     names, values, text, level, sd = known_moments
-    sections = [open_sections(adata)[0] for adata in paired(1, side=20, patients=["A"]) and [paired(1, side=20)]]
+    sections = open_sections(paired(1, side=20))
     table = training_table(sections, ["A"], genes=[f"GENE{i}" for i in range(15)], keys=["X_fake"], min_counts=0)
     table = replace(table, expression=values[: len(table)])
     space = gene_space(table, names, text=text, axes=4)
