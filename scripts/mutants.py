@@ -25,9 +25,141 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = "tests/models/test_align_st_parts.py"
 ALIGN_ST = "src/stpredict/models/align_st/"
-LOOP = "src/stpredict/models/_training/loop.py"
+LOOP, ENSEMBLE = "src/stpredict/models/_training/loop.py", "src/stpredict/models/_training/ensemble.py"
+SCHEDULE = "tests/models/training/test_schedule.py"
 
-NAMED: dict[str, tuple[str, str, str, list[str]]] = {}
+NAMED: dict[str, tuple[str, str, str, list[str]]] = {
+    "ALIGN-ST: gene graph": (
+        ALIGN_ST + "_network.py",
+        "return genes if self.graph is None else self.graph(genes, pool, itself)",
+        "return genes",
+        [PARTS],
+    ),
+    "ALIGN-ST: gene graph in training only": (
+        ALIGN_ST + "_training.py",
+        "after = [network.genes(before[part], before[seen], itself[part]) for part in rows]",
+        "after = [before]",
+        [PARTS],
+    ),
+    "ALIGN-ST: neighbours among the drawn genes only": (
+        ALIGN_ST + "_network.py",
+        "return torch.cat([described, others])",
+        "return described",
+        [PARTS],
+    ),
+    "ALIGN-ST: gate of the gene graph": (
+        ALIGN_ST + "_network.py",
+        "return rows, F.softmax(self.score(gate)[..., 0], dim=1)",
+        "return rows, torch.full(rows.shape, 1 / rows.shape[1])",
+        [PARTS],
+    ),
+    "ALIGN-ST: nuclei": (
+        ALIGN_ST + "_network.py",
+        "tile = self.nuclei(tile, slide.nuclei)",
+        "pass",
+        [PARTS],
+    ),
+    "ALIGN-ST: attention over nuclei": (
+        ALIGN_ST + "_network.py",
+        "return F.softmax(scores / tile.shape[1] ** 0.5, dim=1)",
+        "return torch.full_like(scores, 1 / scores.shape[1])",
+        [PARTS],
+    ),
+    "ALIGN-ST: text": (
+        ALIGN_ST + "_network.py",
+        "out = out + self.text(genes.facts, genes.known, tiles)",
+        "out = out + 0 * self.text(genes.facts, genes.known, tiles)",
+        [PARTS],
+    ),
+    "ALIGN-ST: visual prompts do not ask": (
+        ALIGN_ST + "_network.py",
+        "visual = visual + ask(visual, tiles[None], tiles[None], need_weights=False)[0]",
+        "pass",
+        [PARTS],
+    ),
+    "ALIGN-ST: share of the visual prompts": (
+        ALIGN_ST + "_network.py",
+        "self.alpha * across(visual) + (1 - self.alpha) * tokens[:, 1 : 1 + n]",
+        "(1 - self.alpha) * across(visual) + self.alpha * tokens[:, 1 : 1 + n]",
+        [PARTS],
+    ),
+    "ALIGN-ST: GraphSAGE": (
+        ALIGN_ST + "_network.py",
+        "return self.refine(tile, slide.near, slide.alike)",
+        "return tile",
+        [PARTS],
+    ),
+    "ALIGN-ST: GraphSAGE over the lattice": (
+        ALIGN_ST + "_network.py",
+        "_mean_over(tile, near), _mean_over(tile, alike)",
+        "0 * _mean_over(tile, near), _mean_over(tile, alike)",
+        [PARTS],
+    ),
+    "ALIGN-ST: GraphSAGE over look-alikes": (
+        ALIGN_ST + "_network.py",
+        "_mean_over(tile, near), _mean_over(tile, alike)",
+        "_mean_over(tile, near), 0 * _mean_over(tile, alike)",
+        [PARTS],
+    ),
+    "ALIGN-ST: look-alikes are any spots": (
+        ALIGN_ST + "_slides.py",
+        "kneighbors(points, return_distance=False)",
+        "kneighbors(points[::-1], return_distance=False)",
+        [PARTS],
+    ),
+    "ALIGN-ST: level of unseen genes": (
+        ALIGN_ST + "_model.py",
+        "mean[:, known], std[:, known] = standard * sd + level, error",
+        "mean[:, known], std[:, known] = standard * sd, error",
+        [PARTS],
+    ),
+    "ALIGN-ST: deviation of unseen genes": (
+        ALIGN_ST + "_model.py",
+        "mean[:, known], std[:, known] = standard * sd + level, error",
+        "mean[:, known], std[:, known] = standard + level, error",
+        [PARTS],
+    ),
+    "ALIGN-ST: level and deviation from text": (
+        ALIGN_ST + "_genes.py",
+        "whole = whole.reindex([*seen, *others]).fillna(0.0)",
+        "whole = whole.reindex([*seen, *others]).fillna(0.0)\n    whole.loc[others, MOMENTS] = own.median().to_numpy()",
+        [PARTS],
+    ),
+    "turns and flips of tiles in training": (
+        "src/stpredict/models/nn/_tokens.py",
+        "x = turn_and_flip(x)",
+        "pass",
+        ["tests/models/test_nn.py"],
+    ),
+    "warm-up": (LOOP, "warm = min((step + 1) / rise, 1) if rise else 1", "warm = 1", [SCHEDULE]),
+    "fall of the learning rate": (
+        LOOP,
+        "(1 - plan.final_rate) * self._to_go(step)",
+        "(1 - plan.final_rate)",
+        [SCHEDULE],
+    ),
+    "rise of weight decay": (LOOP, 'group["weight_decay"] = plan.weight_decay + change', "pass", [SCHEDULE]),
+    "warm-up of methods": (ENSEMBLE, "            warm_up=options.warm_up,\n", "", [SCHEDULE]),
+    "last rate of methods": (ENSEMBLE, "            final_rate=options.final_rate,\n", "", [SCHEDULE]),
+    "last weight decay of methods": (
+        ENSEMBLE,
+        "            final_weight_decay=options.final_weight_decay,\n",
+        "",
+        [SCHEDULE],
+    ),
+    "gene structure: distance": (
+        "src/stpredict/models/_base/spotwise.py",
+        'distance = self.structure.distance(mean_features(section, list(self.config["features"])))',
+        "distance = 1.0",
+        ["tests/tl/test_reference.py"],
+    ),
+    "gene structure": (
+        "src/stpredict/models/_base/spotwise.py",
+        "means = self.structure.apply_to(predicted.map(itemgetter(0)), distance)",
+        "means = predicted.map(itemgetter(0))",
+        ["tests/tl/test_reference.py"],
+    ),
+}
 """By name: a file, a text that it has once, what takes its place, and arguments of pytest that should notice."""
 
 DRAWN = ("models", "_evaluation", "_sections")
