@@ -4,7 +4,7 @@
     python benchmarks/cmrcnet.py ablation
     python benchmarks/cmrcnet.py curve
     python benchmarks/cmrcnet.py simulated
-    python benchmarks/cmrcnet.py published
+    python benchmarks/cmrcnet.py published [--epochs 2] [--keep FOLDER]
 
 ``accuracy``: folds of her2st are C2 … C5 in turn, trained on B4 and the other sections of patient C, and patient C →
 B4; ``mob`` is one bulb to the other, ``mouse_colon`` one half of the roll to the other. All methods see the same folds,
@@ -14,7 +14,8 @@ sections of the other patients.
 
 ``ablation`` changes one part at a time of the default with one network instead of three, on C2 … C5. ``curve`` trains on 1, 2 and 3 of the sections C2 …
 C5 and tests on another. ``simulated`` has tissue whose image shows all there is. ``published`` trains the published recipe end to end,
-a ViT-B/32 of 8 blocks from scratch on the spots' pixels, for one fold; ``--epochs`` cuts it short.
+a ViT-B/32 of 8 blocks from scratch on the spots' pixels, for one fold; ``--epochs`` cuts it short, and given ``--keep`` the same
+command continues a run that was interrupted.
 
 Results of finished jobs are kept in ``--keep`` and not computed again.
 """
@@ -41,6 +42,8 @@ CHANGES = {
     "no reconstruction": {"reconstruction": 0.0},
     "whole batch rebuilt": {"rebuilt": None},
     "no decoder": {"decoder": 0.0},
+    "logarithm per spot": {"log_each": True},
+    "released cross-attention": {"released_fusion": True},
     "targets not detached": {"detach_targets": False},
     "no L2 norm, τ = 1": {"normalise": False, "temperature": 1.0, "weighted": False},
     "plain mean of 50": {"weighted": False, "neighbours": 50},
@@ -162,6 +165,8 @@ def published(arguments):
     changed = {"epochs": arguments.epochs} if arguments.epochs else {}
     start = time.time()
     genes = list(dict.fromkeys([*top, *shown["HVG"], *MARKERS]))
+    if arguments.keep:
+        changed["checkpoint"] = arguments.keep / "published"
     model = st.tl.train(train, method="cmrcnet", preset="published", genes=genes, seed=0, **changed)
     st.tl.predict_expression(test, model)
     panels = {name: [g for g in panel if g in set(test.var_names)] for name, panel in shown.items()}

@@ -46,13 +46,14 @@ def test_only_some_groups_may_be_held_out():
         list(leave_one_group_out(["B", "C"], ["C", "Z"]))
 
 
-def test_a_section_without_counts_keeps_its_features_and_nothing_else(paired):
+def test_a_section_without_counts_keeps_its_features_and_patient_and_nothing_else(paired):
     adata = paired()
+    adata.obs["patient"], adata.obs["depth"] = "A", 1.0
     (section,) = opened([adata])
     blind = section.without_counts()
     np.testing.assert_array_equal(blind.features("X_fake"), section.features("X_fake"))
     np.testing.assert_array_equal(blind.centres, section.centres)
-    assert blind.adata.obs.columns.empty
+    assert blind.adata.obs.columns.tolist() == ["patient"]
     assert not blind.adata.layers
     with pytest.raises(ValueError, match="no expression matrix"):
         blind.counts()

@@ -227,7 +227,7 @@ def test_one_section_for_each_region(two_regions):
     np.testing.assert_allclose(second.centres, XY[::-1])
     assert second.rows.tolist() == [4, 5, 6, 7]
     assert (first.image.source, second.image.source) == ("images['he']", "images['he2']")
-    with pytest.raises(ValueError, match="2 regions \\(spots, more\\); pass region="):
+    with pytest.raises(ValueError, match="2 regions \\(spots, more\\); pass library_id="):
         section_from_spatialdata(two_regions)
     with pytest.raises(KeyError, match="does not annotate 'x'"):
         section_from_spatialdata(two_regions, region="x")

@@ -193,6 +193,7 @@ def test_presets_are_what_they_say():
     assert (published.image_encoder, published.depth, published.epochs) == ("vit_base_patch32_224", 8, 60)
     assert (published.temperature, published.normalise, published.neighbours) == (1.0, False, 50)
     assert (published.mask, published.shared_fusion, published.decoder) == ("elements", True, 0.0)
+    assert (published.heads, published.log_each, published.released_fusion) == (8, True, True)
 
 
 def test_the_published_recipe_runs_on_frozen_features(sections):
@@ -225,6 +226,7 @@ def test_a_vision_transformer_is_trained_end_to_end(two_sections, tmp_path):
         ({"temprature": 1}, TypeError, "no option temprature; it has .*temperature"),
         ({"temperature": 0}, ValueError, "temperature must be positive"),
         ({"mask": "pixels"}, ValueError, "mask must be one of"),
+        ({"heads": 8, "pretrained": True}, ValueError, "pass heads=None with pretrained=True, not 8"),
         ({"mask_share": 1.0}, ValueError, r"mask_share must lie in \[0, 1\)"),
         ({"width": 12}, ValueError, "width must be a multiple of 8"),
         ({"seed": -1}, ValueError, "seed must be a non-negative integer"),

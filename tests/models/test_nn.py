@@ -80,6 +80,29 @@ def test_tiles_are_turned_and_mirrored_all_eight_ways_and_nothing_else():
     assert len(seen) == 8
 
 
+class Seen(torch.nn.Module):
+    """Stands for a network and gives back what it is shown, as one feature map."""
+
+    def forward_features(self, x):
+        return x
+
+
+def test_tiles_are_turned_and_mirrored_in_training_and_only_there():
+    patches = PatchTokens("vit_tiny_patch16_224", size=32, depth=1)
+    patches.network = Seen()
+    tile = torch.randint(256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    shown = (tile - patches.mean) / patches.sd
+    upright = shown.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(patches.eval()(tile.expand(5, 3, 32, 32)), upright.expand(5, -1, -1))
+    turned = [torch.rot90(shown, k, dims=(2, 3)) for k in range(4)]
+    ways = torch.cat([x.flatten(2).transpose(1, 2) for t in turned for x in (t, t.flip(3))])
+    torch.manual_seed(0)
+    out = patches.train()(tile.expand(100, 3, 32, 32))
+    same = (out[:, None] - ways[None]).abs().amax(dim=(2, 3)) < 1e-5
+    assert same.sum(dim=1).tolist() == [1] * 100
+    assert same.any(dim=0).all()
+
+
 def test_tokens_have_the_stated_shapes():
     assert FeatureTokens([4, 6], 16, dropout=0.0)(vectors(3, 10)).shape == (3, 2, 16)
     assert GeneTokens(30, 16)(vectors(3, 30)).shape == (3, 8, 16)

@@ -266,6 +266,9 @@ def test_presets_are_what_they_say():
     assert (published.learning_rate, published.temperature) == (5e-4 * 64 / 256, 0.1)
     assert (published.clusters, published.companions, published.niche_layers) == (6, 5, 6)
     assert published.learning_rate * published.final_rate == pytest.approx(1e-6)
+    assert (published.rebuild, published.decoder, published.hidden_expression) == (0, 0, 0)
+    assert (published.fusion, published.negatives) == ("released", "companions")
+    assert not any([published.pretrained, published.decay_vectors, published.soft_targets])
 
 
 def test_the_published_recipe_runs_on_frozen_features(sections):

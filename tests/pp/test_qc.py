@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -183,3 +185,60 @@ def test_real_sections_are_hardly_folded(her2st_c2):
     st.pp.qc(her2st_c2)
     assert her2st_c2.obs["fold"].mean() < 0.1
     assert her2st_c2.obs["blur"].median() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_user_says_where_the_tissue_is():
+    mask = np.zeros((50, 50), dtype=bool)
+    mask[:, 25:] = True
+    outline = np.array([[250, 0], [500, 0], [500, 500], [250, 500]], dtype=float)
+    for tissue in (mask, [outline]):
+        adata = slide()
+        st.pp.qc(adata, tissue=tissue)
+        np.testing.assert_allclose(adata.obs["tissue_fraction"], [0, 0.5, 1, 0], atol=0.04)
+    pale = slide()
+    image = pale.uns["spatial"]["one"]["images"]["hires"]
+    image[:, :250] = (230, 226, 232)
+    st.pp.qc(pale)
+    assert pale.obs["tissue_fraction"].max() == 0
+    st.pp.qc(pale, tissue=0.01)
+    assert pale.obs["tissue_fraction"].max() == 1
+    both = ad.concat({"a": slide(), "b": slide()}, label="library_id", index_unique="-")
+    both.uns["spatial"] = {name: slide().uns["spatial"]["one"] for name in "ab"}
+    with pytest.raises(ValueError, match="of one slide, and there are 2 sections"):
+        st.pp.qc(both, tissue=mask)
+    with pytest.raises(ValueError, match="this section has no image"):
+        st.pp.qc(slide(image=False), tissue=mask)
+    with pytest.raises(ValueError, match="no threshold of the stain"):
+        st.pp.qc(both, tissue=9.0)
+
+
+def lying(flags=None, *, turned=False):
+    """80 spots in the upper left of a slide, as an image shows it or mirrored."""
+    rgb = np.full((500, 600, 3), GLASS, dtype=np.uint8)
+    rgb[:350, 400 if turned else 0 : None if turned else 200] = TISSUE
+    x, y = np.meshgrid(np.linspace(20, 180, 8), np.linspace(30, 320, 10))
+    adata = ad.AnnData(np.zeros((80, 0), np.float32), obsm={"spatial": np.column_stack([x.ravel(), y.ravel()])})
+    scale = {"microns_per_pixel": 2.0, "tissue_hires_scalef": 1.0}
+    adata.uns["spatial"] = {"one": {"images": {"hires": rgb}, "scalefactors": scale, "metadata": {}}}
+    if flags is not None:
+        adata.obs["in_tissue"] = flags
+    return adata
+
+
+def test_spots_beside_the_tissue_of_a_mirrored_image_are_told():
+    with pytest.warns(
+        UserWarning, match=r"only 0% of 80 spots lie on tissue. With the image mirrored from left to right 100% would"
+    ):
+        st.pp.qc(lying(turned=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        st.pp.qc(lying())
+        # of a raw matrix: only those that Space Ranger found on tissue must lie on it
+        half = lying()
+        half.obsm["spatial"][40:, 0] += 250
+        st.pp.qc(half)
+        half.obs["in_tissue"] = [1] * 40 + [0] * 40
+        st.pp.qc(half)
+    half.obs["in_tissue"] = ["0"] * 40 + ["1"] * 40
+    with pytest.warns(UserWarning, match=r"only 0% of 40 spots lie on tissue. Is the image of another section\?"):
+        st.pp.qc(half)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -425,3 +427,78 @@ def test_features_of_the_section_and_their_absence(both):
     assert second.record("X_m")["encoder"] == "m"
     with pytest.raises(KeyError, match=r"pp\.encode first"):
         second.features("X_other")
+
+
+# ---------------------------------------------------------------------- advice that works, followed to the letter
+
+
+def advice(message, pattern):
+    """The code in a message."""
+    return re.search(pattern, message)[1]
+
+
+@pytest.mark.parametrize("kind", ["array", "unnamed", "xy", "yx", "SpatialData"])
+def test_exchanged_coordinates_are_mended_by_the_message(tmp_path, kind):
+    path = tmp_path / "wide.png"
+    Image.fromarray(np.full((300, 700, 3), 200, np.uint8)).save(path)
+    right = np.column_stack([np.linspace(20, 680, 12), np.linspace(20, 280, 12)])
+    adata = section_of(right[:, ::-1], path, metadata={"spot_pitch_um": 100})
+    if kind == "SpatialData":
+        sdata = pytest.importorskip("spatialdata")
+        image = sdata.models.Image2DModel.parse(
+            np.full((3, 300, 700), 200, np.uint8), dims=("c", "y", "x"), c_coords=["r", "g", "b"]
+        )
+        spots = sdata.models.ShapesModel.parse(right[:, ::-1], geometry=0, radius=5.0, index=adata.obs_names)
+        adata.obs["region"] = pd.Categorical(["spots"] * len(right))
+        adata.obs["spot"] = adata.obs_names.to_numpy(dtype=object)
+        table = sdata.models.TableModel.parse(adata, region="spots", region_key="region", instance_key="spot")
+        data = sdata.SpatialData(images={"he": image}, shapes={"spots": spots}, tables={"table": table})
+    else:
+        data = adata
+        columns = {"array": None, "unnamed": ["a", "b"], "xy": ["x", "y"], "yx": ["y", "x"]}[kind]
+        if columns:
+            wrong = right[:, ::-1] if kind != "yx" else right
+            adata.obsm["spatial"] = pd.DataFrame(wrong, index=adata.obs_names, columns=columns)
+    with pytest.raises(ValueError, match="seems to hold \\(y, x\\)") as error:
+        st.pp.tiles(data, mpp=0.5)
+    exec(advice(str(error.value), r"Write (.*)\.$"), {"adata": data, "sdata": data})
+    st.pp.tiles(data, mpp=0.5)
+    (section,) = open_sections(data, mpp=0.5)
+    np.testing.assert_allclose(section.centres, right)
+
+
+def test_an_unknown_scale_is_mended_by_the_message(picture):
+    with pytest.raises(ValueError, match=r"Pass mpp= .* to stpredict\.pp\.tiles, which keeps it") as error:
+        st.pp.qc(adata := section_of(square(), picture))
+    told = str(error.value)
+    st.pp.tiles(by_scale := adata.copy(), mpp=2.0)
+    st.pp.qc(by_scale)
+    exec(advice(told, r"(adata\.uns.*? = 200)"), {"adata": adata})
+    (section,) = open_sections(adata)
+    assert section.mpp == pytest.approx(200 / PITCH)
+    scattered = np.random.default_rng(0).uniform(20, 400, (60, 2))
+    with pytest.raises(ValueError, match=r"which keeps it for all that follows\.$"):
+        st.pp.qc(section_of(scattered, picture))
+
+
+@pytest.mark.parametrize("values", [[0, 1], [0.0, 1.0], [False, True], ["0", "1"], ["False", "True"]])
+def test_spots_off_the_tissue_are_dropped_as_the_message_says(picture, values):
+    adata = section_of(hexagonal(), picture)
+    adata.obs["in_tissue"] = [values[i > 7] for i in range(adata.n_obs)]
+    with pytest.warns(UserWarning, match="8 of 64 spots lie off the tissue") as caught:
+        st.pp.tiles(adata)
+    names = {"adata": adata}
+    exec(advice(str(caught[0].message), r"Drop them: (.*)\.$"), names)
+    assert list(names["adata"].obs_names) == list(adata.obs_names[8:])
+
+
+def test_downscaled_coordinates_are_mended_by_the_message(picture):
+    adata = section_of(
+        hexagonal() * 0.1, picture, scalefactors={"tissue_hires_scalef": 0.1}, metadata={"spot_pitch_um": 100}
+    )
+    adata.uns["spatial"]["s"]["scalefactors"]["microns_per_pixel"] = 2.0
+    with pytest.raises(ValueError, match="Divide obsm\\['spatial'\\] by tissue_hires_scalef"):
+        st.pp.tiles(adata)
+    adata.obsm["spatial"] /= 0.1
+    st.pp.tiles(adata)
+    assert adata.uns["tiles"]["s"]["mpp"] == 2.0

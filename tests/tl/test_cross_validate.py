@@ -70,6 +70,21 @@ def test_numbers_are_those_of_training_and_evaluating_by_hand(sections):
     np.testing.assert_allclose(ours, by_hand[ours.index], atol=1e-5)
 
 
+def test_what_predictions_say_of_themselves_is_scored_as_by_hand(sections):
+    asked = ["stated_pcc", "stated_r", "stated_excess", "interval_coverage", "interval_level", "distance"]
+    table = run(sections, ["mean", "ridge"], test=["A"], n_genes=6, metrics=asked)
+    genes = st.pp.gene_panel(sections[2:], n_top=6)
+    model = st.tl.train(sections[2:], method="ridge", genes=genes)
+    for adata in sections[:2]:
+        st.tl.predict_expression(adata, model, interval=0.9)
+    keys = ["section", "gene", "metric"]
+    by_hand = st.tl.evaluate(sections[:2], panels={"all": genes}, metrics=asked).set_index(keys)["value"]
+    ours = table.query("panel == 'all' and method == 'ridge'").set_index(keys)["value"]
+    assert len(by_hand) == 2 * (2 * 6 + 4)
+    np.testing.assert_allclose(ours[by_hand.index], by_hand, atol=1e-5)
+    assert "distance" not in set(table.query("method == 'mean'")["metric"])
+
+
 def test_strong_features_near_the_ceiling_and_the_mean_at_zero(sections):
     pcc = run(sections).query("metric == 'pcc_of_ceiling' and panel == 'all'").groupby("method")["value"].mean()
     assert pcc["mean"] == 0

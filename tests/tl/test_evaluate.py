@@ -5,6 +5,7 @@ import pytest
 from scipy import sparse, stats
 
 import stpredict as st
+from stpredict._evaluation.stated import OF_STATED
 
 GENE_METRICS = ["pcc", "spearman", "mse", "sd_ratio", "ceiling"]
 
@@ -140,3 +141,40 @@ def test_intervals_are_judged_where_there_are_any(paired):
     mean, sd = new.layers["predicted"][:, 3], new.layers["predicted_std"][:, 3]
     assert table["coverage", gene] == pytest.approx(np.mean(np.abs(measured - mean) <= 1.6449 * sd))
     assert table["interval_width", gene] == pytest.approx(2 * 1.6449 * sd.mean(), rel=1e-4)
+
+
+def test_what_a_prediction_says_of_itself_is_scored(paired):
+    train, new = paired(2)
+    genes = list(train.var_names)
+    st.tl.predict_expression(new, st.tl.train(train, genes=genes), interval=0.8)
+    said = new.var["predicted_reliability"].to_numpy(float)
+    table = st.tl.evaluate(new).set_index(["metric", "gene"])["value"]
+    np.testing.assert_array_equal(table["stated_pcc"][genes], said)
+    reached = table["pcc"][genes].to_numpy()
+    assert table["stated_r", ""] == pytest.approx(np.corrcoef(said, reached)[0, 1], abs=1e-6)
+    assert table["stated_excess", ""] == pytest.approx((said - reached).mean(), abs=1e-6)
+    low, high = (new.layers[f"predicted_{end}"] for end in ("lower", "upper"))
+    inside = (measured(new) >= low) & (measured(new) <= high)
+    np.testing.assert_allclose(table["interval_coverage"][genes], inside.mean(axis=0), atol=1e-6)
+    assert table["interval_level", ""] == 0.8
+    assert table["distance", ""] == pytest.approx(np.median(new.obs["predicted_distance"]))
+
+
+def test_predictions_that_say_nothing_of_themselves_have_no_such_scores(paired, scored):
+    assert not set(st.tl.evaluate(scored)["metric"]) & set(OF_STATED)
+    train, new = paired(2)
+    st.tl.predict_expression(new, st.tl.train(train, method="mean", genes=list(train.var_names)))
+    assert set(st.tl.evaluate(new)["metric"]) & set(OF_STATED) <= {"stated_pcc", "stated_r", "stated_excess"}
+    for metric, fix in (("interval_coverage", "with interval=0.9"), ("distance", r"obs\['predicted_distance'\]")):
+        with pytest.raises(KeyError, match=fix):
+            st.tl.evaluate(new, metrics=metric)
+    with pytest.raises(KeyError, match=r"'stated_r' needs values in var\['predicted_reliability'\].*'section0'"):
+        st.tl.evaluate(scored, metrics="stated_r")
+
+
+def test_the_excess_is_positive_where_too_much_is_promised(paired):
+    train, new = paired(2)
+    st.tl.predict_expression(new, st.tl.train(train, genes=list(train.var_names)))
+    fair = st.tl.evaluate(new, metrics="stated_excess")["value"].item()
+    new.var["predicted_reliability"] += 0.3
+    assert st.tl.evaluate(new, metrics="stated_excess")["value"].item() == pytest.approx(fair + 0.3, abs=1e-5)

@@ -152,3 +152,25 @@ def test_other_patients_without_images_help_on_an_unseen_patient(real):
         scores[word] = st.tl.evaluate(new, panels=panels, metrics=["pcc"]).groupby("panel")["value"].mean()
     assert scores["helped"]["HEG"] > max(0.19, scores["plain"]["HEG"] + 0.06)
     assert scores["helped"]["HVG"] > max(0.25, scores["plain"]["HVG"] + 0.02)
+
+
+@pytest.mark.parametrize("method", ["ridge", "knn"])
+def test_predictions_are_drawn_to_the_structure_by_the_distance_of_the_section(paired, method):
+    """Features are standardised within a section, so moving all of them moves its distance and nothing else."""
+    *train, new, other = paired(5)
+    model = st.tl.train(train, method=method, genes=GENES, reference=without_image(other))
+    structure, model.structure = model.structure, None
+    plain = predicted(model, new).mean
+    model.structure = structure
+    for moved in (0, 5):
+        for key in ("X_fake", "X_fake_niche"):
+            new.obsm[key] = new.obsm[key] + np.float32(moved)
+        places = np.stack([np.hstack([a.obsm["X_fake"], a.obsm["X_fake_niche"]]).mean(axis=0) for a in train])
+        scale = np.mean(
+            [np.hstack([a.obsm["X_fake"], a.obsm["X_fake_niche"]]).var(axis=0) for a in train], axis=0, dtype=float
+        )
+        here = np.hstack([new.obsm["X_fake"], new.obsm["X_fake_niche"]]).mean(axis=0)
+        usual = np.mean([((a - b) ** 2 / scale).mean() for i, a in enumerate(places) for b in places[:i]])
+        away = np.mean([((here - place) ** 2 / scale).mean() for place in places]) / usual
+        assert (away > 100) == bool(moved)
+        np.testing.assert_allclose(predicted(model, new).mean, structure.apply(plain, away), rtol=1e-3, atol=1e-4)

@@ -17,7 +17,8 @@ from stpredict._benchmark.panels import choose_panels
 from stpredict._benchmark.store import ResultStore
 from stpredict._core.device import resolve_device
 from stpredict._core.settings import settings
-from stpredict._evaluation.scoring import noise_ceilings, score
+from stpredict._evaluation.scoring import INTERVAL, noise_ceilings, score
+from stpredict._evaluation.stated import Stated
 from stpredict._sections.open import Where, open_sections, table_of
 from stpredict.models.fit import fit
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from stpredict._benchmark.study import Study
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
+    from stpredict.models import Prediction
 
 GIB = 2**30
 WORKER_GIB = 1.5
@@ -198,10 +200,25 @@ def _job_table(shared: _Prepared, options: dict[str, Any]) -> pd.DataFrame:
     for name, data in shared.test.items():
         section = _section(data, options["table_key"])
         prediction = model.predict(section.without_counts(), options["genes"])
-        rate = partial(score, section, prediction.mean, prediction.genes, std=prediction.std)
+        rate = partial(
+            score, section, prediction.mean, prediction.genes, std=prediction.std, stated=_stated(prediction)
+        )
         tables.append(rate(ceilings=shared.ceilings[name], **shared.scoring))
         tables[-1].insert(0, "section", name)
     return pd.concat(tables, ignore_index=True)
+
+
+def _stated(prediction: Prediction) -> Stated:
+    """What the prediction says of itself."""
+    judged, reached = prediction.judgement, prediction.reached
+    return Stated(
+        pcc=None if reached is None else reached[0],
+        ends=None
+        if prediction.errors is None
+        else (prediction.end("lower", INTERVAL), prediction.end("upper", INTERVAL)),
+        level=INTERVAL,
+        distance=np.nan if judged is None else judged.distance,
+    )
 
 
 def _section(data: Data, table_key: str | None) -> Section:

@@ -15,6 +15,7 @@ from stpredict._core.checks import one_of, raw_counts
 from stpredict._core.settings import settings
 from stpredict._core.version import __version__
 from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, check_deep_spots
+from stpredict._evaluation.stated import OF_STATED
 from stpredict._sections.groups import section_groups
 from stpredict._sections.open import Where, listed, open_all, separate, table_of, unique_names
 from stpredict._sections.spread import kept_of_whole
@@ -82,7 +83,7 @@ def open_study(
     specs = method_specs(methods)
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     for metric in metrics:
-        one_of(metric, (*METRICS, *OF_INTERVALS), "metric")
+        one_of(metric, (*METRICS, *OF_INTERVALS, *OF_STATED), "metric")
     seeds = _checked_seeds(seeds)
     sections = open_all(data, where, least_spots=MIN_SPOTS)
     for section in sections:

@@ -10,6 +10,7 @@ import pandas as pd
 from stpredict._core.warning import warn
 from stpredict._evaluation import metrics as m
 from stpredict._evaluation.ceiling import noise_ceiling
+from stpredict._evaluation.stated import OF_STATED, Stated, share_inside, stated_excess, stated_r
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ OF_INTERVALS = ("coverage", "interval_width")
 """Metrics of `INTERVAL` intervals, which need a predictive standard deviation."""
 
 INTERVAL = 0.9
+NOTHING = Stated()
 COLUMNS = ["panel", "gene", "metric", "value"]
 MIN_SPOTS = 3
 
@@ -42,6 +44,7 @@ def score(
     genes: Sequence[str],
     *,
     std: np.ndarray | None = None,
+    stated: Stated = NOTHING,
     panels: Mapping[str, Iterable[str]] | None,
     metrics: Sequence[str],
     min_counts: int,
@@ -58,10 +61,12 @@ def score(
         The prediction and the names of its columns.
     std
         Predictive standard deviation, like `values`; needed for `OF_INTERVALS`.
+    stated
+        What the prediction says of itself, with the same columns; metrics of it are left out where it says nothing.
     panels
         Names of gene sets and their genes; None takes every predicted gene as ``"all"``.
     metrics
-        Which of `METRICS` and `OF_INTERVALS`.
+        Which of `METRICS`, `OF_INTERVALS` and `OF_STATED`.
     min_counts
         Spots with fewer counts are left out.
     seed
@@ -81,7 +86,9 @@ def score(
     if std is None and (lacking := set(OF_INTERVALS) & set(metrics)):
         msg = f"{' and '.join(sorted(lacking))} need std, the predictive standard deviation."
         raise ValueError(msg)
-    compared = _Compared(section, values, genes, panels, min_counts, std)
+    said = stated.metrics()
+    metrics = [metric for metric in metrics if metric not in OF_STATED or metric in said]
+    compared = _Compared(section, values, genes, panels, min_counts, std, stated)
     if {"ceiling", "pcc_of_ceiling"} & set(metrics):
         if ceilings is None:
             ceilings = noise_ceilings(section, compared.genes, min_counts=min_counts, seed=seed)
@@ -124,6 +131,7 @@ class _Compared:
         panels: Mapping[str, Iterable[str]] | None,
         min_counts: int,
         std: np.ndarray | None,
+        stated: Stated,
     ) -> None:
         section.lacks_genes()  # (which warns)
         _, _, enough = _deep_spots(section, min_counts)
@@ -137,6 +145,7 @@ class _Compared:
         std = np.full(values.shape, np.nan) if std is None else std[enough]
         self.std = np.where(places < 0, np.nan, std[:, places]).astype(np.float64)
         self.measured = section.log_expression(self.genes)[enough].astype(np.float64)
+        self.stated = stated.taken(enough, places)
         self.ceiling = np.full(len(self.genes), np.nan)
         self.adjacency = section.neighbours()[enough][:, enough]
 
@@ -163,6 +172,7 @@ def _scores(
     measured, predicted = compared.measured[:, columns], compared.predicted[:, columns]
     pcc, undefined = m.pearson(measured, predicted)
     ceiling = compared.ceiling[columns]
+    stated = compared.stated.taken(np.arange(len(measured)), columns)
     for metric in chosen:
         match metric:
             case "pcc":
@@ -188,6 +198,18 @@ def _scores(
                 yield metric, genes, m.coverage(measured, predicted, compared.std[:, columns], [INTERVAL])[0]
             case "interval_width":
                 yield metric, genes, m.interval_width(compared.std[:, columns], INTERVAL)
+            case "stated_pcc":
+                yield metric, genes, stated.pcc
+            case "stated_r":
+                yield metric, [""], [stated_r(stated.pcc, pcc)]
+            case "stated_excess":
+                yield metric, [""], [stated_excess(stated.pcc, pcc)]
+            case "interval_coverage":
+                yield metric, genes, share_inside(measured, *stated.ends)
+            case "interval_level":
+                yield metric, [""], [stated.level]
+            case "distance":
+                yield metric, [""], [stated.distance]
 
 
 def _measured(genes: list[str], section: Section, panel: str) -> list[str]:

@@ -211,6 +211,15 @@ def _xy(coordinates: Any) -> np.ndarray:
     return np.asarray(coordinates, dtype=np.float64)
 
 
+def _exchanged(coordinates: Any) -> str:
+    """Code of the same coordinates with x and y exchanged."""
+    if not hasattr(coordinates, "columns"):
+        return "adata.obsm['spatial'][:, ::-1]"
+    values = np.asarray(coordinates, dtype=np.float64)
+    taken_by_name = not np.array_equal(_xy(coordinates), values)  # columns that are called y and x, in this order
+    return f"adata.obsm['spatial'].to_numpy(){'' if taken_by_name else '[:, ::-1]'}"
+
+
 def scale_hints(adata: AnnData, name: str, mpp: float | None) -> ScaleHints:
     """What the table knows of the scale of section `name`, in pixels of its spots' own coordinates."""
     library = libraries_of(adata).get(name, {})
@@ -225,6 +234,7 @@ def scale_hints(adata: AnnData, name: str, mpp: float | None) -> ScaleHints:
             spot_diameter_px=_spot_diameter(factors),
             remembered=(float(tiles["mpp"]), str(tiles["mpp_source"])) if tiles else None,
             scalefactors=factors,
+            exchange=f"adata.obsm['spatial'] = {_exchanged(adata.obsm.get(keys.SPATIAL))}",
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         msg = (

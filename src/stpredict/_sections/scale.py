@@ -67,6 +67,10 @@ class ScaleHints:
     spot_diameter_px: float | None = None
     remembered: tuple[float, str] | None = None
     scalefactors: Mapping[str, float] = field(default_factory=dict)
+    coordinates: str = "obsm['spatial']"
+    """Where the centres are kept, for messages."""
+    exchange: str = "adata.obsm['spatial'] = adata.obsm['spatial'][:, ::-1]"
+    """Code that exchanges their x and y."""
 
 
 def find_lattice(centres: np.ndarray) -> Lattice | None:
@@ -110,9 +114,14 @@ def resolve_mpp(hints: ScaleHints, lattice: Lattice | None, name: str) -> tuple[
     known = [(float(mpp), source) for mpp, source in candidates if mpp is not None]
     if not known:
         msg = (
-            f"The scale of section {name!r} is unknown. Pass mpp= (microns per full-resolution pixel), or set "
-            "scalefactors['microns_per_pixel'], or metadata['spot_pitch_um'] (100 for Visium, 200 for legacy ST)."
+            f"The scale of section {name!r} is unknown. Pass mpp= (microns per full-resolution pixel) to stpredict.pp.tiles, "
+            "which keeps it for all that follows."
         )
+        if lattice is not None and lattice.kind != "irregular":
+            msg += (
+                f" Or say how far apart the spots lie: adata.uns.setdefault('spatial', {{}}).setdefault({name!r}, {{}})"
+                ".setdefault('metadata', {})['spot_pitch_um'] = 200, for legacy ST; 100 for Visium."
+            )
         raise ValueError(msg)
     mpp, source = known[0]
     if not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
@@ -181,17 +190,14 @@ def check_inside(centres: np.ndarray, shape: tuple[int, int], name: str, hints: 
         f"({reach}). "
     )
     if (centres[:, ::-1] < [width, height]).all() and (centres >= 0).all():
-        msg += (
-            "With x and y exchanged they fit: obsm['spatial'] seems to hold (y, x). Write adata.obsm['spatial'] = "
-            "adata.obsm['spatial'][:, ::-1]."
-        )
+        msg += f"With x and y exchanged they fit: {hints.coordinates} seems to hold (y, x). Write {hints.exchange}."
         raise ValueError(msg)
     for key, factor in hints.scalefactors.items():
         if key.startswith("tissue_") and factor and (centres * factor < [width, height]).all() and (centres >= 0).all():
             msg += f"Multiplied by {key}={factor:g} they would fit: this looks like the downscaled image. "
     if off.mean() < FEW:
-        msg += "If these few are strays, as at the edge of a CytAssist capture area, drop them from the AnnData. "
-    msg += "obsm['spatial'] must be (x, y) in pixels of the full-resolution image; pass that image when reading."
+        msg += "If these few are strays, as at the edge of a CytAssist capture area, drop them from the table. "
+    msg += f"{hints.coordinates} must be (x, y) in pixels of the full-resolution image; pass that image when reading."
     raise ValueError(msg)
 
 

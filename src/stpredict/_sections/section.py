@@ -13,6 +13,7 @@ import pandas as pd
 from stpredict._core import keys
 from stpredict._core.checks import check_unique_genes, raw_counts
 from stpredict._images.stain import normalised
+from stpredict._sections.groups import PATIENT
 from stpredict._sections.scale import Lattice, ScaleHints, check_coordinates, check_inside, find_lattice, resolve_mpp
 from stpredict._sections.totals import known_totals, row_sums, warn_of_few_genes
 
@@ -242,11 +243,11 @@ class Section:
         return other
 
     def without_counts(self) -> Section:
-        """View the same slide as if nothing had ever been measured on it: image, spots and features, no expression."""
+        """View the same slide as if nothing had ever been measured on it: image, spots, features and patient, no expression."""
         from anndata import AnnData
 
         blind = copy(self)
-        names = pd.DataFrame(index=self.adata.obs_names)
+        known = self.adata.obs[[name for name in (PATIENT,) if name in self.adata.obs]].copy()
         niches = {key: self.adata.obsp[key] for key in self.adata.obsp if key == keys.NICHES}
-        blind.adata = AnnData(obs=names, obsm=dict(self.adata.obsm), obsp=niches, uns=dict(self.adata.uns))
+        blind.adata = AnnData(obs=known, obsm=dict(self.adata.obsm), obsp=niches, uns=dict(self.adata.uns))
         return blind

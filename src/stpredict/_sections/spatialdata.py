@@ -69,10 +69,19 @@ def section_from_spatialdata(
         rows=rows,
         centres=centres / scale,
         open_image=lambda: open_image(slide.path) if slide else region_image(sdata, region, image_key),
-        hints=replace(hints, pitch_um=hints.pitch_um or bin_um(region)),
+        hints=replace(hints, pitch_um=hints.pitch_um or bin_um(region), **_told(sdata, region)),
         image_scale=scale,
         has_image=image_key is not None or slide is not None,
     )
+
+
+def _told(sdata: SpatialData, region: str) -> dict[str, str]:
+    """Where the centres of a region are kept, and code that exchanges their x and y."""
+    if region not in sdata.shapes:
+        return {"coordinates": f"labels[{region!r}]", "exchange": f"the transposed labels to labels[{region!r}]"}
+    shapes = f"sdata.shapes[{region!r}]"
+    exchange = f"{shapes}['geometry'] = {shapes}.geometry.affine_transform([0, 1, 1, 0, 0, 0])"
+    return {"coordinates": f"shapes[{region!r}]", "exchange": exchange}
 
 
 def table_in(sdata: SpatialData, table_key: str | None) -> AnnData:
@@ -133,7 +142,7 @@ def region_centres(
     regions = regions_of(adata)
     if region is None:
         if len(regions) > 1:
-            msg = f"This table annotates {_listed(regions, 'region')}; pass region= to choose one."
+            msg = f"This table annotates {_listed(regions, 'region')}; pass library_id= to choose one."
             raise ValueError(msg)
         region = regions[0]
     if region not in regions:

@@ -32,6 +32,12 @@ LABELS = {
     "spatial_structure": "agreement of spatial structure",
     "coverage": "spots inside their 90 % interval",
     "interval_width": "width of the 90 % interval",
+    "stated_pcc": "stated Pearson r",
+    "stated_r": "correlation of stated and reached r",
+    "stated_excess": "stated minus reached Pearson r",
+    "interval_coverage": "spots inside their interval",
+    "interval_level": "share that intervals are to hold",
+    "distance": "distance from training spots",
 }
 """Metrics of `tl.evaluate`, in words."""
 

@@ -12,6 +12,7 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
 from stpredict._images.mask import check_tissue, find_tissue, tissue_fraction, window_means
 from stpredict._images.quality import TINY, folded, sharpness
+from stpredict._sections.on_tissue import check_on_tissue
 from stpredict._sections.open import Opened, Where, one_section
 from stpredict._sections.totals import known_totals, row_sums
 from stpredict.pp._tiles import SPOT_UM
@@ -97,6 +98,7 @@ def qc(
     *,
     min_counts: int = 50,
     min_tissue: float = 0.1,
+    tissue: Tissue | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
     image_key: str | None = None,
@@ -114,6 +116,7 @@ def qc(
         Fewest counts of a spot that passes.
     min_tissue
         Smallest share of a passing spot's window that is tissue; the window is the one of `pp.tiles`, or 112 µm wide.
+    %(tissue)s
     %(library_key)s
     %(table_and_image_key)s
     %(copy)s
@@ -136,13 +139,15 @@ def qc(
     Raises
     ------
     ValueError
-        If there are neither counts nor an image, the counts are not raw, the image cannot be read, or genes were dropped
-        and nothing tells the totals any more.
+        If there are neither counts nor an image, the counts are not raw, the image cannot be read, genes were dropped
+        and nothing tells the totals any more, or `tissue` does not fit the slide,
+        or is a mask or outlines where there are several sections.
 
     Warns
     -----
     StpredictWarning
-        If totals stay as they are, since genes were dropped.
+        If totals stay as they are, since genes were dropped; or if so few spots lie on tissue that the image is likely
+        another one, turned or mirrored.
 
     Examples
     --------
@@ -159,6 +164,7 @@ def qc(
        color enhancement. Journal of Pathology Informatics 1, 25 (2010).
     """
     _check_limits(min_counts, min_tissue)
+    check_tissue(tissue)
     opened = Opened(data, Where(library_key, table_key, image_key), copy=copy)
     adata, sections = opened.table, opened.sections
     has_counts = adata.n_vars > 0 and (adata.X is not None or keys.COUNTS in adata.layers)
@@ -166,6 +172,13 @@ def qc(
     if not has_counts and not has_image:
         msg = "There is nothing to check: the section has neither counts nor an H&E image."
         raise ValueError(msg)
+    if tissue is not None and not isinstance(tissue, int | float | np.number):
+        if len(sections) > 1:
+            msg = f"A mask or outlines as tissue= are of one slide, and there are {len(sections)} sections; check them one by one."
+            raise ValueError(msg)
+        if not has_image:
+            msg = "tissue= is of a slide, and this section has no image; name it, or leave tissue= out."
+            raise ValueError(msg)
 
     columns: dict[str, Any] = {}
     passes = np.ones(adata.n_obs, dtype=bool)
@@ -176,7 +189,7 @@ def qc(
         of_image = {name: np.full(adata.n_obs, np.nan) for name in ("tissue_fraction", "blur", "fold")}
         for section in sections:
             if section.has_image:
-                for name, values in _image_metrics(section).items():
+                for name, values in _image_metrics(section, tissue).items():
                     of_image[name][section.rows] = values
         columns |= of_image
         passes &= ~(of_image["tissue_fraction"] < min_tissue)
@@ -213,12 +226,15 @@ def _count_metrics(adata: AnnData) -> dict[str, np.ndarray]:
     return columns
 
 
-def _image_metrics(section: Section) -> dict[str, np.ndarray]:
+def _image_metrics(section: Section, given: Tissue | None) -> dict[str, np.ndarray]:
     """Tissue, blur and folds in the window of every spot."""
     window = float(section.adata.uns.get(keys.TILES, {}).get(section.name, {}).get("spot_um", SPOT_UM))
     image, where = section.image, section.centres * section.mpp
-    mask, mpp = find_tissue(image, image_mpp=section.mpp, mpp=8.0)
+    mask, mpp = find_tissue(image, image_mpp=section.mpp, mpp=8.0, tissue=given, outline_scale=section.image_scale)
     tissue = tissue_fraction(mask, where / mpp, window / mpp)
+    flags = section.adata.obs.get("in_tissue")
+    on = None if flags is None else flags.iloc[section.rows].astype(str).isin(["1", "1.0", "True"]).to_numpy()
+    check_on_tissue(mask, where / mpp, window / mpp, section.name, on)
     folds = folded(image.thumbnail(max(mask.shape)), mask)
     fine, coarse, cell = sharpness(image, section.mpp)
     contrasts = (window_means(contrast, where / cell, window / cell) for contrast in (fine, coarse))

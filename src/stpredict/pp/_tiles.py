@@ -129,9 +129,16 @@ def _tell_off_tissue(section: Section) -> None:
     """Warn of spots that Space Ranger found off the tissue."""
     if IN_TISSUE not in section.adata.obs:
         return
-    off = (section.adata.obs[IN_TISSUE].iloc[section.rows].astype(str).isin(["0", "0.0", "False"])).sum()
-    if off:
+    flags = section.adata.obs[IN_TISSUE].iloc[section.rows]
+    off = flags.astype(str).isin(["0", "0.0", "False"])
+    if off.any():
+        kept = (
+            " == 1"
+            if flags.dtype.kind in "biuf"
+            else f".astype(str) == {str(flags[~off].iloc[0] if not off.all() else 1)!r}"
+        )
         warn(
-            f"Section {section.name!r}: {off} of {len(section)} spots lie off the tissue (obs['in_tissue'] is 0); models would "
-            "learn from glass. Drop them: adata = adata[adata.obs['in_tissue'] == 1].copy()."
+            f"Section {section.name!r}: {off.sum()} of {len(section)} spots lie off the tissue (obs['in_tissue'] is "
+            f"{flags[off].iloc[0]}); models would learn from glass. Drop them: "
+            f"adata = adata[adata.obs['in_tissue']{kept}].copy()."
         )

@@ -8,6 +8,7 @@ from stpredict._benchmark.jobs import Split, run
 from stpredict._benchmark.splits import leave_one_group_out
 from stpredict._benchmark.study import open_study
 from stpredict._core.docs import with_shared_texts
+from stpredict._evaluation.stated import OF_STATED
 from stpredict._sections.open import Where
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ METRICS = (
     "undefined",
     "coverage",
     "interval_width",
+    *OF_STATED,
 )
 
 
@@ -89,7 +91,9 @@ def cross_validate(
         Expression without images, for methods that learn from it. Rows that ``obs[group_key]`` gives to the held-out
         group are left out of its fold. A method with ``"reference": None`` does without.
     metrics
-        Metrics of `stpredict.tl.evaluate`; ``"ceiling"`` and ``"pcc_of_ceiling"`` are always added.
+        Metrics of `stpredict.tl.evaluate`; ``"ceiling"`` and ``"pcc_of_ceiling"`` are always added. Those of
+        what a prediction says of itself (``"stated_pcc"``, …) are left out of methods that say nothing; intervals are
+        those of level 0.9.
     seeds
         Seeds of methods that depend on chance; the others run once, under the first.
     %(min_counts)s

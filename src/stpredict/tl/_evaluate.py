@@ -13,6 +13,7 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.labels import layer_names
 from stpredict._core.settings import settings
 from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, score
+from stpredict._evaluation.stated import OF_STATED, OF_STATED_ENDS, OF_STATED_PCC, Stated
 from stpredict._sections.open import Where, open_all, unique_names
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def evaluate(
     *,
     predicted: str = keys.PREDICTED,
     panels: Mapping[str, Iterable[str]] | None = None,
-    metrics: Iterable[str] = METRICS,
+    metrics: Iterable[str] | None = None,
     min_counts: int = 50,
     seed: int | None = None,
     library_key: str | None = None,
@@ -53,9 +54,14 @@ def evaluate(
         deviation) and ``"ceiling"`` (the PCC that the true expression itself would score against these noisy counts,
         by binomial thinning). Per section, with ``gene`` empty: ``"pcc_of_ceiling"`` (mean PCC over mean ceiling),
         ``"gene_structure"`` (correlation of the gene–gene correlation matrices), ``"spatial_structure"`` (correlation
-        of Moran's I over genes) and ``"undefined"`` (genes whose PCC is undefined). All of these by default. Where the
-        prediction was made with ``std=True``, also per gene: ``"coverage"`` (share of spots inside their 90 % interval)
-        and ``"interval_width"`` (its mean width).
+        of Moran's I over genes) and ``"undefined"`` (genes whose PCC is undefined). All of these by default, and where
+        the prediction says something of itself: per gene ``"stated_pcc"`` (the PCC to expect, from ``var``) and, with
+        ``interval=``, ``"interval_coverage"`` (share of spots whose measured value lies in its interval); per section
+        ``"stated_r"`` (correlation over genes of stated and reached PCC), ``"stated_excess"`` (mean stated minus mean
+        reached PCC; above 0 where too much was promised), ``"interval_level"`` (share that intervals are to hold) and
+        ``"distance"`` (median distance of spots from training spots). Not by default, for predictions made with
+        ``std=True``, per gene: ``"coverage"`` (share of spots inside the 90 % interval of a normal distribution) and
+        ``"interval_width"`` (its mean width).
     %(min_counts)s
     %(seed)s
         Only the noise ceiling depends on it.
@@ -69,7 +75,8 @@ def evaluate(
     Raises
     ------
     KeyError
-        If there is no such layer, or intervals are to be judged and there is no standard deviation.
+        If there is no such layer, or metrics are asked for by name that need a standard deviation, intervals or the
+        stated PCC, which are not there.
     ValueError
         If counts are not raw counts, a metric is unknown, a section measures no gene of a panel, or too few spots
         have `min_counts` counts.
@@ -87,9 +94,10 @@ def evaluate(
     >>> scores["metric"].value_counts().to_dict()
     {'pcc': 2, 'ceiling': 2}
     """
-    chosen = [metrics] if isinstance(metrics, str) else list(metrics)
-    for metric in chosen:
-        one_of(metric, (*METRICS, *OF_INTERVALS), "metric")
+    asked = () if metrics is None else (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    chosen = (*METRICS, *OF_STATED) if metrics is None else asked
+    for metric in asked:
+        one_of(metric, (*METRICS, *OF_INTERVALS, *OF_STATED), "metric")
     if panels is not None:
         panels = {name: list(genes) for name, genes in panels.items()}
     sections = open_all(data, Where(library_key, table_key), least_spots=MIN_SPOTS)
@@ -98,12 +106,47 @@ def evaluate(
     for section, name in zip(sections, unique_names(sections), strict=True):
         values = _layer(section, predicted)
         std = _layer(section, keys.std(predicted)) if set(OF_INTERVALS) & set(chosen) else None
-        table = score(
-            section, values, section.genes, std=std, panels=panels, metrics=chosen, min_counts=min_counts, seed=seed
-        )
+        stated = _stated(section, predicted, chosen)
+        _check_stated(section, predicted, stated, asked)
+        what = {"std": std, "stated": stated, "panels": panels, "metrics": chosen}
+        table = score(section, values, section.genes, **what, min_counts=min_counts, seed=seed)
         table.insert(0, "section", name)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def _stated(section: Section, predicted: str, chosen: Sequence[str]) -> Stated:
+    """What the prediction of a section says of itself, as far as it is asked for."""
+    adata = section.adata
+    reliability, distance = keys.reliability(predicted), keys.distance(predicted)
+    ends = [keys.lower(predicted), keys.upper(predicted)]
+    has_ends = set(OF_STATED_ENDS) & set(chosen) and all(end in adata.layers for end in ends)
+    away = adata.obs[distance].to_numpy(float)[section.rows] if distance in adata.obs else np.array([])
+    record = adata.uns.get(predicted, {})
+    return Stated(
+        pcc=adata.var[reliability].to_numpy(float) if reliability in adata.var else None,
+        ends=(_layer(section, ends[0]), _layer(section, ends[1])) if has_ends else None,
+        level=float(record.get("parameters", {}).get("interval", np.nan)) if hasattr(record, "get") else np.nan,
+        distance=float(np.median(away[np.isfinite(away)])) if np.isfinite(away).any() else np.nan,
+    )
+
+
+def _check_stated(section: Section, predicted: str, stated: Stated, asked: Sequence[str]) -> None:
+    """Refuse metrics that are asked for by name where the prediction does not say what they need."""
+    lacking = [metric for metric in asked if metric in OF_STATED and metric not in stated.metrics()]
+    if not lacking:
+        return
+    if lacking[0] in OF_STATED_ENDS:
+        needed, fix = f"layers[{keys.lower(predicted)!r}]", ", with interval=0.9"
+    elif lacking[0] in OF_STATED_PCC:
+        needed, fix = f"values in var[{keys.reliability(predicted)!r}]", ""
+    else:
+        needed, fix = f"values in obs[{keys.distance(predicted)!r}]", ""
+    msg = (
+        f"Metric {lacking[0]!r} needs {needed}, which section {section.name!r} lacks. Run "
+        f"stpredict.tl.predict_expression{fix}, with a model that learned it, or leave the metric out."
+    )
+    raise KeyError(msg)
 
 
 def _layer(section: Section, layer: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from stpredict._core.checks import one_of
+from stpredict._core.hub import weights_of
 from stpredict.models._aligned.expression import GeneScale, measured_expression, moved_to, usable_spots
 from stpredict.models._aligned.inputs import Inputs, drawn
 from stpredict.models._base.network import NetworkModel
@@ -81,10 +82,14 @@ class Aligned(Banked, NetworkModel, SpotwiseModel):
         Raises
         ------
         ValueError
-            If features or counts are missing or unusable, too few spots are left, or the loss becomes NaN.
+            If features or counts are missing or unusable, too few spots are left, the loss becomes NaN, or published
+            weights of the image encoder cannot be had.
         """
         from stpredict.models._aligned import training
 
+        if self.options.image_encoder and self.options.pretrained:
+            with weights_of(self.options.image_encoder):  # before any work
+                pass
         with row_store(sections) as store:
             table = self._table(sections, genes, groups, store)
             self.config["bank"] = bank_record(table.take(self.reference(table)), sections)

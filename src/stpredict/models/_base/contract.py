@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from stpredict.models._data.features import check_features
+from stpredict.models._trust.reliability import central
 from stpredict.models._trust.trust import Trust
 
 if TYPE_CHECKING:
@@ -55,6 +56,17 @@ class Prediction:
     judgement: Judgement | None = None
     reached: np.ndarray | None = None
     errors: np.ndarray | None = None
+
+    def end(self, which: Literal["lower", "upper"], level: float) -> np.ndarray:
+        """float32 (spots, genes): an end of the central intervals that are to hold a share `level` of spots.
+
+        It is no less than 0, as log counts are; NaN where no errors are known.
+        """
+        if self.errors is None:
+            return np.full_like(self.mean, np.nan)
+        low, high = central(self.errors, level)
+        ends: np.ndarray = np.maximum(self.mean + (low if which == "lower" else high), 0)
+        return ends
 
     @classmethod
     def of_parts(cls, parts: Iterable[tuple[slice, Prediction]], n_spots: int, genes: Sequence[str]) -> Prediction:

@@ -101,7 +101,7 @@ def train_network(
     network
         Has ``losses(*batch)`` that returns a dataclass of losses with ``total``. If its ``shares`` is True, also
         ``losses(*own, share=share)``, which returns the same from the rows of one process; otherwise every process
-        goes through the whole batch.
+        goes through the whole batch. If its ``decay_vectors`` is False, biases and weights of norms are not decayed.
     tensors
         Spots to learn from, each tensor with one row per spot.
     plan
@@ -208,7 +208,7 @@ class _Module(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         plan = self.plan
         optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
+            _decayed_first(self.network), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
         )
         rise = plan.warm_up * self.steps
 
@@ -228,8 +228,7 @@ class _Module(L.LightningModule):
         plan = self.plan
         if plan.final_weight_decay is not None:
             change = (1 - self._to_go(self.global_step)) * (plan.final_weight_decay - plan.weight_decay)
-            for group in self.optimizers().param_groups:
-                group["weight_decay"] = plan.weight_decay + change
+            self.optimizers().param_groups[0]["weight_decay"] = plan.weight_decay + change
 
     def on_train_start(self) -> None:
         if self.shared and self.trainer.world_size > self.size:
@@ -312,6 +311,17 @@ class _Module(L.LightningModule):
             raise ValueError(OTHER_RUN)
         self.values, self.best_epoch, self.best_state = run["values"], run["best_epoch"], run["best_state"]
         self._sums, self._random = run.get("sums", {}), run.get("random", [])
+
+
+def _decayed_first(network: nn.Module) -> list[dict[str, Any]]:
+    """Parameters to decay, then those that are not: biases and weights of norms of a network that spares them."""
+    parameters = list(network.parameters())
+    if getattr(network, "decay_vectors", True):
+        return [{"params": parameters}]
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

@@ -10,7 +10,6 @@ import torch
 
 from stpredict._genes import symbols
 from stpredict.models.align_st._slides import NUCLEI_PX
-from stpredict.models.align_st._training import GENES_AT_ONCE
 from stpredict.pp._nuclei_detection.maps import nuclei_maps
 
 if TYPE_CHECKING:
@@ -50,8 +49,7 @@ def gene_attention(
     for network in networks:
         device = next(network.parameters()).device
         here, tiles = genes.to(device), network.tiles(slide.to(device))
-        parts = torch.arange(len(genes.coordinates), device=device).split(GENES_AT_ONCE)
-        described = torch.cat([network.described(here.take(part), tiles) for part in parts])
+        described = network.described_in_parts(here, tiles)
         asked = torch.as_tensor(rows, device=device)
         itself = torch.where(asked < n_seen, asked, -1)
         heard, weights = network.graph.attention(described[asked], described[:n_seen], itself)

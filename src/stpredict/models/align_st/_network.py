@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HEADS = 4
 PCC_WEIGHT = 0.5
+GENES_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -261,6 +262,11 @@ class AlignStNetwork(nn.Module):
             out = out + self.text(genes.facts, genes.known, tiles)
         return out
 
+    def described_in_parts(self, genes: Described, tiles: Tensor) -> Tensor:
+        """What `described` returns, of any number of genes."""
+        parts = torch.arange(len(genes.from_text), device=tiles.device).split(GENES_AT_ONCE)
+        return torch.cat([self.described(genes.take(part), tiles) for part in parts])
+
     def genes(self, genes: Tensor, pool: Tensor, itself: Tensor) -> Tensor:
         """(g, width): described genes after they listened to the described `pool`."""
         return genes if self.graph is None else self.graph(genes, pool, itself)
@@ -276,21 +282,38 @@ class AlignStNetwork(nn.Module):
         n = targets.shape[1]
         drawn = torch.randperm(n)[: self.options.genes_per_step or n]
         tiles = self.tiles(slide.to(device))
-        measured, rows = targets[:, drawn].to(device), rows.to(device)
+        rows = rows.to(device)
         share = self.options.as_unseen if self.place is not None and self._unseen is not None else 0.0
-        parts = [(1 - share, self._seen.take(drawn), measured)]
+        parts = [(1 - share, self._seen, drawn)]
         if share:
             has = torch.isfinite(self._unseen.coordinates[drawn, 0])
             if has.any():
-                parts.append((share, self._unseen.take(drawn[has]), measured[:, has.to(device)]))
+                parts.append((share, self._unseen, drawn[has]))
         mse = away = torch.zeros((), device=device)
-        for weight, genes, truth in parts:
-            described = self.described(genes.to(device), tiles)
-            final = self.genes(described, described, torch.arange(len(described), device=device))
-            predicted = self.expression(tiles, final)[rows]
+        for weight, genes, some in parts:
+            described = self.described(genes.take(some).to(device), tiles)
+            final = self.genes(
+                described, self._heard(described, genes, some, tiles), torch.arange(len(some), device=device)
+            )
+            predicted, truth = self.expression(tiles, final)[rows], targets[:, some].to(device)
             mse = mse + weight * F.mse_loss(predicted, truth)
             away = away + weight * (1 - correlation(predicted, truth).mean())
         return Losses(mse + PCC_WEIGHT * away, mse, away)
+
+    def _heard(self, described: Tensor, genes: Described, drawn: Tensor, tiles: Tensor) -> Tensor:
+        """(p, width): the `genes` that a step's `drawn` ones may listen to, these first; all, as in prediction.
+
+        The others speak as they are, and do not learn in this step.
+        """
+        if self.graph is None:
+            return described
+        left = torch.isfinite(genes.coordinates[:, 0])
+        left[drawn] = False
+        if not left.any():
+            return described
+        with torch.no_grad():
+            others = self.described_in_parts(genes.take(left.nonzero()[:, 0]).to(tiles.device), tiles)
+        return torch.cat([described, others])
 
     def learn_from(
         self, sections: list[tuple[SlideTensors, Tensor, Tensor]], seen: Described, unseen: Described | None

@@ -14,7 +14,7 @@ from stpredict.models._base.contract import History
 from stpredict.models._data.folds import HeldOut, sample
 from stpredict.models._training.ensemble import Chosen, held_out
 from stpredict.models.align_st._genes import FROM_TEXT, MEASURED, MIN_HIDDEN, largest_cosine, learn_reliability
-from stpredict.models.align_st._network import Described
+from stpredict.models.align_st._network import GENES_AT_ONCE, Described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 HIDDEN = 5
 """Every so manieth seen gene is hidden while epochs are chosen."""
-
-GENES_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -224,7 +222,7 @@ def expression(network: AlignStNetwork, slide: SlideTensors, genes: Described, p
     genes, slide = genes.to(device), slide.to(device)
     tiles = network.tiles(slide)
     rows = torch.arange(len(genes.coordinates), device=device).split(GENES_AT_ONCE)
-    before = torch.cat([network.described(genes.take(part), tiles) for part in rows])
+    before = network.described_in_parts(genes, tiles)
     seen = torch.as_tensor(pool, device=device)
     itself = torch.full((len(before),), -1, device=device)
     itself[seen] = torch.arange(len(seen), device=device)

@@ -71,6 +71,10 @@ class CmrcNet(Aligned):
             tokens = FeatureTokens(sizes, options.width, dropout=options.feature_dropout)
         else:
             tokens = PatchTokens(
-                options.image_encoder, size=TILE_PX, depth=options.depth, pretrained=options.pretrained
+                options.image_encoder,
+                size=TILE_PX,
+                depth=options.depth,
+                heads=options.heads,
+                pretrained=options.pretrained,
             )
         return CmrcnetNetwork(tokens, n_genes, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +75,9 @@ class CmrcnetNetwork(nn.Module):
         tokens = self.tokens(x)
         image, gene = self.image_head(tokens.mean(dim=1)), self.gene(expression)
         reconstruction = decoder = image.new_zeros(())
-        contrastive = self.contrastive(share.whole(image), share.whole(gene))
+        contrastive = self.contrastive(
+            share.whole(image), share.whole(gene), reduction="none" if options.log_each else "mean"
+        )
         if self.rebuild:
             some = share.first(options.rebuilt)
             error = self.rebuild(tokens[some], expression[some], image[some])
@@ -83,15 +85,22 @@ class CmrcnetNetwork(nn.Module):
         if self.decoder:
             decoder = expression_loss(share.whole(self.decoder(image)), share.whole(expression))
         total = (
-            torch.log1p(contrastive) + options.reconstruction * torch.log1p(reconstruction) + options.decoder * decoder
+            torch.log1p(contrastive).mean()
+            + options.reconstruction * torch.log1p(reconstruction)
+            + options.decoder * decoder
         )
-        return Losses(contrastive, reconstruction, decoder, total)
+        return Losses(contrastive.mean(), reconstruction, decoder, total)
 
-    def contrastive(self, image: Tensor, gene: Tensor) -> Tensor:
-        """Contrastive loss of embeddings of the same spots."""
+    def contrastive(self, image: Tensor, gene: Tensor, *, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+        """Contrastive loss of embeddings of the same spots, of all together or of each."""
         options = self.options
         return soft_contrastive(
-            image, gene, temperature=options.temperature, normalised=options.normalise, detached=options.detach_targets
+            image,
+            gene,
+            temperature=options.temperature,
+            normalised=options.normalise,
+            detached=options.detach_targets,
+            reduction=reduction,
         )
 
 
@@ -109,7 +118,8 @@ class Reconstruction(nn.Module):
         self.genes = GeneTokens(n_genes, width)
         self.hidden = nn.Parameter(torch.zeros(width))
         self.ask = nn.MultiheadAttention(width, 4, batch_first=True)
-        blocks = [FusionBlock(width) for _ in range(1 if options.shared_fusion else LAYERS)]
+        n_blocks = 1 if options.shared_fusion else LAYERS
+        blocks = [FusionBlock(width, released=options.released_fusion) for _ in range(n_blocks)]
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, tokens: Tensor, expression: Tensor, image: Tensor) -> Tensor:

@@ -17,12 +17,19 @@ class Options(aligned.AlignedOptions):
 
     Attributes
     ----------
+    heads
+        Attention heads of a trained vision transformer; None leaves as many as it has.
     normalise, detach_targets
         Of the contrastive loss, see `stpredict.models.nn._losses.soft_contrastive`.
+    log_each
+        Average log(1 + contrastive loss) over spots, as in the released code, instead of taking it of their mean.
     mask, mask_share
         Hide whole image tokens (``"tokens"``) or single numbers of them (``"elements"``), and which share.
     shared_fusion
         Both fusion blocks share their weights, as in the released code.
+    released_fusion
+        Attention and dropout of the fusion blocks as in the released code: cross-attention with eight heads, whose
+        values are made of activated queries and keys.
     rebuilt
         Spots of a batch whose image tokens are rebuilt; None takes all. It is the dearest part of a step.
     reconstruction
@@ -31,15 +38,18 @@ class Options(aligned.AlignedOptions):
 
     NAME: ClassVar[str] = "CMRCNet"
 
+    heads: int | None = None
     normalise: bool = True
     detach_targets: bool = True
+    log_each: bool = False
     mask: str = "tokens"
     mask_share: float = 0.5
     shared_fusion: bool = False
+    released_fusion: bool = False
     rebuilt: int | None = 32
     reconstruction: float = 1.0
 
-    POSITIVE: ClassVar[tuple[str, ...]] = (*aligned.AlignedOptions.POSITIVE, "rebuilt")
+    POSITIVE: ClassVar[tuple[str, ...]] = (*aligned.AlignedOptions.POSITIVE, "heads", "rebuilt")
     NOT_NEGATIVE: ClassVar[tuple[str, ...]] = (*aligned.AlignedOptions.NOT_NEGATIVE, "reconstruction")
     SHARES: ClassVar[tuple[str, ...]] = (*aligned.AlignedOptions.SHARES, "mask_share")
 
@@ -47,11 +57,15 @@ class Options(aligned.AlignedOptions):
         """Refuse values that make no sense."""
         super().check()
         one_of(self.mask, ("tokens", "elements"), "mask")
+        if self.pretrained and self.heads is not None:
+            msg = f"Published weights are of a network with its own heads; pass heads=None with pretrained=True, not {self.heads}."
+            raise ValueError(msg)
 
 
 PUBLISHED = Options(
     image_encoder="vit_base_patch32_224",
     depth=8,
+    heads=8,
     epochs=60,
     patience=60,
     batch_size=64,
@@ -63,8 +77,10 @@ PUBLISHED = Options(
     normalise=False,
     temperature=1.0,
     detach_targets=False,
+    log_each=True,
     mask="elements",
     shared_fusion=True,
+    released_fusion=True,
     rebuilt=None,
     decoder=0.0,
     neighbours=50,

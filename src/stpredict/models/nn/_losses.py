@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def soft_contrastive(image: Tensor, gene: Tensor, *, temperature: float, normalised: bool, detached: bool) -> Tensor:
+def soft_contrastive(
+    image: Tensor,
+    gene: Tensor,
+    *,
+    temperature: float,
+    normalised: bool,
+    detached: bool,
+    reduction: Literal["mean", "none"] = "mean",
+) -> Tensor:
     """Contrastive loss of a batch in both directions, with soft targets: spots that are alike may be confused.
 
     Targets are the softmax of the mean of image–image and gene–gene similarities. Guessing costs ln(batch), whatever
@@ -28,6 +36,8 @@ def soft_contrastive(image: Tensor, gene: Tensor, *, temperature: float, normali
         Compare directions (cosine) instead of plain products.
     detached
         Hold the targets fixed; otherwise the loss can also be lowered by making them easy.
+    reduction
+        ``"mean"`` over the batch, or ``"none"``: one loss per spot (batch,).
 
     References
     ----------
@@ -41,7 +51,8 @@ def soft_contrastive(image: Tensor, gene: Tensor, *, temperature: float, normali
     targets = F.softmax(alike / temperature if normalised else alike * temperature, dim=1)
     if detached:
         targets = targets.detach()
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets.T)) / 2
+    found = F.cross_entropy(logits, targets, reduction=reduction)
+    return (found + F.cross_entropy(logits.T, targets.T, reduction=reduction)) / 2
 
 
 def info_nce(a: Tensor, b: Tensor, *, temperature: float, same: Tensor | None = None, soft: bool = False) -> Tensor:
@@ -70,6 +81,23 @@ def info_nce(a: Tensor, b: Tensor, *, temperature: float, same: Tensor | None = 
     if same is not None:
         logits = logits.masked_fill(same, -torch.inf)
     return (_cross_entropy(logits, targets) + _cross_entropy(logits.T, targets)) / 2
+
+
+def paired_info_nce(a: Tensor, b: Tensor, negatives: Tensor, *, temperature: float) -> Tensor:
+    """Contrastive loss of a batch in one direction, every spot with negatives of its own.
+
+    Parameters
+    ----------
+    a, b
+        Embeddings (batch, d) of the same spots, rows of length 1.
+    negatives
+        (batch, n, d), embeddings of the kind of `b` of other spots.
+    temperature
+        Cosines are divided by it.
+    """
+    own = (a * b).sum(dim=1, keepdim=True)
+    logits = torch.cat([own, torch.einsum("bd,bnd->bn", a, negatives)], dim=1) / temperature
+    return -F.log_softmax(logits, dim=1)[:, 0].mean()
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+from stpredict._core.hub import weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,20 +62,30 @@ class PatchTokens(nn.Module):
         Name of a timm network.
     depth
         Number of blocks of a vision transformer to keep; None keeps all.
+    heads
+        Attention heads of a vision transformer; None leaves as many as it has.
     pretrained
         Start from the published weights, which timm downloads or finds in its cache.
     size
         Side of the tiles, in pixels.
+
+    Raises
+    ------
+    ValueError
+        If these cannot be had.
     """
 
-    def __init__(self, encoder: str, *, size: int, depth: int | None = None, pretrained: bool = False) -> None:
+    def __init__(
+        self, encoder: str, *, size: int, depth: int | None = None, heads: int | None = None, pretrained: bool = False
+    ) -> None:
         import timm
 
         super().__init__()
-        kept = {} if depth is None else {"depth": depth}
+        kept = {name: n for name, n in (("depth", depth), ("num_heads", heads)) if n is not None}
         if timm.get_pretrained_cfg(encoder).fixed_input_size:
             kept["img_size"] = size
-        self.network = timm.create_model(encoder, pretrained=pretrained, num_classes=0, **kept)
+        with weights_of(encoder) if pretrained else nullcontext():
+            self.network = timm.create_model(encoder, pretrained=pretrained, num_classes=0, **kept)
         self.width = self.network.num_features
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1) * 255)
         self.register_buffer("sd", torch.tensor(IMAGENET_SD).view(1, 3, 1, 1) * 255)

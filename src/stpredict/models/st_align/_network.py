@@ -11,8 +11,9 @@ from torch import nn
 
 from stpredict.models._training.processes import ALONE
 from stpredict.models.nn._heads import ProjectionHead
-from stpredict.models.nn._losses import expression_loss, info_nce
+from stpredict.models.nn._losses import expression_loss, info_nce, paired_info_nce
 from stpredict.models.nn._tokens import GeneTokens
+from stpredict.models.st_align._released import ReleasedScale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,11 +63,14 @@ class StAlignNetwork(nn.Module):
         super().__init__()
         pixels = options.image_encoder is not None
         self.options = options
-        self.spot = Scale(spot_tokens, n_inputs, options, layers=0)
-        self.niche = Scale(niche_tokens, n_inputs, options, layers=options.niche_layers)
-        self.decoder = nn.Linear(2 * options.width, n_genes) if options.decoder else None
+        self.decay_vectors = options.decay_vectors
+        kind = ReleasedScale if options.fusion == "released" else Scale
+        self.spot = kind(spot_tokens, n_inputs, options, layers=0)
+        self.niche = kind(niche_tokens, n_inputs, options, layers=options.niche_layers)
+        both = self.spot.width + self.niche.width
+        self.decoder = nn.Linear(both, n_genes) if options.decoder else None
         sizes = [niche_tokens.n_features, n_inputs, n_inputs, *([] if pixels else [spot_tokens.n_features])]
-        self.rebuild = nn.ModuleList(nn.Linear(2 * options.width, n) for n in sizes) if options.rebuild else None
+        self.rebuild = nn.ModuleList(nn.Linear(both, n) for n in sizes) if options.rebuild else None
         if not options.train_encoders:
             for scale in (self.spot, self.niche):
                 for module in (scale.tokens, scale.gene_tokens):
@@ -97,7 +101,7 @@ class StAlignNetwork(nn.Module):
         Each of the inputs counts the same, however many columns it has. The identity where nothing is rebuilt.
         """
         if not self.rebuild:
-            return torch.eye(2 * self.options.width, device=self.spot.missing.device)
+            return torch.eye(self.spot.width + self.niche.width, device=self.spot.missing.device)
         weights = torch.cat([part.weight / part.weight.shape[0] ** 0.5 for part in self.rebuild])
         return torch.linalg.qr(weights, mode="r")[1]
 
@@ -115,11 +119,11 @@ class StAlignNetwork(nn.Module):
     ) -> Losses:
         """Losses of a batch of spots, of which the arguments are the `share` of this process."""
         options = self.options
-        same = self._alike(share.whole(section), share.whole(cluster))
+        same = None if options.negatives == "companions" else self._alike(share.whole(section), share.whole(cluster))
         known = torch.rand(len(spot), device=spot.device) >= options.hidden_expression
         spots, niches = self.spot.align(spot, spot_genes, known), self.niche.align(niche, niche_genes, known)
         by_spot, by_niche, by_fusion = (
-            info_nce(*map(share.whole, pair), temperature=options.temperature, same=same, soft=options.soft_targets)
+            self._told_apart(*map(share.whole, pair), same)
             for pair in (spots[:2], niches[:2], (_direction(spots[2]), _direction(niches[2])))
         )
         decoder = spot.new_zeros((), dtype=torch.float32)
@@ -142,6 +146,14 @@ class StAlignNetwork(nn.Module):
             total + options.decoder * decoder + options.rebuild * rebuilt,
         )
 
+    def _told_apart(self, a: Tensor, b: Tensor, same: Tensor | None) -> Tensor:
+        """Contrastive loss of a whole batch, in which the companions of all spots come behind these."""
+        options = self.options
+        if options.negatives == "batch":
+            return info_nce(a, b, temperature=options.temperature, same=same, soft=options.soft_targets)
+        n = len(a) // (1 + options.companions)
+        return paired_info_nce(a[:n], b[:n], b[n:].unflatten(0, (n, -1)), temperature=options.temperature)
+
     def _alike(self, section: Tensor, cluster: Tensor) -> Tensor | None:
         """Bool (batch, batch): other spots of the same section and cluster."""
         if self.options.clusters == 1:
@@ -160,7 +172,7 @@ class Scale(nn.Module):
 
     def __init__(self, tokens: nn.Module, n_inputs: int, options: Options, *, layers: int) -> None:
         super().__init__()
-        width = options.width
+        self.width = width = options.width
         self.tokens = tokens
         self.gene_tokens = _gene_encoder(n_inputs, width, options.gene_tokens, layers)
         self.image_head = ProjectionHead(tokens.width, width)

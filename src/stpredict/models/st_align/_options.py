@@ -25,7 +25,8 @@ class Options(aligned.AlignedOptions):
         Weights of the contrastive losses between image and expression of a spot, and of a niche; the loss between the
         fused spot and the fused niche gets what is left to 1.
     fusion
-        ``"attention"``, or ``"concatenation"`` of image and expression.
+        ``"attention"``; ``"concatenation"`` of image and expression; or ``"released"``, the tokens, fusion and heads of
+        the authors' code, where the joint space is twice as wide.
     hidden_expression
         Share of training spots whose expression is hidden from the fusion, so that it learns to do without.
     rebuild
@@ -44,6 +45,11 @@ class Options(aligned.AlignedOptions):
         other. 1 makes negatives of all other spots.
     companions
         Spots of other clusters of the same section, each of another one, that join every spot in its batch.
+    negatives
+        What a spot is told apart from: the whole ``"batch"``, in both directions, or, as in the authors' code, its own
+        ``"companions"`` alone, image being asked for expression and the spot for its niche.
+    decay_vectors
+        Weight decay on biases and the weights of norms as well.
     """
 
     NAME: ClassVar[str] = "ST-Align"
@@ -60,6 +66,8 @@ class Options(aligned.AlignedOptions):
     soft_targets: bool = True
     clusters: int = 6
     companions: int = 0
+    negatives: str = "batch"
+    decay_vectors: bool = True
 
     POSITIVE: ClassVar[tuple[str, ...]] = (*aligned.AlignedOptions.POSITIVE, "clusters", "gene_tokens")
     NOT_NEGATIVE: ClassVar[tuple[str, ...]] = (
@@ -80,11 +88,18 @@ class Options(aligned.AlignedOptions):
     def check(self) -> None:
         """Refuse values that make no sense, alone or together."""
         super().check()
-        one_of(self.fusion, ("attention", "concatenation"), "fusion")
+        one_of(self.fusion, ("attention", "concatenation", "released"), "fusion")
+        one_of(self.negatives, ("batch", "companions"), "negatives")
         if self.cross < 0:
             msg = (
                 f"spot={self.spot:g} and niche={self.niche:g} leave nothing for the fused loss; their sum must not "
                 "exceed 1."
+            )
+            raise ValueError(msg)
+        if self.negatives == "companions" and (self.soft_targets or not self.companions):
+            msg = (
+                "negatives='companions' tells every spot apart from its companions alone; it needs companions of 1 or "
+                f"more and soft_targets=False, got companions={self.companions} and soft_targets={self.soft_targets}."
             )
             raise ValueError(msg)
         if self.companions >= self.clusters:
@@ -97,7 +112,6 @@ class Options(aligned.AlignedOptions):
 
 PUBLISHED = Options(
     image_encoder="resnet50",
-    pretrained=True,
     width=512,
     epochs=100,
     patience=100,
@@ -110,10 +124,14 @@ PUBLISHED = Options(
     decoder=0.0,
     members=1,
     hidden_expression=0.0,
+    rebuild=0.0,
+    fusion="released",
     gene_tokens=8,
     niche_layers=6,
     soft_targets=False,
     companions=5,
+    negatives="companions",
+    decay_vectors=False,
     warm_up=2,
     final_rate=1e-6 / (5e-4 * 64 / 256),
     final_weight_decay=0.4,

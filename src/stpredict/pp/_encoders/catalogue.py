@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stpredict._core.device import resolve_device, resolve_devices, resolve_precision
+from stpredict._core.hub import brief, check_reachable
 from stpredict._core.names import meant
 from stpredict._core.settings import settings
 from stpredict.pp._encoders.modules import IMAGENET, Input, inner_module, input_of, with_overrides
@@ -229,7 +230,7 @@ def _load_known(
         import timm
         import torch
 
-        _check_reachable(spec.hub_id)
+        check_reachable(spec.hub_id)
         arguments = dict(spec.arguments)
         if arguments.pop("swiglu", False):
             arguments |= {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": torch.nn.SiLU}
@@ -241,7 +242,7 @@ def _load_known(
             else f"It is open: download huggingface.co/{spec.hub_id} once while online. "
         )
         msg = (
-            f"The weights of {name!r} ({spec.hub_id}{_at(revision)}, licence {spec.licence}) could not be loaded: {_brief(error)}. {access}"
+            f"The weights of {name!r} ({spec.hub_id}{_at(revision)}, licence {spec.licence}) could not be loaded: {brief(error)}. {access}"
             "The default encoder (encoder=None) needs no download."
         )
         raise ValueError(msg) from error
@@ -254,7 +255,7 @@ def _load_transformers(spec: KnownEncoder, revision: str | None) -> nn.Module:
     except ImportError as error:
         msg = f"{spec.hub_id} is loaded by transformers: pip install 'stpredict[encoders]'"
         raise ValueError(msg) from error
-    _check_reachable(spec.hub_id)
+    check_reachable(spec.hub_id)
     return AutoModel.from_pretrained(spec.hub_id, revision=revision, use_safetensors=True)
 
 
@@ -280,37 +281,17 @@ def _load_timm(encoder: str, revision: str | None) -> nn.Module:
         raise ValueError(msg)
     try:
         if source.startswith("hf-hub:"):
-            _check_reachable(source.removeprefix("hf-hub:").split("@")[0])
+            check_reachable(source.removeprefix("hf-hub:").split("@")[0])
         elif not source.startswith("local-dir:"):
-            _check_reachable(getattr(timm.models.get_pretrained_cfg(encoder), "hf_hub_id", None))
+            check_reachable(getattr(timm.models.get_pretrained_cfg(encoder), "hf_hub_id", None))
         return timm.create_model(source, pretrained=True, num_classes=0)
     except Exception as error:  # (damaged weights and foreign configurations raise every kind of error)
         damaged = "Get the folder's files again, whole, in timm's format. " if source.startswith("local-dir:") else ""
         msg = (
-            f"The weights of {encoder + _at(revision)!r} could not be loaded: {_brief(error)}. {damaged}Offline, pass a folder with config.json "
+            f"The weights of {encoder + _at(revision)!r} could not be loaded: {brief(error)}. {damaged}Offline, pass a folder with config.json "
             "and model.safetensors, or a module: encoder=timm.create_model(name, num_classes=0, pretrained=False)."
         )
         raise ValueError(msg) from error
-
-
-def _check_reachable(hub_id: str | None) -> None:
-    """Say within seconds that a hub cannot be reached, where its own client would try again and again.
-
-    Raises
-    ------
-    OSError
-        If it cannot, and nothing of `hub_id` is kept on this machine.
-    """
-    from huggingface_hub import constants, get_session
-
-    kept = Path(constants.HF_HUB_CACHE) / f"models--{hub_id}".replace("/", "--")
-    if not hub_id or constants.HF_HUB_OFFLINE or kept.is_dir():
-        return
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception as error:  # (of either HTTP library that the client may use)
-        msg = f"{constants.ENDPOINT} cannot be reached ({_brief(error)})"
-        raise OSError(msg) from error
 
 
 def _class_token(module: nn.Module, tiles: torch.Tensor) -> torch.Tensor:
@@ -326,9 +307,3 @@ def _class_token_and_mean(module: nn.Module, tiles: torch.Tensor) -> torch.Tenso
 
 def _first_hidden_token(module: nn.Module, tiles: torch.Tensor) -> torch.Tensor:
     return module(pixel_values=tiles).last_hidden_state[:, 0]
-
-
-def _brief(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    text = f"{type(error).__name__}: {text}" if isinstance(error, KeyError | AssertionError) else text
-    return text.splitlines()[0][:200]

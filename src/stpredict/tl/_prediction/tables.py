@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from stpredict.models._data.chunks import rows_of
-from stpredict.models._trust.reliability import central
 from stpredict.tl._prediction.believed import Believed
 from stpredict.tl._prediction.zarr_store import predicted_store
 
@@ -101,15 +100,11 @@ def fill_store(
 
 
 def _values(prediction: Prediction, kind: str, interval: float | None) -> np.ndarray:
-    """Values of one kind; the ends of an interval are no less than 0, as log counts are."""
-    if kind in ("mean", "std"):
-        values: np.ndarray = getattr(prediction, kind)
-        return values
-    if prediction.errors is None:
-        return np.full_like(prediction.mean, np.nan)
-    low, high = central(prediction.errors, interval or 0.9)
-    ends: np.ndarray = np.maximum(prediction.mean + (low if kind == "lower" else high), 0)
-    return ends
+    """Values of one kind."""
+    if kind == "lower" or kind == "upper":
+        return prediction.end(kind, interval or 0.9)
+    values: np.ndarray = getattr(prediction, kind)
+    return values
 
 
 def _as_slice(rows: np.ndarray) -> slice | np.ndarray:
