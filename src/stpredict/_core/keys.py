@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 SPATIAL = "spatial"
 """``obsm``: spot centres in full-resolution pixels (x, y); ``uns``: images and scale factors by library."""
 
@@ -53,29 +51,9 @@ def features(encoder: str) -> str:
     return f"X_{encoder}"
 
 
-NICHE = re.compile(r"_niche(_[0-9.]+)?$")
-"""How ``obsm`` keys of niche features end: those of further widths name theirs in µm."""
-
-
 def niche(feature_key: str, um: float | None = None) -> str:
     """``obsm`` key of the niche features that belong to `feature_key`; of further windows, `um` wide."""
     return f"{feature_key}_niche" if um is None else f"{feature_key}_niche_{um:g}"
-
-
-def is_niche(feature_key: str) -> bool:
-    """Whether features under this ``obsm`` key are of niches."""
-    return NICHE.search(feature_key) is not None
-
-
-def is_wider(feature_key: str) -> bool:
-    """Whether features under this ``obsm`` key are of further niche windows, beside the niche proper."""
-    found = NICHE.search(feature_key)
-    return found is not None and found[1] is not None
-
-
-def spot(feature_key: str) -> str:
-    """``obsm`` key of the spot features that niche features belong to; any other key as it is."""
-    return NICHE.sub("", feature_key)
 
 
 def std(key: str) -> str:

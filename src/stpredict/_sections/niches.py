@@ -6,6 +6,7 @@ that niche expression and niche image tell of the same tissue.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -27,6 +28,9 @@ BORDER = 0.01
 
 MOST_LINKS = 50_000_000
 """Members of all niches of a section: 0.4 GB, and about 3 GB while they are found."""
+
+NICHE_KEY = re.compile(r"_niche(_[0-9.]+)?$")
+"""How ``obsm`` keys of niche features end: those of further widths name theirs in µm."""
 
 MEMBERS = ("window", "nearest", "ring")
 PARAMETER = {"window": "um", "nearest": "k", "ring": "rings"}
@@ -79,6 +83,22 @@ class Niche:
 
     def __str__(self) -> str:
         return f"{self.members} {getattr(self, PARAMETER[self.members]):g}"
+
+
+def is_niche(feature_key: str) -> bool:
+    """Whether features under this ``obsm`` key are of niches."""
+    return NICHE_KEY.search(feature_key) is not None
+
+
+def is_wider(feature_key: str) -> bool:
+    """Whether features under this ``obsm`` key are of further niche windows, beside the niche proper."""
+    found = NICHE_KEY.search(feature_key)
+    return found is not None and found[1] is not None
+
+
+def spot_key(feature_key: str) -> str:
+    """``obsm`` key of the spot features that niche features belong to; any other key as it is."""
+    return NICHE_KEY.sub("", feature_key)
 
 
 def call(niche: str, um: float | None) -> str:

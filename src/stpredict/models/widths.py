@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from stpredict._core import keys
+from stpredict._sections.niches import is_wider
 from stpredict.models._data.features import find_features
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def fit_widths(
     The trained model: `model`, or a copy of it. Its history says what was compared.
     """
     found = find_features(sections) if model.uses_features and model.features is None else []
-    narrow = [key for key in found if not keys.is_wider(key)]
+    narrow = [key for key in found if not is_wider(key)]
     if not narrow or narrow == found:
         model.fit(sections, genes=genes, groups=groups)
         return model

@@ -67,7 +67,9 @@ def train(
         As everywhere: names, a boolean Series over ``var`` such as ``adata.var["highly_variable"]``, or a dict of lists, of which
         the union is taken.
     features
-        ``obsm`` keys to learn from; by default everything that `stpredict.pp.encode` left, spot and niche.
+        ``obsm`` keys to learn from; by default everything that `stpredict.pp.encode` left, spot and niche. Where niches have
+        several widths, the model is trained with the niche alone and with all, and the one kept that predicts inner
+        held-out spots better; of a single section, the one with the niche alone.
     group_key
         Column of ``obs`` that names each section's patient. With None, and where no section has
         ``obs["patient"]``, every section counts as a patient of its own in the inner folds; the model's ``history`` says

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._core import keys as slots
-from stpredict._sections.niches import call
+from stpredict._sections.niches import call, is_wider, spot_key
 from stpredict._sections.scale import NICHE_UM
 from stpredict._sections.spread import ROWS, moments, whole_moments
 from stpredict.models._data.chunks import Parts
@@ -209,13 +208,13 @@ def windows_of(key: str, records: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
     Of several niche widths, that of the niche comes first.
     """
-    alike = [(name, record) for name, record in records.items() if slots.spot(name) == slots.spot(key)]
+    alike = [(name, record) for name, record in records.items() if spot_key(name) == spot_key(key)]
     windows: dict[str, Any] = {}
-    for name, record in sorted(alike, key=lambda one: slots.is_wider(one[0])):
+    for name, record in sorted(alike, key=lambda one: is_wider(one[0])):
         if "spot_um" in record:
             windows.setdefault("spot_um", float(record["spot_um"]))
         if "niche_um" in record:
-            widths = windows.setdefault("niche_um", [] if not slots.is_wider(name) else [NICHE_UM])
+            widths = windows.setdefault("niche_um", [] if not is_wider(name) else [NICHE_UM])
             widths += [] if float(record["niche_um"]) in widths else [float(record["niche_um"])]
     if "niche_um" in windows:
         first, *others = windows["niche_um"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from stpredict._core import keys
+from stpredict._sections.niches import spot_key
 from stpredict.models._data.linalg import cross, principal_axes
 from stpredict.models.baselines.base import Baseline
 
@@ -64,7 +64,7 @@ class Ridge(Baseline):
         if not self.columns:
             return [np.arange(table.design.shape[1])]
         slots = [name.rsplit(":", 1)[0] for name in self.columns]
-        encoders = [keys.spot(key) for key in slots]
+        encoders = [spot_key(key) for key in slots]
         return [np.flatnonzero([name == encoder for name in encoders]) for encoder in dict.fromkeys(encoders)]
 
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stpredict._core.keys import is_niche
 from stpredict._core.warning import warn
-from stpredict._sections.niches import Niche
+from stpredict._sections.niches import Niche, is_niche
 from stpredict.models._aligned.expression import GeneScale, has_expression, mean_and_sd, usable_spots
 from stpredict.models._aligned.inputs import Tensors
 from stpredict.models._aligned.model import TILE_PX, Aligned

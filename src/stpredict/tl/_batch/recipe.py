@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from stpredict._core import keys
-from stpredict._sections.niches import Niche
+from stpredict._sections.niches import Niche, is_niche, spot_key
 from stpredict.models._data.features import windows_of
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def recipe_of(
     given: list[Encoder | None] = list(encoder) if isinstance(encoder, list | tuple) else [encoder]
     tools = {_hash(one): one for one in given if one is not None}
     made = []
-    for key in dict.fromkeys(map(keys.spot, records)):
-        own = {name: record for name, record in records.items() if keys.spot(name) == key}
+    for key in dict.fromkeys(map(spot_key, records)):
+        own = {name: record for name, record in records.items() if spot_key(name) == key}
         first = next(iter(own.values()))
         found = _encoder(first, tools)
         if found is not None:
@@ -134,7 +134,7 @@ def _features(key: str, encoder: Encoder, records: Mapping[str, Mapping[str, Any
         encoder,
         float(first["mpp"]),
         windows_of(key, records),
-        any(map(keys.is_niche, records)),
+        any(map(is_niche, records)),
         tuple(records),
         niche,
         first.get("stain_norm"),
