@@ -262,9 +262,9 @@ class AlignStNetwork(nn.Module):
             out = out + self.text(genes.facts, genes.known, tiles)
         return out
 
-    def described_in_parts(self, genes: Described, tiles: Tensor) -> Tensor:
+    def described_in_parts(self, genes: Described, tiles: Tensor, *, size: int = GENES_AT_ONCE) -> Tensor:
         """What `described` returns, of any number of genes."""
-        parts = torch.arange(len(genes.from_text), device=tiles.device).split(GENES_AT_ONCE)
+        parts = torch.arange(len(genes.from_text), device=tiles.device).split(size)
         return torch.cat([self.described(genes.take(part), tiles) for part in parts])
 
     def genes(self, genes: Tensor, pool: Tensor, itself: Tensor) -> Tensor:
@@ -303,7 +303,7 @@ class AlignStNetwork(nn.Module):
     def _heard(self, described: Tensor, genes: Described, drawn: Tensor, tiles: Tensor) -> Tensor:
         """(p, width): the `genes` that a step's `drawn` ones may listen to, these first; all, as in prediction.
 
-        The others speak as they are, and do not learn in this step.
+        The others speak as they do in prediction, without dropout, and do not learn in this step.
         """
         if self.graph is None:
             return described
@@ -311,8 +311,12 @@ class AlignStNetwork(nn.Module):
         left[drawn] = False
         if not left.any():
             return described
+        training = self.training
+        self.eval()
         with torch.no_grad():
-            others = self.described_in_parts(genes.take(left.nonzero()[:, 0]).to(tiles.device), tiles)
+            rest = genes.take(left.nonzero()[:, 0]).to(tiles.device)
+            others = self.described_in_parts(rest, tiles, size=64)  # measured: the fastest on a CPU
+        self.train(training)
         return torch.cat([described, others])
 
     def learn_from(
