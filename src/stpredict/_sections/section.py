@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from stpredict._core import keys
 from stpredict._core.checks import check_unique_genes, raw_counts
@@ -20,6 +19,7 @@ from stpredict._sections.totals import known_totals, row_sums, warn_of_few_genes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    import pandas as pd
     from anndata import AnnData
     from scipy import sparse
 
