@@ -154,6 +154,25 @@ def test_table_and_section_show_the_same(predicted):
     np.testing.assert_allclose(np.sort(few, axis=0), np.sort(same, axis=0), atol=1e-5)
 
 
+def test_stated_and_reached_correlations_are_drawn_gene_by_gene(predicted):
+    predicted.var["predicted_reliability"] = np.linspace(0.2, 0.9, predicted.n_vars)
+    predicted.layers["predicted_lower"] = predicted.layers["predicted"] - 0.5
+    predicted.layers["predicted_upper"] = predicted.layers["predicted"] + 0.5
+    predicted.uns["predicted"] = {"parameters": {"interval": 0.8}}
+    table = st.tl.evaluate(predicted)
+    wide = table.query("gene != ''").pivot(index="gene", columns="metric", values="value")
+    inside = wide["interval_coverage"].mean()
+    agreement = table.query("metric == 'stated_r'")["value"].item()
+    for data, more in ((predicted, f"\nintervals of 80 % hold {100 * inside:.0f} % of spots"), (table, "")):
+        ax = st.pl.calibration(data, show=False)[-1]
+        (points,) = dots(ax)
+        expected = wide[["stated_pcc", "pcc"]].to_numpy()
+        np.testing.assert_allclose(np.sort(points, axis=0), np.sort(expected, axis=0), atol=1e-5)
+        assert ax.get_title(loc="left") == f"stated and reached r, correlation {agreement:.2f}{more}"
+    predicted.layers["predicted_std"] = np.ones(predicted.shape)
+    assert len(st.pl.calibration(predicted, show=False)) == 3
+
+
 def test_methods_of_a_table_are_told_apart(predicted):
     table = st.tl.evaluate(predicted, metrics=["pcc", "sd_ratio"])
     shrunk = table.assign(value=table["value"].where(table["metric"] == "pcc", table["value"] / 2), method="half")

@@ -10,6 +10,7 @@ import pandas as pd
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict._evaluation import metrics
+from stpredict._evaluation.stated import share_inside, stated_r
 from stpredict._sections.open import Where
 from stpredict.pl import _canvas
 from stpredict.pl._scores import LABELS
@@ -46,21 +47,25 @@ def calibration(
     save: str | Path | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
-    """Draw the scale of a prediction, gene by gene, and what its intervals cover.
+    """Draw the scale of a prediction, gene by gene, what its intervals cover, and how true what it says of itself is.
 
     Left, each gene's standard deviation over spots, as predicted over as measured, against its Pearson correlation r.
     The squared error is least where the two are equal: above that line a prediction has more contrast than it can
     answer for, below it less than it could. At 1 it has as much contrast as the measurement, noise included.
 
-    Right, if the prediction has a standard deviation (``std=True`` in `tl.predict_expression`), how many spots the
+    Next, if the prediction has a standard deviation (``std=True`` in `tl.predict_expression`), how many spots the
     central intervals of a normal distribution hold, against how many they promise; the band has the middle half of the
     genes. Above the diagonal, intervals are too wide, below it too narrow.
+
+    Last, if the prediction says what to expect of its genes (``var["predicted_reliability"]``), the Pearson correlation
+    that it reached against the stated one; below the diagonal it promised too much. The second line of the title says
+    how many spots the intervals of ``interval=`` hold, where there are any.
 
     Parameters
     ----------
     data
         A section with raw counts and a prediction; or the table of `tl.evaluate`, of which each section and gene is a
-        dot, and which has no right panel.
+        dot. Of a table there is no panel of coverage, and one of stated correlations where it has ``"stated_pcc"``.
     %(predicted)s
     genes
         Genes to draw; by default all that were predicted. Aliases and Ensembl ids are resolved for a section.
@@ -69,12 +74,12 @@ def calibration(
     %(library_key)s
     %(table_key)s
     ax
-        Axes to draw on, one, or two with a standard deviation; by default a new figure is made.
+        Axes to draw on, as many as there are panels; by default a new figure is made.
     %(figure)s
 
     Returns
     -------
-    Axes (a list, with a standard deviation) if ``show=False`` or `ax` is given, the figure if `return_fig`, else None.
+    Axes (a list, with several panels) if ``show=False`` or `ax` is given, the figure if `return_fig`, else None.
 
     Raises
     ------
@@ -95,15 +100,26 @@ def calibration(
     >>> st.tl.predict_expression(new, model, std=True)
     >>> axes = st.pl.calibration(new, show=False)
     >>> [ax.get_xlabel() for ax in axes]
-    ['Pearson r', 'probability of the interval']
+    ['Pearson r', 'probability of the interval', 'stated Pearson r']
     """
-    observed = None
+    observed, intervals = None, ""
     if isinstance(data, pd.DataFrame):
         scale = _scale_of_table(data, genes)
     else:
         section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key))
         before, after = both_of(section, genes, predicted, min_counts)
         scale = _scale(before, after)
+        adata = section.adata
+        if keys.reliability(predicted) in adata.var:
+            said = pd.Series(adata.var[keys.reliability(predicted)].to_numpy(float), index=section.genes)
+            scale["stated_pcc"] = said.reindex(scale["gene"]).to_numpy()
+        ends = [keys.lower(predicted), keys.upper(predicted)]
+        if all(end in adata.layers for end in ends):
+            low, high = (expression_of(section, after.columns, end).loc[after.index].to_numpy() for end in ends)
+            held = np.nanmean(share_inside(before.to_numpy(), low, high))
+            level = adata.uns.get(predicted, {}).get("parameters", {}).get("interval")
+            of_level = "" if level is None else f" of {100 * level:.0f} %"
+            intervals = f"\nintervals{of_level} hold {100 * held:.0f} % of spots"
         if keys.std(predicted) in section.adata.layers:
             spread = expression_of(section, after.columns, keys.std(predicted)).loc[after.index]
             values = (frame.to_numpy() for frame in (before, after, spread))
@@ -112,10 +128,14 @@ def calibration(
         msg = "No gene varies over spots both as measured and as predicted, so there is nothing to draw."
         raise ValueError(msg)
 
-    panels = _canvas.Panels.make(1 if observed is None else 2, columns=2, size=(4.2, 4.0), ax=ax)
+    says = "stated_pcc" in scale and scale["stated_pcc"].notna().any()
+    n = 1 + (observed is not None) + says
+    panels = _canvas.Panels.make(n, columns=n, size=(4.2, 4.0), ax=ax)
     _draw_scale(panels.axes[0], scale)
     if observed is not None:
         _draw_coverage(panels.axes[1], observed)
+    if says:
+        _draw_stated(panels.axes[-1], scale.dropna(subset="stated_pcc"), intervals)
     for panel in panels.axes:
         panel.grid(color="#eeeeee")
         panel.set_axisbelow(True)
@@ -142,7 +162,7 @@ def _scale_of_table(table: pd.DataFrame, genes: Iterable[str] | None) -> pd.Data
     if lost:
         msg = f"The table has no metric {', '.join(lost)}; call stpredict.tl.evaluate with metrics=['pcc', 'sd_ratio']."
         raise ValueError(msg)
-    table = table[table["metric"].isin(["pcc", "sd_ratio"])]
+    table = table[table["metric"].isin(["pcc", "sd_ratio", "stated_pcc"])]
     if genes is not None:
         wanted = [genes] if isinstance(genes, str) else list(genes)
         if unknown := [gene for gene in wanted if gene not in set(table["gene"])]:
@@ -154,7 +174,7 @@ def _scale_of_table(table: pd.DataFrame, genes: Iterable[str] | None) -> pd.Data
     units = [name for name in ("method", "fold", "section", "gene") if name in table]
     wide = table.drop_duplicates([*units, "metric"]).pivot(index=units, columns="metric", values="value").reset_index()
     wide["method"] = pd.Categorical(wide["method"], table["method"].unique())
-    return wide[wide["sd_ratio"] > 0].dropna().sort_values("method", kind="stable")
+    return wide[wide["sd_ratio"] > 0].dropna(subset=["pcc", "sd_ratio"]).sort_values("method", kind="stable")
 
 
 def _coverage(measured: np.ndarray, predicted: np.ndarray, std: np.ndarray) -> np.ndarray | None:
@@ -186,6 +206,33 @@ def _draw_scale(ax: Axes, scale: pd.DataFrame) -> None:
     ax.set(xlim=(low, 1.0), ylim=(0, top), xlabel=LABELS["pcc"], ylabel=LABELS["sd_ratio"])
     ax.set_title(f"scale of {scale['gene'].nunique()} genes", size=9, loc="left")
     ax.legend(loc="upper left", bbox_to_anchor=(0, 0.98 / top), markerscale=2, **LEGEND)
+
+
+def _draw_stated(ax: Axes, scale: pd.DataFrame, intervals: str) -> None:
+    """Reached against stated correlation of every gene; how many spots `intervals` hold is told in the title."""
+    stated, reached = scale["stated_pcc"].to_numpy(float), scale["pcc"].to_numpy(float)
+    methods = list(dict.fromkeys(scale["method"]))
+    colours = COLOURS if len(methods) > 1 else COLOURS[1:]
+    for i, method in enumerate(methods):
+        own = (scale["method"] == method).to_numpy()
+        told = f"mean {stated[own].mean():.2f} stated, {reached[own].mean():.2f} reached"
+        ax.scatter(
+            stated[own],
+            reached[own],
+            s=float(np.clip(3000 / len(scale), 5, 40)),
+            alpha=0.5,
+            linewidths=0,
+            color=colours[i % len(colours)],
+            label=f"{method}: {told}",
+        )
+    low, high = min(0.0, float(reached.min())) - 0.03, 1.03 * max(float(stated.max()), float(reached.max()), 0.1)
+    ax.plot([0, high], [0, high], color=_canvas.INK, linewidth=1.2, label="as stated")
+    ax.set(xlim=(-0.03, high), ylim=(low, high + 0.25 * (high - low)))
+    ax.set(xlabel=LABELS["stated_pcc"], ylabel="reached Pearson r")
+    agreement = stated_r(stated, reached)
+    told = "" if np.isnan(agreement) else f", correlation {agreement:.2f}"
+    ax.set_title(f"stated and reached r{told}{intervals}", size=9, loc="left")
+    ax.legend(loc="upper left", markerscale=2, **LEGEND)
 
 
 def _draw_coverage(ax: Axes, observed: np.ndarray) -> None:
