@@ -172,7 +172,7 @@ def _scores(
     measured, predicted = compared.measured[:, columns], compared.predicted[:, columns]
     pcc, undefined = m.pearson(measured, predicted)
     ceiling = compared.ceiling[columns]
-    stated = compared.stated.taken(np.arange(len(measured)), columns)
+    stated: Any = compared.stated.taken(np.arange(len(measured)), columns)
     for metric in chosen:
         match metric:
             case "pcc":

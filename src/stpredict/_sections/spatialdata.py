@@ -75,7 +75,7 @@ def section_from_spatialdata(
     )
 
 
-def _told(sdata: SpatialData, region: str) -> dict[str, str]:
+def _told(sdata: SpatialData, region: str) -> dict[str, Any]:
     """Where the centres of a region are kept, and code that exchanges their x and y."""
     if region not in sdata.shapes:
         return {"coordinates": f"labels[{region!r}]", "exchange": f"the transposed labels to labels[{region!r}]"}

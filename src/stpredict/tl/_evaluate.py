@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -108,7 +108,7 @@ def evaluate(
         std = _layer(section, keys.std(predicted)) if set(OF_INTERVALS) & set(chosen) else None
         stated = _stated(section, predicted, chosen)
         _check_stated(section, predicted, stated, asked)
-        what = {"std": std, "stated": stated, "panels": panels, "metrics": chosen}
+        what: dict[str, Any] = {"std": std, "stated": stated, "panels": panels, "metrics": chosen}
         table = score(section, values, section.genes, **what, min_counts=min_counts, seed=seed)
         table.insert(0, "section", name)
         tables.append(table)

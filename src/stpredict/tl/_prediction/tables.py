@@ -101,8 +101,10 @@ def fill_store(
 
 def _values(prediction: Prediction, kind: str, interval: float | None) -> np.ndarray:
     """Values of one kind."""
-    if kind == "lower" or kind == "upper":
-        return prediction.end(kind, interval or 0.9)
+    if kind == "lower":
+        return prediction.end("lower", interval or 0.9)
+    if kind == "upper":
+        return prediction.end("upper", interval or 0.9)
     values: np.ndarray = getattr(prediction, kind)
     return values
 
