@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from mutants_of_networks import NETWORKS
+
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = "tests/models/test_align_st_parts.py"
 ALIGN_ST = "src/stpredict/models/align_st/"
@@ -138,7 +140,7 @@ NAMED: dict[str, tuple[str, str, str, list[str]]] = {
         "(1 - plan.final_rate)",
         [SCHEDULE],
     ),
-    "rise of weight decay": (LOOP, 'group["weight_decay"] = plan.weight_decay + change', "pass", [SCHEDULE]),
+    "rise of weight decay": (LOOP, '.param_groups[0]["weight_decay"] = plan.weight_decay + change', "", [SCHEDULE]),
     "warm-up of methods": (ENSEMBLE, "            warm_up=options.warm_up,\n", "", [SCHEDULE]),
     "last rate of methods": (ENSEMBLE, "            final_rate=options.final_rate,\n", "", [SCHEDULE]),
     "last weight decay of methods": (
@@ -159,7 +161,7 @@ NAMED: dict[str, tuple[str, str, str, list[str]]] = {
         "means = predicted.map(itemgetter(0))",
         ["tests/tl/test_reference.py"],
     ),
-}
+} | NETWORKS
 """By name: a file, a text that it has once, what takes its place, and arguments of pytest that should notice."""
 
 DRAWN = ("models", "_evaluation", "_sections")
