@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 
 import stpredict as st
+from stpredict._sections.open import open_sections
+from stpredict.models._trust import domain
 from stpredict.models._trust.reliability import Reliability
 from stpredict.models._trust.trust import FAR, NEAR, Judgement
 
@@ -275,3 +277,10 @@ def test_results_can_be_stored(model, sections, tmp_path):
     new = sections[3].copy()
     with pytest.raises(ValueError, match="between 0 and 1"):
         st.tl.predict_expression(new, model, interval=90)
+
+
+def test_rows_of_a_section_are_read_block_by_block(paired, monkeypatch):
+    monkeypatch.setattr(domain, "ROWS", 10)
+    (section,) = open_sections(paired(1))
+    rows = np.array([0, 9, 10, 11, 35, 80])
+    np.testing.assert_array_equal(domain._rows(section, ["X_fake"], rows), section.features("X_fake")[rows])
