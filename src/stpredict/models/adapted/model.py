@@ -165,6 +165,11 @@ class Adapted(StoredModel):
         return self.trust.arrays()
 
     @property
+    def compares_spots(self) -> bool:  # type: ignore[override]
+        """As the base model."""
+        return self.base.compares_spots
+
+    @property
     def trained_on(self) -> list[str]:
         """Names of the sections that the base model and the correction learned from."""
         return [*self.base.trained_on, *self.config["sections"]]

@@ -58,6 +58,7 @@ class AlignSt(NetworkModel):
     """
 
     method: ClassVar[str] = "align_st"
+    compares_spots = True
     presets: ClassVar[Mapping[str, Options]] = PRESETS
     shapes: ClassVar[dict[str, tuple[str | int, ...]]] = {
         "places": ("s", "d"),
