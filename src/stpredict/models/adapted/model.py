@@ -348,6 +348,16 @@ class Adapted(StoredModel):
         width = {"n_design": len(arrays[False]["domain_level"])} if "domain_level" in arrays[False] else {}
         own = files.Stored(stored.method, stored.genes, width, arrays[False])
         files.check_shapes(own, cls.shapes | Trust.shapes_in(own.arrays), path)
+        numbers, config = own.arrays["spot_section"], stored.config
+        n = len(config["sections"])
+        if not (
+            len(config["spots"]) == len(numbers)
+            and len(config["pitches"]) == n
+            and ((numbers >= 0) & (numbers < n)).all()
+            and config["features"] == base.config.get("features", {})
+        ):
+            msg = f"The model at {path} is damaged: its sections, spots or features do not belong together; save it again."
+            raise ValueError(msg)
         model = cls(base, min_counts=stored.config["min_counts"], seed=stored.config["seed"])
         model.trust = Trust.stored_in(own.arrays)
         return model
