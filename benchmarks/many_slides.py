@@ -70,7 +70,8 @@ def written(out):
 
 
 def unfinished(out):
-    return list(out.glob(".unfinished-*/new"))
+    """Results that are being written, or were when their process was killed."""
+    return list(out.glob(".*.zarr.*.tmp/new"))
 
 
 def killed_run(command, out, half):
@@ -156,7 +157,7 @@ def measure(args, folder):
         ("done by the rerun", good - there, int(count.get("done", 0))),
         ("failed, each with its reason", len(CORRUPT), sum(CORRUPT[name] in error for name, error in bad.items())),
         ("files of kept results that were not touched", len(before), untouched),
-        ("temporary files left", 0, len(list(out.glob(".unfinished*")) + list(out.glob(".running*")))),
+        ("temporary files left", 0, len(list(out.glob(".*.tmp")) + list(out.glob(".running*")))),
         ("exit status of the rerun (some failed)", 1, rerun.returncode),
         ("pictures in report.html", good, page.count("data:image/jpeg")),
         ("results compared with the single steps, and alike", len(alike), sum(alike)),

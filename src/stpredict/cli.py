@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stpredict._core.files import read_text
+from stpredict._core.files import read_text, replacing
 from stpredict._core.version import __version__
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def run_demo(out: Path, *, seed: int = 0) -> None:
     scores = st.tl.evaluate(new, metrics=["pcc", "ceiling"])
 
     model.save(out / "model")
-    new.write_h5ad(out / "predicted.h5ad")
+    with replacing(out / "predicted.h5ad") as unfinished:
+        new.write_h5ad(unfinished)
     st.pl.compare(new, genes=DRAWN, show=False, save=out / "compare.png")
     st.pl.tumor(new, show=False, save=out / "tumor.png")
     print(_summary(train, new, scores, out))

@@ -126,6 +126,25 @@ def test_x_and_y_are_never_swapped(tmp_path, data):
     np.testing.assert_allclose(adata.obsm["spatial"], frame[["pixel_x", "pixel_y"]])
 
 
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("rest", ["one long line", "many lines", "all of it"])
+def test_small_files_that_unfold_to_fill_the_memory_are_refused(files, tmp_path, monkeypatch, which, rest):
+    """Whether it is the first line or a later one; the limits are lowered, so that the test is fast."""
+    limit = {"one long line": "LONGEST_LINE", "many lines": "MOST_LINES", "all of it": "LARGEST_TABLE"}[rest]
+    monkeypatch.setattr(f"stpredict.io._st.{limit}", 2**21)
+    bomb = tmp_path / "bomb.tsv.gz"
+    zeros = b"\n" if rest == "many lines" else b"0\t0\n" if rest == "all of it" else b"0\t"
+    first = (
+        files[which].read_bytes()
+        if not str(files[which]).endswith(".gz")
+        else gzip.decompress(files[which].read_bytes())
+    )
+    bomb.write_bytes(gzip.compress(first + zeros * 2**22, 1))
+    given_files = [*files[:which], bomb, *files[which + 1 :]]
+    with pytest.raises(ValueError, match=r"bomb.tsv.gz cannot be read as a table \(tables of spots have at most"):
+        st.read_st(*given_files)
+
+
 def test_scale_and_name_of_the_user(files):
     adata = st.read_st(*files, library_id="mine", mpp=4.9, spot_pitch_um=None, spot_diameter_um=None)
     library = adata.uns["spatial"]["mine"]

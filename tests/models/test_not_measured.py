@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 
 import anndata as ad
@@ -129,3 +130,35 @@ def test_nothing_is_told_of_whole_sections(paired):
         warnings.simplefilter("error", StpredictWarning)
         st.tl.train(sections, genes=GENES)
         st.pp.gene_panel(sections)
+
+
+@pytest.mark.parametrize("method", ["cmrcnet", "align_st"])
+def test_epochs_and_errors_are_not_judged_by_what_was_filled_in(paired, method, monkeypatch):
+    """The held-out section lacks the gene: other values in the place of the filled-in ones change nothing."""
+    train, column, seen = paired(2), GENES.index(LACKING), []
+    module = importlib.import_module(
+        "stpredict.models._aligned.training" if method == "cmrcnet" else "stpredict.models.align_st._training"
+    )
+    plain = module._Monitor.__call__
+
+    def both(monitor):
+        inputs = monitor.test if method == "align_st" else monitor.test.table
+        found, kept = plain(monitor), inputs.expression[:, column].copy()
+        assert set(inputs.section) == {0}
+        inputs.expression[:, column] = np.random.default_rng(0).normal(size=len(kept))
+        seen.append((found, plain(monitor)))
+        inputs.expression[:, column] = kept
+        return found
+
+    monkeypatch.setattr(module._Monitor, "__call__", both)
+    smaller = zeroed(train[0])[:60].copy()
+    smaller.uns |= {"X_fake": train[0].uns["X_fake"], "X_fake_niche": train[0].uns["X_fake_niche"]}
+    with pytest.warns(StpredictWarning, match="not measured there"):
+        model = st.tl.train([smaller, train[1]], method=method, genes=GENES, **NETWORK)
+    assert seen
+    for found, changed in seen:
+        assert changed["val_pcc"] == found["val_pcc"]
+    (section,) = open_sections(train[1])
+    error = model.arrays["residual_sd"] / section.log_expression(GENES).std(axis=0)
+    assert error[column] > 0.5 * np.median(error)
+    assert np.isfinite(model.arrays["held_out_pcc"]).all()

@@ -16,11 +16,17 @@ WRONG = [None, "x", -1.5, [], {}, [None], {"a": None}, True]
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
+def encoded():
     adata = st.datasets.simulate()
     st.pp.tiles(adata)
     st.pp.encode(adata, show_progress=False)
+    return adata
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, encoded):
+    folder = tmp_path_factory.mktemp("models")
+    adata = encoded.copy()
     genes = list(adata.var_names[:12])
     for method, options in (
         ("ridge", {}),
@@ -50,7 +56,7 @@ def places(config, depth=3):
 
 
 @pytest.mark.parametrize("method", ["ridge", "knn", "cmrcnet", "st_align", "align_st", "adapted"])
-def test_no_field_of_the_wrong_kind_ends_inside(saved, method):
+def test_no_field_of_the_wrong_kind_ends_inside(saved, encoded, method):
     """ValueError, or a model that works all the same, whatever stands in whichever field."""
     folder = saved
     file = folder / method / "model.json"
@@ -73,11 +79,14 @@ def test_no_field_of_the_wrong_kind_ends_inside(saved, method):
                 try:
                     model = st.models.load(folder / method)
                     assert model.history is not None
+                    if method in ("ridge", "adapted"):
+                        st.tl.predict_expression(encoded, model, key_added="of_damaged")
                 except ValueError as error:
                     refused.append(str(error))
     finally:
         file.write_text(original)
-    assert all(f"The model at {folder / method} " in told for told in refused)
+    named = (f"The model at {folder / method} ", "Section 'sim_1': obsm")
+    assert all(told.startswith(named) for told in refused)
     assert len(refused) > 0.5 * n
     st.models.load(folder / method)
 
@@ -92,6 +101,14 @@ def test_no_field_of_the_wrong_kind_ends_inside(saved, method):
             "fine",
             r"config.features\['X_morphology'\].mpp must be a number",
         ),
+        ("ridge", ["features"], {}, "config.features must be of 154 columns in all"),
+        (
+            "ridge",
+            ["features", "X_morphology", "stain_norm"],
+            [1],
+            r"config.features\['X_morphology'\].stain_norm must be text",
+        ),
+        ("ridge", ["sections"], [], "config.sections must name the sections of all training spots"),
         ("ridge", ["history", "notes"], 3, "config.history.notes must be a list of texts"),
         ("cmrcnet", ["options", "width"], "wide", "config.options.width must be int"),
         (

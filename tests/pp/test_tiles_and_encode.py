@@ -199,7 +199,8 @@ def test_interrupted_encoding_resumes_to_the_same_features(tmp_path, monkeypatch
     np.testing.assert_array_equal(adata.obsm["X_again_niche"], adata.obsm["X_whole_niche"])
 
 
-def test_a_damaged_resume_file_is_done_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", ["cut", "swapped"])
+def test_a_damaged_resume_file_is_done_again(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(network_encoder, "SPOTS_PER_PART", 10)
     adata, network = section(), tiny_network()
     st.pp.tiles(adata)
@@ -207,9 +208,15 @@ def test_a_damaged_resume_file_is_done_again(tmp_path, monkeypatch):
         st.pp.encode(adata, network, key_added="X_a", niche=False, show_progress=False)
         monkeypatch.setattr("shutil.rmtree", lambda *a, **k: None)
         st.pp.encode(adata, network, key_added="X_a", niche=False, show_progress=False)
-        for file in (tmp_path / "encode").rglob("*.npy"):
-            file.write_bytes(file.read_bytes()[:100])
-        st.pp.encode(adata, network, key_added="X_b", niche=False, show_progress=False)
+        parts = sorted((tmp_path / "encode").rglob("*.npy"))
+        whole = [file.read_bytes() for file in parts]
+        if damage == "swapped":
+            whole = [whole[1], whole[0], *whole[2:]]
+            assert len(whole[0]) == len(whole[1])
+        for file, content in zip(parts, whole, strict=True):
+            file.write_bytes(content[:100] if damage == "cut" else content)
+        with pytest.warns(UserWarning, match="of an encoding that was cut short is damaged"):
+            st.pp.encode(adata, network, key_added="X_b", niche=False, show_progress=False)
     np.testing.assert_array_equal(adata.obsm["X_a"], adata.obsm["X_b"])
 
 

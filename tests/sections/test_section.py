@@ -97,6 +97,26 @@ def test_order_of_sources(tmp_path):
     assert section_from_anndata(adata, mpp=1.8).mpp == pytest.approx(1.8)
 
 
+@pytest.mark.parametrize("key", ["microns_per_pixel", "tissue_hires_scalef"])
+@pytest.mark.parametrize("wrong", ["0.5", [0.5, 0.5], {"x": 0.5}, np.array([]), True])
+def test_scale_factors_that_are_no_numbers_are_refused(picture, key, wrong):
+    """Rather than left out, so that another scale would be taken."""
+    adata = section_of(hexagonal(), picture, scalefactors={key: wrong})
+    with pytest.raises(ValueError, match=rf"\['scalefactors'\]\['{key}'\] is no number.*Set it to the number"):
+        section_from_anndata(adata)
+    adata.uns["spatial"]["s"]["scalefactors"][key] = np.array([0.5])
+    assert section_from_anndata(adata).centres.shape == (adata.n_obs, 2)
+
+
+@pytest.mark.parametrize("part", ["images", "scalefactors", "metadata"])
+@pytest.mark.parametrize("wrong", [None, 5, "x", [1]])
+def test_damaged_parts_of_a_library_are_one_clear_error(picture, part, wrong):
+    adata = section_of(hexagonal(), picture)
+    adata.uns["spatial"]["s"][part] = wrong
+    with pytest.raises(ValueError, match=rf"\['{part}'\] is damaged: .* not a dictionary"):
+        section_from_anndata(adata)
+
+
 def test_spot_diameter_never_sets_the_scale(picture):
     for diameter in (25.0, 27.5, 32.5):  # 50, 55 and 65 µm at 2 µm per pixel: tools disagree
         adata = section_of(hexagonal(), picture, scalefactors={"spot_diameter_fullres": diameter})

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -136,6 +138,39 @@ def test_genes_that_were_not_measured_stay(base, new):
     section = open_sections(less)[0]
     np.testing.assert_array_equal(model.predict(section, ["GENE4"]).mean, base.predict(section, ["GENE4"]).mean)
     assert np.abs(model.predict(section, ["GENE5"]).mean - base.predict(section, ["GENE5"]).mean).max() > 0.01
+
+
+def zeroed(adata, *genes):
+    """As an outer join leaves it: every spot has zero of these genes."""
+    adata = adata.copy()
+    adata.X[:, adata.var_names.get_indexer(genes)] = 0
+    return adata
+
+
+def test_zeros_that_a_join_filled_in_are_not_measured(base, new, paired):
+    """In one section by what the model predicts, in several also by what the others have."""
+    other = paired(4)[3]
+    section = open_sections(new)[0]
+    expected = base.predict(section, ["GENE4"]).mean
+    for data, mask in ((zeroed(new, "GENE4"), "measured"), ([new, zeroed(other, "GENE4")], None)):
+        with pytest.warns(UserWarning, match=r"1 gene\(s\) \(GENE4\) are zero .* They stay as the model predicts them"):
+            model = st.tl.adapt(data, base, measured=mask)
+        np.testing.assert_array_equal(model.predict(section, ["GENE4"]).mean, expected)
+        assert np.abs(model.predict(section, ["GENE5"]).mean - base.predict(section, ["GENE5"]).mean).max() > 0.01
+    with pytest.raises(ValueError, match=r"GENE14: neither known to the model nor measured in all sections"):
+        st.tl.adapt([new, zeroed(other, "GENE14")], base, genes=[*GENES, "GENE14"])
+
+
+def test_zeros_where_little_was_expected_are_measured(base, new):
+    """One silent gene of few counts is what the tissue has, and the correction says so."""
+    rare = GENES[int(np.argmin(np.asarray(new.X[:, :12].sum(axis=0))))]
+    few = new[np.arange(new.n_obs) % 16 == 0].copy()
+    quiet = zeroed(few, rare)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*are zero in every spot")
+        model = st.tl.adapt(quiet, base, min_counts=1)
+    section = open_sections(quiet)[0]
+    assert model.predict(section, [rare]).mean.mean() < base.predict(section, [rare]).mean.mean() - 0.2
 
 
 def test_nothing_to_correct_is_not_corrected(paired):

@@ -73,6 +73,22 @@ def test_a_part_is_predicted_as_the_whole(encoded, method):
         np.testing.assert_allclose(predicted(second[rows], model), predicted(second, model)[rows], atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["mixture", "ridge", "align_st", "adapted"])
+def test_models_that_compare_spots_say_so_of_a_part(encoded, method):
+    """And what they say to do gives the values of the whole."""
+    first, second = encoded
+    options = NETWORK if method == "align_st" else {}
+    if method in ("ridge", "adapted"):
+        options["reference"] = second[:, :].copy()
+    model = st.tl.train(first, method="ridge" if method == "adapted" else method, genes=GENES, **options)
+    if method == "adapted":
+        model = st.tl.adapt(first, model)
+    whole, rows = whole_sections_are_quiet(second, model), tumour(second)
+    with pytest.warns(StpredictWarning, match="Only a part of the spots of sim_2 is here, .* Predict the whole"):
+        part = predicted(second[rows], model)
+    assert np.abs(part - whole[rows]).max() > 1e-3
+
+
 @pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
 def test_what_is_kept_is_written_and_read(encoded, ridge, tmp_path, ending):
     second = encoded[1]

@@ -69,6 +69,19 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, msg) from error
 
 
+@contextmanager
+def tensor_errors(path: Path) -> Iterator[None]:
+    """Raise what safetensors says of the disk while it writes `path`, such as that it is full, as the OSError it is."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number.group(1)) if number else errno.EIO
+        raise OSError(code, os.strerror(code) if number else str(error), str(path)) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with replacing(path) as new:
@@ -122,8 +135,13 @@ def check_writable(folder: str | Path) -> None:
         If so; the message names it.
     """
     probe = Path(folder) / ".writable"
-    with replacing(probe) as new:
-        new.touch()
+    try:
+        with replacing(probe) as new:
+            new.touch()
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        msg = f"Nothing can be written in the folder {folder} ({why}). Choose another place."
+        raise OSError(error.errno, msg) from error
     probe.unlink(missing_ok=True)
 
 

@@ -50,7 +50,7 @@ def section_from_anndata(
         _refuse_joined(adata, library_key, name)
     centres = spot_centres(adata, rows, name)
     library = libraries_of(adata).get(name, {})
-    factors = numbers(part_of(library, "scalefactors", name))
+    factors = numbers(part_of(library, "scalefactors", name), name)
     metadata = part_of(library, "metadata", name)
     hires = part_of(library, "images", name).get("hires")
     path = metadata.get("source_image_path")
@@ -115,7 +115,7 @@ def libraries_of(adata: AnnData) -> dict[str, Any]:
     filled = {
         name: entry
         for name, entry in entries.items()
-        if len(entry.get("images", ())) or len(entry.get("scalefactors", ()))
+        if any(hasattr(entry.get(part), "get") and len(entry[part]) for part in ("images", "scalefactors"))
     }
     return filled if len(filled) == 1 and LIBRARY_ID not in adata.obs else entries
 
@@ -223,7 +223,7 @@ def _exchanged(coordinates: Any) -> str:
 def scale_hints(adata: AnnData, name: str, mpp: float | None) -> ScaleHints:
     """What the table knows of the scale of section `name`, in pixels of its spots' own coordinates."""
     library = libraries_of(adata).get(name, {})
-    factors = numbers(part_of(library, "scalefactors", name))
+    factors = numbers(part_of(library, "scalefactors", name), name)
     pitch_um = part_of(library, "metadata", name).get("spot_pitch_um")
     try:
         tiles = adata.uns.get(keys.TILES, {}).get(name, {})
@@ -266,7 +266,24 @@ def _spot_diameter(factors: Mapping[str, float]) -> float | None:
     return None if diameter is None or is_factor or diameter < 1 else diameter
 
 
-def numbers(factors: Mapping[str, Any]) -> dict[str, float]:
-    """Those of `factors` that are single numbers; R writes them as arrays of length one."""
-    single = {key: np.asarray(value) for key, value in factors.items()}
-    return {key: float(value.item()) for key, value in single.items() if value.size == 1 and value.dtype.kind in "fiu"}
+NEEDED = ("microns_per_pixel", "tissue_hires_scalef")
+"""Scale factors that change what is seen of a slide."""
+
+
+def numbers(factors: Mapping[str, Any], name: str) -> dict[str, float]:
+    """Those of `factors` that are single numbers; R writes them as arrays of length one.
+
+    Raises
+    ------
+    ValueError
+        If one of those `NEEDED` is there and is none: to go on without it would take the wrong scale.
+    """
+    single = {key: np.asarray(value) for key, value in factors.items() if value is not None}
+    known = {k: float(value.item()) for k, value in single.items() if value.size == 1 and value.dtype.kind in "fiu"}
+    if wrong := [key for key in NEEDED if key in single and key not in known]:
+        msg = (
+            f"uns['spatial'][{name!r}]['scalefactors'][{wrong[0]!r}] is no number: {factors[wrong[0]]!r}. Set it to the "
+            "number, or delete it where it is unknown."
+        )
+        raise ValueError(msg)
+    return known

@@ -25,7 +25,10 @@ SPOT_ID = re.compile(r"X?(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)$")
 PIXELS = ["pixel_x", "pixel_y"]
 GRIDS = (("x", "y"), ("new_x", "new_y"), ("id_x", "id_y"))
 LONGEST_LINE = 2**25
-"""Characters: tables of counts have shorter ones, and a small compressed file may unfold to one that fills the memory."""
+"""Bytes: tables of counts have shorter ones, and a small compressed file may unfold to one that fills the memory."""
+
+LARGEST_TABLE, MOST_LINES = 2**29, 10**6
+"""Bytes of a table when it is unfolded, and its lines; the 1k array has a hundredth of that."""
 
 DAMAGE = (ValueError, OSError, EOFError, zlib.error)
 """What a damaged table raises."""
@@ -244,15 +247,28 @@ def _first_line(path: Path) -> tuple[str, list[str]]:
             if path.suffix == ".gz"
             else path.open(encoding="utf-8-sig") as file
         ):
-            line = file.readline(LONGEST_LINE + 1).rstrip("\r\n")
+            _check_size(path)
+            line = file.readline().rstrip("\r\n")
     except DAMAGE as error:
         msg = f"{path} cannot be read as a table ({error}). Get it again."
         raise ValueError(msg) from error
-    if len(line) > LONGEST_LINE:
-        msg = f"{path} cannot be read as a table (its first line has more than {LONGEST_LINE:,} characters). Get it again."
-        raise ValueError(msg)
     separator = max(SEPARATORS, key=line.count)
     return separator, [name.strip('"') for name in line.split(separator)]
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a table that is too large to be one of this technology, before it fills the memory."""
+    size = lines = since = 0
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        while block := file.read(2**20):
+            size, lines = size + len(block), lines + block.count(b"\n")
+            since = len(block) - 1 - end if (end := block.rfind(b"\n")) >= 0 else since + len(block)
+            if size > LARGEST_TABLE or lines > MOST_LINES or since > LONGEST_LINE:
+                msg = (
+                    f"tables of spots have at most {MOST_LINES:,} lines, of {LONGEST_LINE:,} bytes each and "
+                    f"{LARGEST_TABLE:,} in all"
+                )
+                raise ValueError(msg)
 
 
 def _are_spots(names: pd.Index | pd.Series) -> bool:

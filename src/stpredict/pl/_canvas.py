@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict._core.files import replacing
 from stpredict._sections.open import one_section
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.collections import EllipseCollection
@@ -97,7 +98,9 @@ class Panels:
         import matplotlib.pyplot as plt
 
         if save is not None:
-            self.figure.savefig(save, dpi=200, bbox_inches="tight")
+            kind = Path(save).suffix[1:] or plt.rcParams["savefig.format"]
+            with replacing(Path(save) if Path(save).suffix else Path(f"{save}.{kind}")) as new:
+                self.figure.savefig(new, dpi=200, bbox_inches="tight", format=kind)
         if return_fig:
             return self.figure
         on_screen = plt.get_backend().lower() != "agg"

@@ -57,7 +57,8 @@ def adapt(
         default all spots were.
     genes
         Genes to predict, by default the model's. Others, which the model does not know, are predicted from the measured
-        spots alone. The model's own that `data` does not measure stay as the model predicts them.
+        spots alone. The model's own that `data` does not measure stay as the model predicts them; so do those of which a
+        section has only zeros where other sections or the model let expect counts, as after an outer join.
     min_counts
         Measured spots with fewer counts are not learned from.
     seed
@@ -78,13 +79,13 @@ def adapt(
     TypeError
         If `model` is no model or the column is not boolean.
     ValueError
-        If features are missing or were not made as in training, no measured spot has enough raw counts, a gene is
-        neither measured nor known to the model, or the model predicts the same for every spot.
+        If features are missing or were not made as in training, no measured spot has enough raw counts, a gene that the
+        model does not know is not measured in all sections, or the model predicts the same for every spot.
 
     Warns
     -----
     UserWarning
-        If fewer than five spots were measured, or some of the model's genes were not.
+        If fewer than five spots were measured, or some of the model's genes were not, or are zero as after an outer join.
 
     Notes
     -----

@@ -98,7 +98,7 @@ class Aligned(Banked, NetworkModel, SpotwiseModel):
             if self.options.image_encoder is not None:
                 self.config["encoder"] = f"{self.options.image_encoder}, trained along"
             ensemble = self._ensemble(len(genes))
-            chosen = training.choose_epochs(ensemble, inputs)
+            chosen = training.choose_epochs(ensemble, inputs, self.not_measured)
             networks = ensemble.train_members(training.SpotMaterial(inputs, self.options), chosen.epochs)
             arrays = training.arrays_of(networks, inputs.take(self.reference(inputs.table))) | chosen.arrays
             arrays |= self._learn_trust(sections, table, chosen.held, arrays)

@@ -15,7 +15,7 @@ from stpredict.models._aligned.hard_negatives import HardNegatives
 from stpredict.models._aligned.inputs import drawn
 from stpredict.models._base.contract import History
 from stpredict.models._base.network import network_arrays
-from stpredict.models._data.folds import HeldOut, sample
+from stpredict.models._data.folds import HeldOut, judged, sample
 from stpredict.models._retrieval.bank import compact
 from stpredict.models._retrieval.search import normalise, retrieve
 from stpredict.models._training.ensemble import Chosen, held_out
@@ -61,8 +61,10 @@ class SpotMaterial:
         return self.inputs.identity(self.options)
 
 
-def choose_epochs(ensemble: Ensemble, inputs: Inputs) -> Chosen:
+def choose_epochs(ensemble: Ensemble, inputs: Inputs, not_measured: np.ndarray | None = None) -> Chosen:
     """Train without the smallest inner fold, and see after how many epochs it is predicted best.
+
+    Genes are not judged on sections that did not measure them, which ``not_measured`` (sections, genes) tells.
 
     Warns
     -----
@@ -76,9 +78,14 @@ def choose_epochs(ensemble: Ensemble, inputs: Inputs) -> Chosen:
     train, test = inputs.take(~held), inputs.take(rows).with_expression()
     bank = train.sample(options.bank_spots, seed).with_expression()
     material = SpotMaterial(train, options)
-    run, monitor = ensemble.choose_epochs(material, lambda network: _Monitor(network, bank, test, options))
+    known = np.broadcast_to(judged(not_measured, train.table, test.table), test.table.expression.shape)
+    run, monitor = ensemble.choose_epochs(material, lambda network: _Monitor(network, bank, test, options, known))
     predicted = monitor.predicted()
     errors = np.square(predicted - test.table.expression, dtype=np.float64)
+    n_known = known.sum(axis=0)
+    residual_sd = np.sqrt(errors.sum(axis=0, where=known) / np.maximum(n_known, 1))
+    if (n_known == 0).any():  # as if nothing were known of the gene
+        residual_sd = np.where(n_known == 0, bank.table.expression.std(axis=0), residual_sd)
     best = {name: values[run.best_epoch - 1] for name, values in run.values.items()}
     _warn_of_chance(options.NAME, best["val_recall"], best["chance_recall"], len(test))
     n, few = np.count_nonzero(held), sample(len(rows), predicted.shape[1])
@@ -90,17 +97,20 @@ def choose_epochs(ensemble: Ensemble, inputs: Inputs) -> Chosen:
         f"(chance {best['chance_contrastive']:.3f})",
     ]
     history = History(run.values | {"best_epoch": [run.best_epoch]}, notes)
-    residual_sd = np.sqrt(errors.mean(axis=0)).astype(np.float32)
-    return Chosen(run.best_epoch, {"residual_sd": residual_sd}, history, HeldOut(rows[few], predicted[few]))
+    held_out_spots = HeldOut(rows[few], np.where(known, predicted, np.float32(np.nan))[few])
+    return Chosen(run.best_epoch, {"residual_sd": residual_sd.astype(np.float32)}, history, held_out_spots)
 
 
 class _Monitor:
     """How well held-out spots are predicted and matched, after each epoch."""
 
-    def __init__(self, network: AlignedNetwork, bank: Inputs, test: Inputs, options: AlignedOptions) -> None:
+    def __init__(
+        self, network: AlignedNetwork, bank: Inputs, test: Inputs, options: AlignedOptions, known: np.ndarray
+    ) -> None:
         self.network, self.bank, self.test, self.options = network, bank, test, options
         self.size = min(options.batch_size, len(test))
         self.sections = [test.table.section == section for section in np.unique(test.table.section)]
+        self.known = [known[rows].all(axis=0) for rows in self.sections]
 
     def predicted(self) -> np.ndarray:
         """Expression of the held-out spots, retrieved from the others."""
@@ -117,8 +127,13 @@ class _Monitor:
             gene_embeddings(self.network, self.test.tensors.genes),
         )
         predicted, measured = self._retrieved(image), self.test.table.expression
+        pccs = [
+            pearson(measured[rows], predicted[rows])[0][known].mean()
+            for rows, known in zip(self.sections, self.known, strict=True)
+            if known.any()
+        ]
         return {
-            "val_pcc": float(np.mean([pearson(measured[rows], predicted[rows])[0].mean() for rows in self.sections])),
+            "val_pcc": float(np.mean(pccs)) if pccs else 0.0,
             "val_contrastive": self._contrastive(image, gene),
             "chance_contrastive": float(np.log(self.size)),
             "val_recall": float(np.mean([_recalled(image[rows], gene[rows]).mean() for rows in self.sections])),

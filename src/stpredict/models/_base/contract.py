@@ -108,6 +108,8 @@ class ExpressionModel(ABC):
         Whether training is random, so that it takes a seed, a preset, options and checkpoints.
     streams
         Whether `fit` takes sections that stay on disk.
+    compares_spots
+        Whether what is predicted for a spot depends on which others of its section are there.
     genes
         Genes that the model predicts.
     arrays
@@ -119,6 +121,7 @@ class ExpressionModel(ABC):
     method: ClassVar[str]
     seeded: ClassVar[bool] = False
     streams: ClassVar[bool] = False
+    compares_spots: bool = False
 
     trust: Trust = Trust()
     genes: list[str]

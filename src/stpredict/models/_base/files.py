@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._core.files import recovered, replacing
+from stpredict._core.files import recovered, replacing, tensor_errors
 from stpredict._core.version import __version__
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ def write(path: str | Path, model: Stored) -> None:
     FileExistsError
         If `path` holds something else than a model.
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     path = recovered(Path(path))
@@ -71,10 +69,8 @@ def write(path: str | Path, model: Stored) -> None:
     }
     with replacing(path) as new:
         new.mkdir()
-        try:
+        with tensor_errors(new / ARRAYS):
             save_file({name: np.asarray(array, order="C") for name, array in model.arrays.items()}, new / ARRAYS)
-        except SafetensorError as error:  # (what the disk says, such as that it is full, in words only)
-            raise OSError(errno.EIO, str(error), str(new / ARRAYS)) from error
         (new / REST).write_text(json.dumps(rest, indent=1), encoding="utf-8")
 
 

@@ -29,8 +29,16 @@ def rebuilt(stored: Stored, path: str | Path, methods: Mapping[str, type[StoredM
         raise ValueError(msg)
     check_config(stored, path)
     try:
-        return methods[stored.method].from_stored(stored, path)
+        model = methods[stored.method].from_stored(stored, path)
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError, MemoryError) as error:
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         msg = f"The model at {path} is damaged: {REST} describes no model of method {stored.method!r} ({told})."
         raise ValueError(msg) from error
+    domain, n = model.trust.domain, len(model.trained_on)
+    if domain is not None and not ((domain.place_section >= 0) & (domain.place_section < n)).all():
+        msg = (
+            f"The model at {path} is damaged: {REST} describes no model of method {stored.method!r} (config.sections must "
+            "name the sections of all training spots)."
+        )
+        raise ValueError(msg)
+    return model

@@ -53,6 +53,7 @@ FEATURE: dict[str, Kind] = {
     "encoder": TEXT,
     "encoder_hash": TEXT,
     "niche": TEXT,
+    "stain_norm": TEXT,
     "spot_um": NUMBER,
     "niche_um": NUMBER,
     "mpp": NUMBER,
@@ -135,6 +136,9 @@ def _check_fields(config: Mapping[str, Any]) -> None:
     _check(config, FIELDS, "config", required=REQUIRED)
     for key, made in config["features"].items():
         _check(made, FEATURE, f"config.features[{key!r}]", required=("n_features",))
+    if "n_design" in config:
+        n = sum(made["n_features"] for made in config["features"].values())
+        _refuse(n == config["n_design"], "config.features", f"of {config['n_design']} columns in all")
     for name, kinds in (("history", HISTORY), ("bank", BANK), ("base", BASE)):
         if name in config:
             _check(config[name], kinds, f"config.{name}", required=tuple(kinds))

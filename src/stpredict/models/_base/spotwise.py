@@ -54,6 +54,11 @@ class SpotwiseModel(FeatureModel):
 
     structure: GeneStructure | None = None
 
+    @property
+    def compares_spots(self) -> bool:  # type: ignore[override]
+        """Whether predictions are standardised over the spots that are there: to be drawn to the gene structure."""
+        return self.structure is not None
+
     @abstractmethod
     def apply(self, arrays: dict[str, np.ndarray], queries: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Predict for the rows of a design matrix: mean (rows, genes), and its spread where the method has its own."""

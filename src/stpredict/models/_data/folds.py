@@ -85,6 +85,18 @@ def inner_folds(table: Table) -> tuple[list[np.ndarray], str]:
     return masks, f"inner folds hold out strips of the one section ({MAX_FOLDS})"
 
 
+def judged(not_measured: np.ndarray | None, train: Table, test: Table) -> np.ndarray | bool:
+    """Bool (spots of `test`, genes): measured in the spot's section and in one of `train`; True where all are.
+
+    ``not_measured`` (sections, genes) says what was not. What was filled in of it is nothing to judge predictions by.
+    """
+    if not_measured is None or not not_measured.any():
+        return True
+    measured = ~not_measured
+    known: np.ndarray = (measured & measured[np.unique(train.section)].any(axis=0))[test.section]
+    return known
+
+
 def strips(centres: np.ndarray) -> list[np.ndarray]:
     """Rows of `MAX_FOLDS` strips across the longer side of a section, of equally many spots."""
     axis = np.ptp(centres, axis=0).argmax()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from stpredict._core.files import digest, read_text, recovered, replacing
+from stpredict._core.files import digest, read_text, recovered, replacing, tensor_errors
 
 TENSORS = "tensors.safetensors"
 REST = "rest.json"
@@ -28,7 +28,8 @@ class SafeCheckpointIO(CheckpointIO):
         rest = _pack(checkpoint, tensors)
         with replacing(Path(path)) as new:
             new.mkdir()
-            save_file(tensors, new / TENSORS)
+            with tensor_errors(new / TENSORS):
+                save_file(tensors, new / TENSORS)
             kept = {"sha256": _digest(rest, new / TENSORS), "rest": rest}
             (new / REST).write_text(json.dumps(kept), encoding="utf-8")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from stpredict._core.files import read_text
+from stpredict._core.files import read_text, replacing, tensor_errors, write_text
 from stpredict.models._data.folds import inner_folds
 from stpredict.models._training.loop import OTHER_RUN, Plan, TrainingRun, train_network
 from stpredict.models._training.processes import is_first
@@ -170,10 +170,9 @@ def remember(folder: Path | None, run: TrainingRun, network: nn.Module, identity
 
     if folder is None or not is_first():
         return
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "best.safetensors")
-    unfinished = folder / "run.json.tmp"  # a single file: replaced in one step, once the weights are there
-    unfinished.write_text(json.dumps({"identity": identity, "run": asdict(run)}), encoding="utf-8")
-    unfinished.replace(folder / "run.json")
+    with replacing(folder / "best.safetensors") as new, tensor_errors(new):
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, new)
+    write_text(folder / "run.json", json.dumps({"identity": identity, "run": asdict(run)}))
 
 
 def remembered(folder: Path | None, network: nn.Module, identity: str) -> TrainingRun | None:

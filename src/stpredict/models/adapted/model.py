@@ -7,8 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pandas as pd
 
 from stpredict._genes.symbols import match_once
+from stpredict._sections.measured import gene_sums, not_measured, tell_of_not_measured
 from stpredict.models._base import files
 from stpredict.models._base.contract import Prediction
 from stpredict.models._base.load import rebuilt
@@ -163,6 +165,11 @@ class Adapted(StoredModel):
         return self.trust.arrays()
 
     @property
+    def compares_spots(self) -> bool:  # type: ignore[override]
+        """As the base model."""
+        return self.base.compares_spots
+
+    @property
     def trained_on(self) -> list[str]:
         """Names of the sections that the base model and the correction learned from."""
         return [*self.base.trained_on, *self.config["sections"]]
@@ -190,7 +197,10 @@ class Adapted(StoredModel):
         predictions = [self.base.predict(section.without_counts()) for section in sections]
         names = list(dict.fromkeys([*self.base.genes, *genes]))
         called = [match_once(names, section.genes) for section in sections]
-        there = [i for i, gene in enumerate(names) if all(gene in theirs for theirs in called)]
+        listed = [gene for gene in names if all(gene in theirs for theirs in called)]
+        lacking = self._zeroed(sections, rows, called, listed, predictions)
+        measured = set(listed) - lacking
+        there = [i for i, gene in enumerate(names) if gene in measured]
         expression = np.full((sum(map(len, rows)), len(names)), np.nan)
         expression[:, there] = np.concatenate(
             [
@@ -209,6 +219,39 @@ class Adapted(StoredModel):
             expression=expression,
         )
         return spots, names
+
+    def _zeroed(
+        self,
+        sections: Sequence[Section],
+        rows: list[np.ndarray],
+        called: list[dict[str, str]],
+        listed: list[str],
+        predictions: list[Prediction],
+    ) -> set[str]:
+        """Genes of those that all sections list that one has zeros of, where others or the base model let expect counts."""
+        sums, expected = [], []
+        for section, own, theirs, predicted in zip(sections, rows, called, predictions, strict=True):
+            few = part(section, own)
+            sums.append(gene_sums(few).reindex([theirs[gene] for gene in listed]).set_axis(listed))
+            counts = np.expm1(predicted.mean[own], dtype=np.float64).T @ (few.totals() / 1e4)
+            expected.append(pd.Series(counts, index=predicted.genes))
+        number = {gene: i for i, gene in enumerate(listed)}
+        known = [gene for gene in self.base.genes if gene in number]
+        columns = [number[gene] for gene in known]
+        found = np.zeros((len(sections), len(listed)), dtype=bool)
+        if len(sections) > 1:
+            found |= not_measured(sums, listed)
+        for i, pair in enumerate(zip(sums, expected, strict=True)):
+            found[i, columns] |= not_measured(pair, known)[0]
+        tell_of_not_measured(sections, listed, found, "They stay as the model predicts them.")
+        lacking = {gene for gene, zeros in zip(listed, found.T, strict=True) if zeros.any()}
+        if unknown := [gene for gene in listed if gene in lacking - set(known)]:
+            msg = (
+                f"{', '.join(unknown[:5])}: neither known to the model nor measured in all sections. Leave these genes "
+                "out, or the sections that have zeros of them in every spot."
+            )
+            raise ValueError(msg)
+        return lacking
 
     # ------------------------------------------------------------------ prediction
 
@@ -305,6 +348,16 @@ class Adapted(StoredModel):
         width = {"n_design": len(arrays[False]["domain_level"])} if "domain_level" in arrays[False] else {}
         own = files.Stored(stored.method, stored.genes, width, arrays[False])
         files.check_shapes(own, cls.shapes | Trust.shapes_in(own.arrays), path)
+        numbers, config = own.arrays["spot_section"], stored.config
+        n = len(config["sections"])
+        if not (
+            len(config["spots"]) == len(numbers)
+            and len(config["pitches"]) == n
+            and ((numbers >= 0) & (numbers < n)).all()
+            and config["features"] == base.config.get("features", {})
+        ):
+            msg = f"The model at {path} is damaged: its sections, spots or features do not belong together; save it again."
+            raise ValueError(msg)
         model = cls(base, min_counts=stored.config["min_counts"], seed=stored.config["seed"])
         model.trust = Trust.stored_in(own.arrays)
         return model

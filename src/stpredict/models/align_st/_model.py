@@ -58,6 +58,7 @@ class AlignSt(NetworkModel):
     """
 
     method: ClassVar[str] = "align_st"
+    compares_spots = True
     presets: ClassVar[Mapping[str, Options]] = PRESETS
     shapes: ClassVar[dict[str, tuple[str | int, ...]]] = {
         "places": ("s", "d"),
@@ -120,7 +121,10 @@ class AlignSt(NetworkModel):
             self.config["reference"] = self._reference.record
         names, ensemble = np.array(genes), self._ensemble(len(genes))
         chosen = training.choose_epochs(
-            ensemble, lesson, lambda part, kept: self._space(_columns(part, kept), list(names[kept]), text)
+            ensemble,
+            lesson,
+            lambda part, kept: self._space(_columns(part, kept), list(names[kept]), text),
+            self.not_measured,
         )
         networks = ensemble.train_members(lesson, chosen.epochs)
         arrays = {name: tensor.numpy() for name, tensor in network_arrays(networks).items()}

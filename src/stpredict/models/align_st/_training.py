@@ -11,7 +11,7 @@ import torch
 
 from stpredict._evaluation.metrics import pearson
 from stpredict.models._base.contract import History
-from stpredict.models._data.folds import HeldOut, sample
+from stpredict.models._data.folds import HeldOut, judged, sample
 from stpredict.models._training.ensemble import Chosen, held_out
 from stpredict.models.align_st._genes import FROM_TEXT, MEASURED, MIN_HIDDEN, largest_cosine, learn_reliability
 from stpredict.models.align_st._network import GENES_AT_ONCE, Described
@@ -106,10 +106,16 @@ def _described(
     return Described(torch.from_numpy(coordinates), torch.from_numpy(from_text), *parts)
 
 
-def choose_epochs(ensemble: Ensemble, lesson: Lesson, space_of: Callable[[Table, np.ndarray], GeneSpace]) -> Chosen:
+def choose_epochs(
+    ensemble: Ensemble,
+    lesson: Lesson,
+    space_of: Callable[[Table, np.ndarray], GeneSpace],
+    not_measured: np.ndarray | None = None,
+) -> Chosen:
     """Train without the smallest inner fold and without every fifth gene, and see when both are predicted best.
 
-    `space_of` places genes as if only those in its second argument were seen.
+    `space_of` places genes as if only those in its second argument were seen. Genes that ``not_measured`` (sections,
+    genes) says a held-out section lacks are not judged.
     """
     held, note = held_out(lesson.table)
     hidden = np.random.default_rng(ensemble.seed).permutation(lesson.n_seen)[: lesson.n_seen // HIDDEN]
@@ -123,9 +129,10 @@ def choose_epochs(ensemble: Ensemble, lesson: Lesson, space_of: Callable[[Table,
     facts = None if lesson.facts is None else tuple(part[order[can]] for part in lesson.facts)
     genes = described(space, facts, asked[can])
     columns = order[can]
+    known = np.broadcast_to(judged(not_measured, train, test), test.expression.shape).all(axis=0)[columns]
     part = _Part(train, lesson.slides, space, lesson.facts, lesson.options, whole=lesson, kept=kept)
     run, monitor = ensemble.choose_epochs(
-        part, lambda network: _Monitor(network, lesson.slides, test, genes, columns, n_seen=len(kept))
+        part, lambda network: _Monitor(network, lesson.slides, test, genes, columns, known, n_seen=len(kept))
     )
     best = run.best_epoch
     pcc = {name: series[best - 1] for name, series in run.values.items()}
@@ -148,6 +155,7 @@ def _held(lesson: Lesson, monitor: _Monitor, held: np.ndarray, space: GeneSpace,
     predicted = np.full((len(few), lesson.n_seen), np.nan, dtype=np.float32)
     n, seen = monitor.n_seen, places[: monitor.n_seen]
     predicted[:, monitor.columns[:n]] = monitor.predicted()[few][:, :n] * space.sd[seen] + space.level[seen]
+    predicted[:, monitor.columns[~monitor.known]] = np.nan
     return HeldOut(rows[few], predicted)
 
 
@@ -187,11 +195,12 @@ class _Monitor:
         test: Table,
         genes: Described,
         columns: np.ndarray,
+        known: np.ndarray,
         *,
         n_seen: int,
     ) -> None:
         self.network, self.slides, self.test, self.genes = network, slides, test, genes
-        self.columns, self.n_seen = columns, n_seen
+        self.columns, self.known, self.n_seen = columns, known, n_seen
 
     def predicted(self, genes: Described | None = None) -> np.ndarray:
         """Standardised expression (held-out spots, genes), of `genes` where they are to be described otherwise."""
@@ -208,10 +217,11 @@ class _Monitor:
         for _, rows in self.test.of_sections():
             pccs.append(pearson(np.asarray(self.test.expression[rows])[:, self.columns], predicted[rows])[0])
         pcc = np.mean(pccs, axis=0)
-        seen = float(pcc[: self.n_seen].mean())
-        if len(pcc) == self.n_seen:
+        of_seen, of_hidden = (pcc[part][self.known[part]] for part in (slice(self.n_seen), slice(self.n_seen, None)))
+        seen = float(of_seen.mean()) if len(of_seen) else 0.0
+        if not len(of_hidden):
             return {"val_pcc": seen, "val_seen": seen}
-        unseen = float(pcc[self.n_seen :].mean())
+        unseen = float(of_hidden.mean())
         return {"val_pcc": (seen + unseen) / 2, "val_seen": seen, "val_unseen": unseen}
 
 
@@ -233,12 +243,14 @@ def expression(network: AlignStNetwork, slide: SlideTensors, genes: Described, p
 def _errors(lesson: Lesson, monitor: _Monitor, space: GeneSpace, places: np.ndarray) -> dict[str, np.ndarray]:
     """Error of seen genes on held-out spots, and how reliable hidden ones are; `places` are rows of the space."""
     test, columns, n_seen = monitor.test, monitor.columns, monitor.n_seen
+    known = monitor.known if monitor.known.any() else ~monitor.known
     measured = np.asarray(test.expression)[:, columns]
 
     def multiples(predicted: np.ndarray) -> np.ndarray:
         """Root mean square error of every gene in units of its expected standard deviation."""
         errors = predicted * space.sd[places] + space.level[places] - measured
-        return np.sqrt(np.square(errors).mean(axis=0, dtype=np.float64)) / space.sd[places]
+        found = np.sqrt(np.square(errors).mean(axis=0, dtype=np.float64)) / space.sd[places]
+        return np.where(known, found, np.median(found[known]))  # what was filled in says nothing
 
     def of_hidden(predicted: np.ndarray, nearest: np.ndarray, those: np.ndarray) -> tuple[np.ndarray, float]:
         """What to expect of unseen genes, and of their error, where `those` hidden genes stand for them."""
@@ -254,6 +266,7 @@ def _errors(lesson: Lesson, monitor: _Monitor, space: GeneSpace, places: np.ndar
     residual[columns[:n_seen]] = multiple[:n_seen] * space.sd[places[:n_seen]]
     reliability, errors = np.full((2, 3), np.nan), np.full(2, usual)
     hidden = np.arange(n_seen, len(columns))
+    hidden = hidden[known[hidden]]
     placed = hidden[space.from_text[places[hidden]] == 0]
     reliability[MEASURED], errors[MEASURED] = of_hidden(predicted, space.nearest[places[placed]], placed)
     coordinates, from_text = space.coordinates[places].copy(), space.from_text[places].copy()

@@ -31,6 +31,7 @@ class Mixture(Baseline):
     """
 
     method: ClassVar[str] = "mixture"
+    compares_spots = True
     shapes: ClassVar = {f"{part.method}_{name}": dims for part in PARTS for name, dims in part.shapes.items()}
 
     def __init__(self, **options: Any) -> None:

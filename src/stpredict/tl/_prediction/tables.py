@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from stpredict._core.warning import warn
+from stpredict._sections.spread import kept_of_whole
 from stpredict.models._data.chunks import rows_of
 from stpredict.tl._prediction.believed import Believed
 from stpredict.tl._prediction.zarr_store import predicted_store
@@ -63,6 +65,8 @@ def fill(
     -------
     How far the prediction can be believed.
     """
+    if model.compares_spots:
+        _tell_of_parts(sections, model)
     believed = Believed()
     asked = list(dict.fromkeys(gene for gene in genes.values() if gene is not None))
     predictions = [model.predict_parts(section, asked, size=size) for section in sections]
@@ -75,6 +79,18 @@ def fill(
         believed.take(section, prediction)
     record["domain"] = believed.domain()
     return believed
+
+
+def _tell_of_parts(sections: Sequence[Section], model: ExpressionModel) -> None:
+    """Warn where only a part of a section is here, for a model that compares the spots of a section with each other."""
+    keys = model.config.get("features", {})
+    if parts := [s.name for s in sections if any(kept_of_whole(s, key) is not None for key in keys)]:
+        msg = (
+            f"Only a part of the spots of {', '.join(parts[:5])} is here, and this model (method {model.method!r}) compares "
+            "the spots of a section with each other: the values differ from those of the whole section. Predict the whole "
+            "and take the part afterwards."
+        )
+        warn(msg)
 
 
 def fill_store(
