@@ -9,7 +9,7 @@ import pandas as pd
 
 from stpredict._core.warning import warn
 from stpredict._evaluation import metrics as m
-from stpredict._evaluation.ceiling import noise_ceiling
+from stpredict._evaluation.ceiling import ceiling_draws, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +23,7 @@ METRICS = (
     "mse",
     "sd_ratio",
     "ceiling",
+    "ceiling_sd",
     "pcc_of_ceiling",
     "gene_structure",
     "spatial_structure",
@@ -46,7 +47,7 @@ def score(
     metrics: Sequence[str],
     min_counts: int,
     seed: int,
-    ceilings: pd.Series | None = None,
+    ceilings: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Score predicted `values` (spots of the section, genes) in log1p CP10k; a gene that `genes` lacks is undefined.
 
@@ -82,7 +83,7 @@ def score(
         msg = f"{' and '.join(sorted(lacking))} need std, the predictive standard deviation."
         raise ValueError(msg)
     compared = _Compared(section, values, genes, panels, min_counts, std)
-    if {"ceiling", "pcc_of_ceiling"} & set(metrics):
+    if {"ceiling", "ceiling_sd", "pcc_of_ceiling"} & set(metrics):
         if ceilings is None:
             ceilings = noise_ceilings(section, compared.genes, min_counts=min_counts, seed=seed)
         compared.ceiling = ceilings.loc[compared.genes].to_numpy()
@@ -94,12 +95,12 @@ def score(
     return pd.concat(rows, ignore_index=True)[COLUMNS]
 
 
-def noise_ceilings(section: Section, genes: Iterable[str], *, min_counts: int, seed: int) -> pd.Series:
-    """`noise_ceiling` of `genes` over the section's spots with enough counts, by gene name."""
+def noise_ceilings(section: Section, genes: Iterable[str], *, min_counts: int, seed: int) -> pd.DataFrame:
+    """`ceiling_draws` of `genes` (rows, by name) over the section's spots with enough counts."""
     genes = list(genes)
     counts, totals, enough = _deep_spots(section, min_counts)
     chosen = _rows(counts[:, section.genes.get_indexer(genes)], enough)
-    return pd.Series(noise_ceiling(chosen, totals[enough], seed=seed), index=genes)
+    return pd.DataFrame(ceiling_draws(chosen, totals[enough], seed=seed).T, index=genes)
 
 
 def check_deep_spots(section: Section, min_counts: int) -> None:
@@ -137,7 +138,7 @@ class _Compared:
         std = np.full(values.shape, np.nan) if std is None else std[enough]
         self.std = np.where(places < 0, np.nan, std[:, places]).astype(np.float64)
         self.measured = section.log_expression(self.genes)[enough].astype(np.float64)
-        self.ceiling = np.full(len(self.genes), np.nan)
+        self.ceiling = np.full((len(self.genes), 1), np.nan)
         self.adjacency = section.neighbours()[enough][:, enough]
 
 
@@ -162,7 +163,8 @@ def _scores(
     columns = compared.genes.get_indexer(genes)
     measured, predicted = compared.measured[:, columns], compared.predicted[:, columns]
     pcc, undefined = m.pearson(measured, predicted)
-    ceiling = compared.ceiling[columns]
+    draws = compared.ceiling[columns]
+    ceiling = draws.mean(axis=1)
     for metric in chosen:
         match metric:
             case "pcc":
@@ -175,6 +177,8 @@ def _scores(
                 yield metric, genes, m.sd_ratio(measured, predicted)
             case "ceiling":
                 yield metric, genes, ceiling
+            case "ceiling_sd":
+                yield metric, [""], [spread(draws.mean(axis=0))]
             case "pcc_of_ceiling":
                 top = ceiling.mean()
                 yield metric, [""], [pcc.mean() / top if top > 0 else np.nan]

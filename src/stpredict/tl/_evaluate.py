@@ -51,7 +51,8 @@ def evaluate(
     metrics
         Per gene: ``"pcc"``, ``"spearman"``, ``"mse"``, ``"sd_ratio"`` (contrast: predicted over measured standard
         deviation) and ``"ceiling"`` (the PCC that the true expression itself would score against these noisy counts,
-        by binomial thinning). Per section, with ``gene`` empty: ``"pcc_of_ceiling"`` (mean PCC over mean ceiling),
+        by binomial thinning). Per section, with ``gene`` empty: ``"ceiling_sd"`` (standard deviation by which another
+        seed of the thinning moves the mean ceiling), ``"pcc_of_ceiling"`` (mean PCC over mean ceiling),
         ``"gene_structure"`` (correlation of the gene–gene correlation matrices), ``"spatial_structure"`` (correlation
         of Moran's I over genes) and ``"undefined"`` (genes whose PCC is undefined). All of these by default. Where the
         prediction was made with ``std=True``, also per gene: ``"coverage"`` (share of spots inside their 90 % interval)
