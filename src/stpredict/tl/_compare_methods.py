@@ -130,7 +130,7 @@ def _ceilings(scores: pd.DataFrame, metric: str) -> pd.Series | None:
 def _ceilings_moved(scores: pd.DataFrame) -> dict[str, float]:
     """By how much another seed moves the mean ceiling of every panel: the mean of independent sections."""
     table = scores[scores["metric"] == "ceiling_sd"]
-    table = table.assign(section=table["section"] if "section" in table else "")
+    table = table.assign(section=table.get("section", ""))
     variances = (
         table.groupby(["panel", "section"], observed=True)["value"].mean().pow(2).groupby("panel", observed=True)
     )
