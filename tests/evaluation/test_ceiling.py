@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stpredict._evaluation.ceiling import noise_ceiling
+from stpredict._evaluation.ceiling import ceiling_draws, noise_ceiling, spread
 from stpredict._evaluation.metrics import pearson
 
 
@@ -62,3 +62,22 @@ def test_genes_without_counts_have_ceiling_zero_and_seeds_repeat():
     assert ((first >= 0) & (first <= 1)).all()
     np.testing.assert_array_equal(first, noise_ceiling(counts, totals, seed=3))
     assert (first != noise_ceiling(counts, totals, seed=4)).any()
+
+
+def test_seeds_hardly_move_the_ceiling_of_few_shallow_spots_and_the_spread_says_by_how_much():
+    """All noise known: the mean over genes is right, and moves between seeds as far as the spread of its draws says."""
+    rng = np.random.default_rng(0)
+    rate = np.exp(rng.normal(0, 1.6, 100) + rng.standard_normal((150, 5)) @ rng.normal(0, 0.35, (5, 100)))
+    counts, seen, measured, truth = measure(rate / rate.sum(axis=1, keepdims=True), np.full(150, 300.0), rng)
+    draws = [ceiling_draws(counts, seen, seed=seed).mean(axis=1) for seed in range(12)]
+    assert len(draws[0]) == 10
+    means, told = np.mean(draws, axis=1), np.mean([spread(one) for one in draws])
+    assert means.mean() == pytest.approx(pearson(truth, measured)[0].mean(), abs=0.05)
+    assert means.std(ddof=1) == pytest.approx(told, rel=0.5)
+    assert means.std(ddof=1) < 0.5 * np.mean([one.std(ddof=1) for one in draws])  # of a single draw
+    assert means[0] == pytest.approx(noise_ceiling(counts, seen, seed=0).mean())
+
+
+def test_large_sections_are_drawn_twice():
+    counts = np.random.default_rng(0).poisson(1.0, (2000, 3))
+    assert ceiling_draws(counts, counts.sum(axis=1), seed=0).shape == (2, 3)

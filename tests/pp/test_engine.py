@@ -261,6 +261,24 @@ def test_only_cpus_that_compute_in_bfloat16_encode_in_it(monkeypatch):
         assert device.resolve_precision(None, cpu) == "float32"  # training
 
 
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((8, 9), "bfloat16"), ((12, 0), "bfloat16")]
+)
+def test_only_cards_that_compute_in_bfloat16_train_and_encode_in_it(monkeypatch, capability, expected):
+    from stpredict._core.device import resolve_precision
+
+    asked = []
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (asked.append(device), capability)[1])
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)  # emulated, on older cards
+    card = torch.device("cuda", 1)
+    assert resolve_precision("auto", card) == resolve_precision("auto", card, inference=True) == expected
+    assert asked == [card, card]  # that card, not the first
+    assert resolve_precision("bfloat16", card) == "bfloat16"  # asked for by name
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    assert resolve_precision("auto", card) == "bfloat16"
+
+
 @pytest.mark.slow
 def test_a_compiled_network_is_the_same_encoder(slide):
     adata, network = section(slide, pitch=600.0), Colour()

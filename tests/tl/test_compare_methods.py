@@ -54,6 +54,15 @@ def test_means_ceilings_and_seeds(table):
     assert np.isnan(summary.loc["ridge", "seed_sd"])
 
 
+@pytest.mark.parametrize(("sd", "share"), [(0.001, 0.57), (0.05, 0.6)])
+def test_shares_of_the_ceiling_have_no_more_digits_than_its_spread_allows(table, sd, share):
+    """.3425 of .6; four sections whose ceilings another seed moves by `sd` each."""
+    moved = table[table["metric"] == "ceiling"].assign(metric="ceiling_sd", value=sd)
+    summary = st.tl.compare_methods(pd.concat([table, moved])).set_index("method")
+    assert summary.loc["ours", "mean"] == pytest.approx(0.3425)
+    assert summary.loc["ours", "of_ceiling"] == share
+
+
 def test_patients_are_the_units_however_many_sections_they_have():
     values = [
         (m, p, f"{p}{i}", 0, v)

@@ -50,7 +50,7 @@ def test_patients_are_held_out_whole_and_everything_is_scored(sections, assert_s
     assert held == {"A": ["section0", "section1"], "B": ["section2"], "C": ["section3"]}
     assert table["method"].unique().tolist() == METHODS_USED
     assert table["panel"].unique().tolist() == ["HEG", "HVG", "mine", "all"]
-    assert table["metric"].unique().tolist() == ["pcc", "gene_structure", "ceiling", "pcc_of_ceiling"]
+    assert table["metric"].unique().tolist() == ["pcc", "gene_structure", "ceiling", "ceiling_sd", "pcc_of_ceiling"]
     assert not table.duplicated(["method", "fold", "section", "panel", "gene", "metric"]).any()
     sizes = table.query("metric == 'pcc'").groupby(["method", "section", "panel"]).size().unstack("panel")
     assert (sizes == [15, 15, 15, 2]).to_numpy().all()
@@ -466,6 +466,6 @@ def test_methods_that_learn_from_pixels_need_no_features(two_sections):
     table = st.tl.cross_validate(
         small, methods={"pixels": {"method": "cmrcnet", **pixels}}, test=["P2"], n_genes=20, metrics=["pcc"]
     )
-    assert table["metric"].isin(["pcc", "ceiling", "pcc_of_ceiling"]).all()
+    assert table["metric"].isin(["pcc", "ceiling", "ceiling_sd", "pcc_of_ceiling"]).all()
     with pytest.raises(ValueError, match="no image features"):
         st.tl.cross_validate(small, methods=["cmrcnet"], n_genes=20)

@@ -28,6 +28,7 @@ def test_the_table_is_tidy_and_complete(scored):
     per_gene = table[table["gene"] != ""]
     assert len(per_gene) == len(GENE_METRICS) * 4
     assert set(table.loc[table["gene"] == "", "metric"]) == {
+        "ceiling_sd",
         "pcc_of_ceiling",
         "gene_structure",
         "spatial_structure",

@@ -150,7 +150,7 @@ class _Prepared:
     train: list[Data]
     test: dict[str, Data]
     panels: dict[str, list[str]]
-    ceilings: dict[str, pd.Series]
+    ceilings: dict[str, pd.DataFrame]
     options: dict[str, Any]
     scoring: dict[str, Any]
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
 
-ALWAYS = ("ceiling", "pcc_of_ceiling")
+ALWAYS = ("ceiling", "ceiling_sd", "pcc_of_ceiling")
 
 
 @dataclass

@@ -77,14 +77,23 @@ def _own_gpu() -> int | None:
 def resolve_precision(precision: str | None, device: torch.device, *, inference: bool = False) -> str:
     """``"float32"`` or ``"bfloat16"``.
 
-    ``"auto"`` is bfloat16 on CUDA, for `inference` also on CPUs that compute in it, and else float32.
+    ``"auto"`` is bfloat16 on CUDA cards that compute in it, for `inference` also on CPUs that do, and else float32.
     """
     wanted = precision or settings.precision
     one_of(wanted, ("auto", "float32", "bfloat16"), "precision")
     if wanted != "auto":
         return wanted
-    fast = device.type == "cuda" or (inference and device.type == "cpu" and _cpu_has_bfloat16())
+    fast = (device.type == "cuda" and _gpu_has_bfloat16(device)) or (
+        inference and device.type == "cpu" and _cpu_has_bfloat16()
+    )
     return "bfloat16" if fast else "float32"
+
+
+def _gpu_has_bfloat16(device: torch.device) -> bool:
+    """Whether the card itself multiplies in bfloat16; torch emulates it, slowly, on NVIDIA's before capability 8."""
+    import torch
+
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _cpu_has_bfloat16() -> bool:

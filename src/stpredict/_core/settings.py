@@ -39,8 +39,8 @@ class Settings:
     device
         ``"auto"`` takes CUDA, then Apple's MPS, then the CPU; or any torch device name.
     precision
-        ``"auto"`` is bfloat16 autocast on CUDA, and to encode tiles also on CPUs that compute in bfloat16; float32
-        elsewhere.
+        ``"auto"`` is bfloat16 autocast on CUDA cards that compute in it (compute capability 8 and later), and to
+        encode tiles also on CPUs that do; float32 elsewhere.
     batch_size
         Tiles per forward pass of an encoder. None takes 64 on a CPU and 256 on a GPU; a GPU that has no room for as many
         gets half, and so on.

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stpredict._core.warning import warn
 from stpredict._evaluation import metrics as m
-from stpredict._evaluation.ceiling import noise_ceiling
+from stpredict._evaluation.ceiling import ceiling_draws, spread
 from stpredict._evaluation.stated import OF_STATED, Stated, share_inside, stated_excess, stated_r
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ METRICS = (
     "mse",
     "sd_ratio",
     "ceiling",
+    "ceiling_sd",
     "pcc_of_ceiling",
     "gene_structure",
     "spatial_structure",
@@ -49,7 +50,7 @@ def score(
     metrics: Sequence[str],
     min_counts: int,
     seed: int,
-    ceilings: pd.Series | None = None,
+    ceilings: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Score predicted `values` (spots of the section, genes) in log1p CP10k; a gene that `genes` lacks is undefined.
 
@@ -89,7 +90,7 @@ def score(
     said = stated.metrics()
     metrics = [metric for metric in metrics if metric not in OF_STATED or metric in said]
     compared = _Compared(section, values, genes, panels, min_counts, std, stated)
-    if {"ceiling", "pcc_of_ceiling"} & set(metrics):
+    if {"ceiling", "ceiling_sd", "pcc_of_ceiling"} & set(metrics):
         if ceilings is None:
             ceilings = noise_ceilings(section, compared.genes, min_counts=min_counts, seed=seed)
         compared.ceiling = ceilings.loc[compared.genes].to_numpy()
@@ -101,12 +102,12 @@ def score(
     return pd.concat(rows, ignore_index=True)[COLUMNS]
 
 
-def noise_ceilings(section: Section, genes: Iterable[str], *, min_counts: int, seed: int) -> pd.Series:
-    """`noise_ceiling` of `genes` over the section's spots with enough counts, by gene name."""
+def noise_ceilings(section: Section, genes: Iterable[str], *, min_counts: int, seed: int) -> pd.DataFrame:
+    """`ceiling_draws` of `genes` (rows, by name) over the section's spots with enough counts."""
     genes = list(genes)
     counts, totals, enough = _deep_spots(section, min_counts)
     chosen = _rows(counts[:, section.genes.get_indexer(genes)], enough)
-    return pd.Series(noise_ceiling(chosen, totals[enough], seed=seed), index=genes)
+    return pd.DataFrame(ceiling_draws(chosen, totals[enough], seed=seed).T, index=genes)
 
 
 def check_deep_spots(section: Section, min_counts: int) -> None:
@@ -146,7 +147,7 @@ class _Compared:
         self.std = np.where(places < 0, np.nan, std[:, places]).astype(np.float64)
         self.measured = section.log_expression(self.genes)[enough].astype(np.float64)
         self.stated = stated.taken(enough, places)
-        self.ceiling = np.full(len(self.genes), np.nan)
+        self.ceiling = np.full((len(self.genes), 1), np.nan)
         self.adjacency = section.neighbours()[enough][:, enough]
 
 
@@ -171,7 +172,8 @@ def _scores(
     columns = compared.genes.get_indexer(genes)
     measured, predicted = compared.measured[:, columns], compared.predicted[:, columns]
     pcc, undefined = m.pearson(measured, predicted)
-    ceiling = compared.ceiling[columns]
+    draws = compared.ceiling[columns]
+    ceiling = draws.mean(axis=1)
     stated: Any = compared.stated.taken(np.arange(len(measured)), columns)
     for metric in chosen:
         match metric:
@@ -185,6 +187,8 @@ def _scores(
                 yield metric, genes, m.sd_ratio(measured, predicted)
             case "ceiling":
                 yield metric, genes, ceiling
+            case "ceiling_sd":
+                yield metric, [""], [spread(draws.mean(axis=0))]
             case "pcc_of_ceiling":
                 top = ceiling.mean()
                 yield metric, [""], [pcc.mean() / top if top > 0 else np.nan]

@@ -27,6 +27,7 @@ LABELS = {
     "mse": "mean squared error",
     "sd_ratio": "sd, predicted / measured",
     "ceiling": "noise ceiling of Pearson r",
+    "ceiling_sd": "standard deviation of the mean noise ceiling",
     "pcc_of_ceiling": "Pearson r / noise ceiling",
     "gene_structure": "agreement of gene–gene structure",
     "spatial_structure": "agreement of spatial structure",

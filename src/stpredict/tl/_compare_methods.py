@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BASELINES = ("mean", "density", "ridge", "knn", "mixture")
+SHARE_MOVED = 0.01
+"""A share of the ceiling that moves by more than this has one digit."""
+
 NEEDED = ("method", "panel", "gene", "metric", "value")
 
 
@@ -44,7 +47,8 @@ def compare_methods(
     One row per panel and method:
 
     - ``mean``, and ``seed_sd``, the standard deviation over ``n_seeds`` seeds of that mean
-    - ``ceiling`` and ``of_ceiling``, mean noise ceiling and the share of it (for ``"pcc"``, where the table has it)
+    - ``ceiling`` and ``of_ceiling``, mean noise ceiling and the share of it (for ``"pcc"``, where the table has it),
+      the share with no more digits than the thinning allows: two, and one where another seed moves it by more than .01
     - ``against``, and the mean paired ``difference`` to it with its 95 % interval ``low`` to ``high``
     - ``wins`` in ``n`` units, and what the ``unit`` is, ``"group"`` or ``"section"``
     - ``clear``: whether the interval leaves out zero
@@ -84,6 +88,7 @@ def compare_methods(
     by_seed = unit_values(scores[scores["metric"] == metric], unit)
     values = by_seed.groupby(["method", "panel", unit], observed=True).mean().unstack(unit)
     ceilings = _ceilings(scores, metric)
+    moved = _ceilings_moved(scores)
     rows = []
     for panel in scores["panel"].unique() if panels is None else panels:
         of_panel = values.xs(panel, level="panel")
@@ -94,7 +99,9 @@ def compare_methods(
             row = {"panel": panel, "method": method, "mean": own.mean()}
             row |= {"seed_sd": over_seeds.std(ddof=1), "n_seeds": len(over_seeds)}
             if ceilings is not None:
-                row |= {"ceiling": ceilings[panel], "of_ceiling": own.mean() / ceilings[panel]}
+                share = own.mean() / ceilings[panel]
+                digits = 1 if abs(share) * moved.get(panel, 0.0) / ceilings[panel] > SHARE_MOVED else 2
+                row |= {"ceiling": ceilings[panel], "of_ceiling": round(share, digits)}
             rows.append(row | _paired(own, of_panel.loc[rival], metric) | {"against": rival})
     unit = "group" if unit == "fold" else unit
     columns = ["panel", "method", "mean", "seed_sd", "n_seeds", "ceiling", "of_ceiling", "against"]
@@ -118,6 +125,16 @@ def _ceilings(scores: pd.DataFrame, metric: str) -> pd.Series | None:
     unit = unit_of(scores) or next(name for name in ("fold", "section") if name in scores)
     by_unit = unit_values(table, unit).groupby(["panel", unit], observed=True).mean()
     return by_unit.groupby("panel", observed=True).mean()
+
+
+def _ceilings_moved(scores: pd.DataFrame) -> dict[str, float]:
+    """By how much another seed moves the mean ceiling of every panel: the mean of independent sections."""
+    table = scores[scores["metric"] == "ceiling_sd"]
+    table = table.assign(section=table.get("section", ""))
+    variances = (
+        table.groupby(["panel", "section"], observed=True)["value"].mean().pow(2).groupby("panel", observed=True)
+    )
+    return dict(np.sqrt(variances.sum()) / variances.size())
 
 
 def _best_baseline(values: pd.DataFrame, metric: str) -> str:

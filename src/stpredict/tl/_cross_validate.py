@@ -91,9 +91,9 @@ def cross_validate(
         Expression without images, for methods that learn from it. Rows that ``obs[group_key]`` gives to the held-out
         group are left out of its fold. A method with ``"reference": None`` does without.
     metrics
-        Metrics of `stpredict.tl.evaluate`; ``"ceiling"`` and ``"pcc_of_ceiling"`` are always added. Those of
-        what a prediction says of itself (``"stated_pcc"``, …) are left out of methods that say nothing; intervals are
-        those of level 0.9.
+        Metrics of `stpredict.tl.evaluate`; ``"ceiling"``, ``"ceiling_sd"`` and ``"pcc_of_ceiling"`` are always added.
+        Those of what a prediction says of itself (``"stated_pcc"``, …) are left out of methods that say nothing;
+        intervals are those of level 0.9.
     seeds
         Seeds of methods that depend on chance; the others run once, under the first.
     %(min_counts)s

@@ -52,7 +52,8 @@ def evaluate(
     metrics
         Per gene: ``"pcc"``, ``"spearman"``, ``"mse"``, ``"sd_ratio"`` (contrast: predicted over measured standard
         deviation) and ``"ceiling"`` (the PCC that the true expression itself would score against these noisy counts,
-        by binomial thinning). Per section, with ``gene`` empty: ``"pcc_of_ceiling"`` (mean PCC over mean ceiling),
+        by binomial thinning). Per section, with ``gene`` empty: ``"ceiling_sd"`` (standard deviation by which another
+        seed of the thinning moves the mean ceiling), ``"pcc_of_ceiling"`` (mean PCC over mean ceiling),
         ``"gene_structure"`` (correlation of the gene–gene correlation matrices), ``"spatial_structure"`` (correlation
         of Moran's I over genes) and ``"undefined"`` (genes whose PCC is undefined). All of these by default, and where
         the prediction says something of itself: per gene ``"stated_pcc"`` (the PCC to expect, from ``var``) and, with

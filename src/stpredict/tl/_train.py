@@ -79,7 +79,8 @@ def train(
         For trained networks: ``"default"``, what measured best, or ``"published"``, the paper's recipe as far as it is
         known.
     seed
-        Seed of trained networks; the same seed gives the same model. By default ``stpredict.settings.seed``.
+        Seed of trained networks; the same seed gives the same model on a CPU, and on CUDA the same up to rounding. By
+        default ``stpredict.settings.seed``.
     checkpoint
         Folder for checkpoints of trained networks, written after each epoch and within a long one every five minutes; a
         run that was interrupted is continued from there, to the numbers that it would have come to.
