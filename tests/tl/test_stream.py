@@ -122,7 +122,7 @@ def test_what_is_large_lies_on_disk(folder, monkeypatch, method):
     class Enough(Exception):
         """The inputs are seen."""
 
-    def look(ensemble, inputs):
+    def look(ensemble, inputs, not_measured):
         assert isinstance(inputs.table.design, DiskRows)
         assert isinstance(inputs.table.expression, DiskRows)
         wide = [values for values in inputs.take(np.arange(100)).tensors.all if len(values.shape) > 1]
