@@ -242,6 +242,12 @@ class Section:
         other.image = normalised(self.image, mpp=self.mpp, name=self.name)
         return other
 
+    def part(self, rows: np.ndarray) -> Section:
+        """View of some spots; what belongs to others is out of reach."""
+        few = copy(self)
+        few.adata, few.rows, few.centres = self.adata[self.rows[rows]], np.arange(len(rows)), self.centres[rows]
+        return few
+
     def without_counts(self) -> Section:
         """View the same slide as if nothing had ever been measured on it: image, spots, features and patient, no expression."""
         from anndata import AnnData

@@ -11,12 +11,13 @@ from stpredict.models.baselines.mean import Mean
 from stpredict.models.baselines.mixture import Mixture
 from stpredict.models.baselines.ridge import Ridge
 from stpredict.models.cmrcnet import CmrcNet
+from stpredict.models.consensus import Consensus
 from stpredict.models.st_align import StAlign
 
 if TYPE_CHECKING:
     from stpredict.models._base.featured import FeatureModel
 
 METHODS: dict[str, type[FeatureModel]] = {
-    model.method: model for model in (Mean, Density, Ridge, Knn, Mixture, CmrcNet, StAlign, AlignSt)
+    model.method: model for model in (Consensus, Mean, Density, Ridge, Knn, Mixture, CmrcNet, StAlign, AlignSt)
 }
 """Name → class of every method."""

@@ -27,7 +27,8 @@ def fit_widths(
     -------
     The trained model: `model`, or a copy of it. Its history says what was compared.
     """
-    found = find_features(sections) if model.uses_features and model.features is None else []
+    chooses = model.uses_features and model.features is None and not model.weighs_widths
+    found = find_features(sections) if chooses else []
     narrow = [key for key in found if not is_wider(key)]
     if not narrow or narrow == found:
         model.fit(sections, genes=genes, groups=groups)

@@ -10,7 +10,6 @@ import pandas as pd
 from stpredict._core.docs import with_shared_texts
 from stpredict._sections.open import Where, open_all, unique_names
 from stpredict.models._aligned.expression import usable_spots
-from stpredict.models._aligned.model import Aligned
 from stpredict.tl._given import given_model
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def recall(
     [['image', 'section'], ['expression', 'section'], ['image', 'all'], ['expression', 'all']]
     """
     model = given_model(model)
-    if not isinstance(model, Aligned):
+    if "expression" not in getattr(model, "spaces", ()):
         msg = f"A model of method {getattr(model, 'method', type(model).__name__)!r} has no space that image and expression share; train 'cmrcnet' or 'st_align'."
         raise TypeError(msg)
     ranks = sorted({int(rank) for rank in k})

@@ -47,8 +47,12 @@ class FeatureModel(StoredModel):
     ----------
     features
         As passed.
+    weighs_widths
+        Whether the method itself chooses among niche widths.
     checkpoint
         Folder of checkpoints, where the method writes any.
+    held
+        After `fit`, what was predicted for held-out training spots; not stored.
     columns
         Names of the columns of `design`, known in training.
     not_measured
@@ -57,7 +61,9 @@ class FeatureModel(StoredModel):
     """
 
     uses_features: ClassVar[bool] = True
+    weighs_widths: ClassVar[bool] = False
     checkpoint: Path | None = None
+    held: HeldOut | None = None
 
     def __init__(self, *, features: str | Sequence[str] | None = None, min_counts: int = 50) -> None:
         super().__init__()
@@ -115,6 +121,7 @@ class FeatureModel(StoredModel):
 
     def _learn_trust(self, sections: Sequence[Section], table: Table, held: HeldOut) -> dict[str, np.ndarray]:
         """Learn how far predictions can be believed from those for spots of the `table` that were held out."""
+        self.held = held
         self.trust = Trust.learn(sections, list(self.config["features"]), table, held)
         return self.trust.arrays()
 

@@ -83,6 +83,7 @@ FIELDS: dict[str, Kind] = {
     "spots": TEXTS,
     "pitches": ("a list of positive numbers", _list_of(lambda value: _is_number(value) and value > 0)),
     "base": DICT,
+    "parts": ("an object of objects", _dict_of(_is_dict)),
 }
 """Fields that a configuration may have; methods have further ones of their own."""
 

@@ -125,16 +125,22 @@ class SpotwiseModel(FeatureModel):
         queries = Parts(self.designer(section), len(section), size or rows_of(len(self.genes)))
         judgement = self.judge(section)
         predicted = self.apply_to(queries)
-        if self.structure is not None:
-            distance = self.structure.distance(mean_features(section, list(self.config["features"])))
-            means = self.structure.apply_to(predicted.map(itemgetter(0)), distance)
-        else:
-            means = predicted.map(itemgetter(0))
+        means = self.drawn(predicted.map(itemgetter(0)), self.distance(section))
         asked = self.genes if genes is None else list(genes)
         return (
             (rows, self._of_genes(asked, mean, spread, judgement))
             for rows, mean, (_, spread) in zip(queries.rows, means, predicted, strict=True)
         )
+
+    def distance(self, section: Section) -> float:
+        """How far `section` is for the gene structure, see `GeneStructure.distance`; 1 without any."""
+        if self.structure is None:
+            return 1.0
+        return self.structure.distance(mean_features(section, list(self.config["features"])))
+
+    def drawn(self, means: Parts[np.ndarray], distance: float) -> Parts[np.ndarray]:
+        """Predictions for a section at this `distance`, drawn to the gene structure, if any."""
+        return means if self.structure is None else self.structure.apply_to(means, distance)
 
     def apply_to(self, queries: Parts[np.ndarray]) -> Parts[tuple[np.ndarray, np.ndarray | None]]:
         """`apply` to a section's design, part by part; methods that compare all of its spots override it."""

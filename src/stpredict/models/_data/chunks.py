@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -56,4 +56,13 @@ class Parts(Generic[T]):
         made = self._made
         parts.rows = self.rows
         parts._made = lru_cache(maxsize=1)(lambda number: function(made(number)))
+        return parts
+
+    @staticmethod
+    def side_by_side(several: Sequence[Parts[T]]) -> Parts[list[T]]:
+        """What all of `several`, which have the same parts, give for each."""
+        parts: Parts[list[T]] = object.__new__(Parts)
+        made = [one._made for one in several]
+        parts.rows = several[0].rows
+        parts._made = lru_cache(maxsize=1)(lambda number: [of(number) for of in made])
         return parts

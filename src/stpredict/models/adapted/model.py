@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -204,7 +203,7 @@ class Adapted(StoredModel):
         expression = np.full((sum(map(len, rows)), len(names)), np.nan)
         expression[:, there] = np.concatenate(
             [
-                part(section, own).log_expression([theirs[names[i]] for i in there])
+                section.part(own).log_expression([theirs[names[i]] for i in there])
                 for section, own, theirs in zip(sections, rows, called, strict=True)
             ]
         )
@@ -231,7 +230,7 @@ class Adapted(StoredModel):
         """Genes of those that all sections list that one has zeros of, where others or the base model let expect counts."""
         sums, expected = [], []
         for section, own, theirs, predicted in zip(sections, rows, called, predictions, strict=True):
-            few = part(section, own)
+            few = section.part(own)
             sums.append(gene_sums(few).reindex([theirs[gene] for gene in listed]).set_axis(listed))
             counts = np.expm1(predicted.mean[own], dtype=np.float64).T @ (few.totals() / 1e4)
             expected.append(pd.Series(counts, index=predicted.genes))
@@ -363,19 +362,12 @@ class Adapted(StoredModel):
         return model
 
 
-def part(section: Section, rows: np.ndarray) -> Section:
-    """View of some spots of `section`; the counts of others are out of reach."""
-    few = copy(section)
-    few.adata, few.rows, few.centres = section.adata[section.rows[rows]], np.arange(len(rows)), section.centres[rows]
-    return few
-
-
 def well_measured(section: Section, mask: np.ndarray, min_counts: int) -> np.ndarray:
     """Row numbers of the spots in `mask` with at least `min_counts` counts; those of others are not looked at."""
     rows = np.flatnonzero(mask)
     if not len(rows):
         return rows
-    totals = part(section, rows).totals()
+    totals = section.part(rows).totals()
     return rows[totals >= max(min_counts, 1)]
 
 

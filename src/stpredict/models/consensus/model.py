@@ -1,0 +1,341 @@
+"""Ridge, nearest neighbours and CMRCNet, each with and without wide niches, weighed by what held-out spots say."""
+
+from __future__ import annotations
+
+from functools import partial, reduce
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+
+import numpy as np
+
+from stpredict._sections.niches import is_wider
+from stpredict.models._base import files
+from stpredict.models._base.contract import History
+from stpredict.models._base.load import rebuilt
+from stpredict.models._base.spotwise import SpotwiseModel
+from stpredict.models._data.chunks import Parts
+from stpredict.models._data.folds import HeldOut
+from stpredict.models._reference.gene_correlation import GeneStructure
+from stpredict.models._retrieval.bank import Banked
+from stpredict.models._trust.trust import Trust
+from stpredict.models.baselines.knn import Knn
+from stpredict.models.baselines.ridge import Ridge
+from stpredict.models.cmrcnet import CmrcNet
+from stpredict.models.consensus.weights import learn_weights, level_and_spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from typing import Self
+
+    from anndata import AnnData
+
+    from stpredict._sections.section import Section
+    from stpredict.models._data.table import Table
+
+PARTS: dict[str, type[SpotwiseModel]] = {"ridge": Ridge, "knn": Knn, "cmrcnet": CmrcNet}
+WIDE = "_wide"
+"""How names of parts end that learn from niches of all widths; the others learn from spot and niche alone."""
+
+STRUCTURED = (Ridge, Knn)
+"""Parts that references correct: retrieved expression has the structure of genes already."""
+
+MOST_SPOTS = 10_000
+"""Training spots that networks learn from, at most: more would take long without a GPU."""
+
+NETWORKS = 2
+"""Networks in all."""
+
+LEAST_SPREAD = 1e-6
+"""A part whose prediction of a gene varies less than this on held-out spots predicts it as constant."""
+
+
+class Queries(NamedTuple):
+    """Some spots of a section, as the parts see them, how much each part counts on this section, and how far it is for their gene structure."""
+
+    weights: np.ndarray
+    distances: list[float]
+    designs: list[Any]
+
+
+class Consensus(Banked, SpotwiseModel):
+    """The weighted sum of what several models predict; which of them count how much is learned on held-out spots.
+
+    The parts are `Ridge`, `Knn` and `CmrcNet`: a linear model, the training spots that look alike, and those that are alike
+    in a space that images and expression share. Each is trained on spot and niche features, and once more with niches
+    of all widths, where there are several. They err differently, so that their sum is mostly better than the best
+    of them, and none needs to be chosen by hand.
+
+    Every gene of every part is brought to one mean and one spread, known from held-out spots, before parts are added. Weights
+    are those of `stpredict.models.consensus.weights.learn_weights` where a section is as near to the training sections as
+    held-out ones were. The farther it is, and if it is of a patient that is none of the few that were trained on, the
+    more the linear parts alone count: nothing in training says how well retrieved expression fits such a section.
+
+    The gene structure of references corrects the linear parts. What the others predict are means of measured expression,
+    in which genes vary together as they do.
+
+    Networks learn from at most `MOST_SPOTS` spots, drawn at random.
+
+    Parameters
+    ----------
+    features, min_counts
+        See `stpredict.models._base.featured.FeatureModel`.
+    seed, checkpoint, show_progress
+        Of the networks, see `stpredict.models._base.network.NetworkModel`.
+    """
+
+    method: ClassVar[str] = "consensus"
+    seeded: ClassVar[bool] = True
+    weighs_widths: ClassVar[bool] = True
+    spaces: ClassVar[tuple[str, ...]] = CmrcNet.spaces
+    shapes: ClassVar[dict[str, tuple[str | int, ...]]] = {
+        "weights": ("parts",),
+        "levels": ("parts", "g"),
+        "spreads": ("parts", "g"),
+        "expression": ("m", "g"),
+    }
+
+    def __init__(
+        self,
+        *,
+        features: str | Sequence[str] | None = None,
+        min_counts: int = 50,
+        seed: int | None = None,
+        checkpoint: str | Path | None = None,
+        show_progress: bool | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(features=features, min_counts=min_counts)
+        if options:
+            msg = (
+                f"method={self.method!r} has no {', '.join(options)}: leave it out, or train one of its parts, "
+                f"{' or '.join(f'method={name!r}' for name in PARTS)}."
+            )
+            raise TypeError(msg)
+        network = CmrcNet(seed=seed, checkpoint=checkpoint, show_progress=show_progress)  # (which checks them)
+        self._of_networks = {"seed": network.seed, "show_progress": show_progress}
+        self.checkpoint = network.checkpoint
+        self.parts: dict[str, SpotwiseModel] = {}
+        self._learned: GeneStructure | None = None
+
+    # ------------------------------------------------------------------ training
+
+    def learn_reference(
+        self, tables: Sequence[AnnData], genes: Sequence[str], *, min_counts: int, study_key: str | None
+    ) -> None:
+        """Learn the gene–gene structure of `tables` without images, to which the linear parts are drawn, before `fit`."""
+        self._learned = GeneStructure.learn(tables, genes, min_counts=min_counts, study_key=study_key)
+
+    def fit(self, sections: Sequence[Section], *, genes: Sequence[str], groups: Sequence[str]) -> History:
+        """Train every part on `sections`, then learn their weights; `groups` names the patient of each.
+
+        Raises
+        ------
+        ValueError
+            If features or counts are missing or unusable, too few spots are left, or the loss of a network becomes NaN.
+        """
+        table = self._table(sections, genes, groups)
+        self.parts = self._untrained(list(self.config["features"]))
+        if self._learned is not None:
+            self.config["reference"] = self._learned.record
+        few = np.sort(np.random.default_rng(0).permutation(len(table))[:MOST_SPOTS])
+        thinned = [
+            sections[number].part(table.row[few[table.section[few] == number]]) for number in range(len(sections))
+        ]
+        for part in self.parts.values():
+            part.not_measured = self.not_measured
+            part.structure = self._learned if isinstance(part, STRUCTURED) else None
+            part.fit(thinned if part.seeded else sections, genes=genes, groups=groups)
+        rows, predicted = self._held_out(few)
+        measured, section = np.asarray(table.expression[rows]), table.section[rows]
+        levels, spreads = zip(*(level_and_spread(values, section) for values in predicted), strict=True)
+        self.arrays = {
+            "weights": learn_weights(predicted, measured, section),
+            "levels": np.stack(levels),
+            "spreads": np.stack(spreads),
+        }
+        together = added(predicted, self.arrays["weights"], self.arrays)
+        arrays = self.arrays | {"residual_sd": _errors(together, measured, table)}
+        arrays |= self._learn_trust(sections, table, HeldOut(rows, together))
+        history = self._told(len(rows))
+        return self._finish(genes, arrays | self._packed(), history)
+
+    def _untrained(self, keys: Sequence[str]) -> dict[str, SpotwiseModel]:
+        """The parts by name: each learns from spot and niche, and where there are several widths once more from all."""
+        narrow = [key for key in keys if not is_wider(key)]
+        of_widths = {"": narrow, WIDE: list(keys)} if narrow and narrow != list(keys) else {"": list(keys)}
+        return {
+            name + width: self._part(name + width, own, len(of_widths))
+            for width, own in of_widths.items()
+            for name in PARTS
+        }
+
+    def _part(self, name: str, keys: Sequence[str], n_widths: int) -> SpotwiseModel:
+        kind = _kind(name)
+        how: dict[str, Any] = {"features": list(keys), "min_counts": self._min_counts}
+        if kind.seeded:
+            how |= self._of_networks | {"checkpoint": self.checkpoint and self.checkpoint / name}
+            how["members"] = NETWORKS // n_widths
+        return kind(**how)
+
+    def _held_out(self, few: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Rows of the training table that every part held out, and what each predicts for them.
+
+        Networks learned from `few` rows of it.
+        """
+        held = [(part.held, part.seeded) for part in self.parts.values() if part.held is not None]
+        of_table = [few[one.rows] if thinned else one.rows for one, thinned in held]
+        rows = reduce(np.intersect1d, of_table)
+        return rows, [one.predicted[np.searchsorted(own, rows)] for (one, _), own in zip(held, of_table, strict=True)]
+
+    def _told(self, n_held: int) -> History:
+        """What every part scored and how much it counts, and the losses of the network with the larger weight."""
+        parts = zip(self.parts.items(), self.arrays["weights"], strict=True)
+        told = ", ".join(f"{name} {weight:.2f} (PCC {part.history.score:.3f})" for (name, part), weight in parts)
+        own = self._space.history
+        return History(own.values, [f"weights from {n_held} held-out spots: {told}", *own.notes])
+
+    # ------------------------------------------------------------------ prediction
+
+    @property
+    def compares_spots(self) -> bool:  # type: ignore[override]
+        """Whether parts standardise predictions over the spots that are there: to be drawn to the gene structure."""
+        return any(part.compares_spots for part in self.parts.values())
+
+    def designer(self, section: Section) -> Callable[[slice], Queries]:  # type: ignore[override]
+        """Make the function that returns any rows of the section as the parts see them."""
+        kept = self.judge(section).kept
+        weights = kept * self.arrays["weights"] + (1 - kept) * self._linear
+        designers = [part.designer(section) for part in self.parts.values()]
+        distances = [part.distance(section) for part in self.parts.values()]
+        return lambda rows: Queries(weights, distances, [of(rows) for of in designers])
+
+    def apply_to(self, queries: Parts[Queries]) -> Parts[tuple[np.ndarray, None]]:  # type: ignore[override]
+        """Weighted sum of the parts, each drawn to the gene structure where it has one; those without weight are not asked."""
+        first = next(iter(queries))
+        asked = [number for number, weight in enumerate(first.weights) if weight > 0]
+        parts = list(self.parts.values())
+        means = [parts[i].drawn(queries.map(partial(_of_part, parts[i], i)), first.distances[i]) for i in asked]
+        few = {name: self.arrays[name][asked] for name in ("levels", "spreads")}
+        return Parts.side_by_side(means).map(lambda several: (added(several, first.weights[asked], few), None))
+
+    def apply(self, arrays: dict[str, np.ndarray], queries: Queries) -> tuple[np.ndarray, None]:  # type: ignore[override]
+        """Weighted sum of the parts for all spots of a section."""
+        ((mean, _),) = self.apply_to(Parts(lambda _: queries, 1, 1))
+        return mean, None
+
+    def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
+        """float32 (n_spots, members · width): the joint space of the network with the larger weight, rows of length 1.
+
+        Parameters
+        ----------
+        section
+            What to embed.
+        use
+            ``"image"``, what spots look like, or ``"expression"``, what they express.
+
+        Raises
+        ------
+        ValueError
+            If the section's features were made differently from those in training, or it has no expression.
+        """
+        return self._space.embed(section, use=use)
+
+    def neighbours(self, section: Section, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find the `k` reference spots that the network with the larger weight finds most similar, as `Banked` does."""
+        return self._space.neighbours(section, k)
+
+    @property
+    def _space(self) -> CmrcNet:
+        """The network with the larger weight."""
+        weights = dict(zip(self.parts, self.arrays["weights"], strict=True))
+        networks = [name for name in self.parts if _kind(name) is CmrcNet]
+        return cast("CmrcNet", self.parts[max(networks, key=weights.__getitem__)])
+
+    @property
+    def _linear(self) -> np.ndarray:
+        """Weights where nothing is known of how well retrieved expression fits: the linear parts alone."""
+        linear = np.array([_kind(name) is Ridge for name in self.parts], dtype=np.float32)
+        return linear / linear.sum()
+
+    # ------------------------------------------------------------------ storage
+
+    def _packed(self) -> dict[str, np.ndarray]:
+        """Arrays of all parts under ``<part>.<name>``; ``config`` gets theirs.
+
+        What parts say of their own trustworthiness is dropped. The record of reference spots and their expression are kept once,
+        for all parts that have the same.
+        """
+        banked = [part for part in self.parts.values() if "bank" in part.config]
+        out = {"expression": banked[0].arrays["expression"]}
+        self.config |= {"bank": banked[0].config["bank"], "parts": {}}
+        for name, part in self.parts.items():
+            part.trust, part.held = Trust(), None
+            part.arrays = {key: part.arrays[key] for key in part.arrays.keys() - Trust.shapes_in(part.arrays).keys()}
+            own, config = part.arrays, part.config
+            if part in banked and config["bank"] == self.config["bank"]:
+                config = {key: value for key, value in config.items() if key != "bank"}
+            if "expression" in own and np.array_equal(own["expression"], out["expression"]):
+                own["expression"] = out["expression"]
+            self.config["parts"][name] = config
+            out |= {f"{name}.{key}": array for key, array in own.items() if array is not out["expression"]}
+        return out
+
+    @classmethod
+    def _checked(cls, stored: files.Stored, path: str | Path) -> Self:
+        configs = stored.config["parts"]
+        own = {name: array for name, array in stored.arrays.items() if name.split(".")[0] not in configs}
+        shapes = cls.shapes_of(files.Stored(stored.method, stored.genes, stored.config, own))
+        files.check_shapes(files.Stored(stored.method, stored.genes, stored.config, own), shapes, path)
+        model = cls(min_counts=stored.config["min_counts"])
+        for name, config in configs.items():
+            arrays = {
+                key.removeprefix(f"{name}."): array
+                for key, array in stored.arrays.items()
+                if key.startswith(f"{name}.")
+            }
+            kind = _kind(name)
+            if issubclass(kind, Banked):
+                config = {"bank": stored.config["bank"]} | config
+                arrays.setdefault("expression", own["expression"])
+            part = rebuilt(files.Stored(kind.method, stored.genes, config, arrays), path, {kind.method: kind})
+            model.parts[name] = cast("SpotwiseModel", part)
+        features = [part.config["features"].items() for part in model.parts.values()]
+        if len(model.parts) != len(own["weights"]) or not all(
+            of_part <= stored.config["features"].items() for of_part in features
+        ):
+            msg = f"The model at {path} is damaged: its parts, their weights and features do not belong together; save it again."
+            raise ValueError(msg)
+        return model
+
+
+def added(predicted: Sequence[np.ndarray], weights: np.ndarray, scales: Mapping[str, np.ndarray]) -> np.ndarray:
+    """float32 (spots, genes): weighted sum of predictions, each brought to the mean level and spread of all.
+
+    `scales` has the ``levels`` and ``spreads`` (parts, genes) of them. Where a prediction does not vary, its level alone counts.
+    """
+    level, spread = weights @ scales["levels"], weights @ scales["spreads"]
+    out = np.repeat(level[None].astype(np.float32), len(predicted[0]), axis=0)
+    for values, weight, own_level, own in zip(predicted, weights, scales["levels"], scales["spreads"], strict=True):
+        varies = own > LEAST_SPREAD
+        factor = np.where(varies, weight * spread / np.where(varies, own, 1), 0)
+        out += (values - own_level) * factor.astype(np.float32)
+    return out
+
+
+def _of_part(part: SpotwiseModel, number: int, queries: Queries) -> np.ndarray:
+    return part.apply(part.arrays, queries.designs[number])[0]
+
+
+def _kind(name: str) -> type[SpotwiseModel]:
+    """Class of the part of this name."""
+    return PARTS[name.removesuffix(WIDE)]
+
+
+def _errors(predicted: np.ndarray, measured: np.ndarray, table: Table) -> np.ndarray:
+    """float32 (genes,): root mean square error; of genes that were not both predicted and measured, their spread."""
+    square = np.square(predicted - measured, dtype=np.float64)
+    known = np.isfinite(square)
+    error = np.sqrt(np.sum(square, axis=0, where=known) / np.maximum(known.sum(axis=0), 1))
+    if not known.any(axis=0).all():
+        error = np.where(known.any(axis=0), error, np.nanstd(np.asarray(table.expression), axis=0))
+    return error.astype(np.float32)
