@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
     from stpredict._core.typing import Matrix
     from stpredict._sections.section import Section
+    from stpredict.models._data.table import Table
 
 N_AXES = 50
 """Axes of gene space that are kept; on real sections more changed nothing."""
 
 MIN_GENES = 2
 """Fewer shared genes have no structure to speak of."""
+
+LEAST_POWER = 1e-9
+"""A gene varies if the sum of its squares is more than this share of the largest."""
 
 _ROWS = 4096
 
@@ -132,23 +136,37 @@ class GeneStructure:
                 )
                 raise ValueError(msg)
             n_rows += used
-        return cls._of(products, {"n_studies": n_studies, "n_spots": n_rows})
+        structure = cls._of(products, {"n_studies": n_studies, "n_spots": n_rows})
+        if n_unknown := len(list(genes)) - structure.record["n_genes"]:
+            msg = (
+                f"{n_unknown} of the model's {len(list(genes))} genes are not measured, or constant, in all "
+                "references; their predictions do not profit from reference."
+            )
+            warn(msg)
+        return structure
+
+    @classmethod
+    def of_table(cls, table: Table) -> GeneStructure | None:
+        """Structure of the training spots themselves; None where fewer than `MIN_GENES` genes vary."""
+        products = np.zeros((table.expression.shape[1],) * 2)
+        for _, rows in table.of_sections():
+            values = np.nan_to_num(np.asarray(table.expression[rows]))
+            centred = values - values.mean(axis=0)
+            products += cross(centred, centred)
+        power = np.diag(products)
+        if np.count_nonzero(power > LEAST_POWER * power.max(initial=1e-300)) < MIN_GENES:
+            return None
+        return cls._of(products, {"n_studies": len(np.unique(table.section)), "n_spots": len(table)})
 
     @classmethod
     def _of(cls, products: np.ndarray, record: dict[str, Any]) -> GeneStructure:
         """Structure of summed cross-products (genes, genes)."""
         power = np.diag(products)
-        known = power > 1e-9 * power.max(initial=1e-300)
+        known = power > LEAST_POWER * power.max(initial=1e-300)
         n_known = int(known.sum())
         if n_known < MIN_GENES:
             msg = f"Only {n_known} of the model's genes vary in the references; at least {MIN_GENES} are needed."
             raise ValueError(msg)
-        if n_known < len(known):
-            msg = (
-                f"{len(known) - n_known} of the model's {len(known)} genes are not measured, or constant, in all "
-                "references; their predictions do not profit from reference."
-            )
-            warn(msg)
         size = np.sqrt(power[known])
         values, vectors = np.linalg.eigh(products[np.ix_(known, known)] / size[:, None] / size)
         order = np.argsort(-values)[:N_AXES]

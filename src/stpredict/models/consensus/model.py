@@ -37,7 +37,7 @@ WIDE = "_wide"
 """How names of parts end that learn from niches of all widths; the others learn from spot and niche alone."""
 
 STRUCTURED = (Ridge, Knn)
-"""Parts that references correct: retrieved expression has the structure of genes already."""
+"""Parts that are drawn to the gene structure: they predict every gene by itself, or by look-alikes in features alone."""
 
 MOST_SPOTS = 10_000
 """Training spots that networks learn from, at most: more would take long without a GPU."""
@@ -70,8 +70,8 @@ class Consensus(Banked, SpotwiseModel):
     held-out ones were. The farther it is, and if it is of a patient that is none of the few that were trained on, the
     more the linear parts alone count: nothing in training says how well retrieved expression fits such a section.
 
-    The gene structure of references corrects the linear parts. What the others predict are means of measured expression,
-    in which genes vary together as they do.
+    What ridge and neighbours predict is drawn to the gene structure of references, or without any to that of the training
+    sections, see `stpredict.models._reference.gene_correlation.GeneStructure`. CMRCNet has learned it already.
 
     Networks learn from at most `MOST_SPOTS` spots, drawn at random.
 
@@ -135,6 +135,7 @@ class Consensus(Banked, SpotwiseModel):
         """
         table = self._table(sections, genes, groups)
         self.parts = self._untrained(list(self.config["features"]))
+        structure = self._learned or GeneStructure.of_table(table)
         if self._learned is not None:
             self.config["reference"] = self._learned.record
         few = np.sort(np.random.default_rng(0).permutation(len(table))[:MOST_SPOTS])
@@ -143,7 +144,7 @@ class Consensus(Banked, SpotwiseModel):
         ]
         for part in self.parts.values():
             part.not_measured = self.not_measured
-            part.structure = self._learned if isinstance(part, STRUCTURED) else None
+            part.structure = structure if isinstance(part, STRUCTURED) else None
             part.fit(thinned if part.seeded else sections, genes=genes, groups=groups)
         rows, predicted = self._held_out(few)
         measured, section = np.asarray(table.expression[rows]), table.section[rows]
