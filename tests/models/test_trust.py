@@ -200,6 +200,49 @@ def test_another_patient_than_the_only_one_of_training_halves_what_is_promised(s
     assert "another patient" in other.why
 
 
+def trained_on_one_donor(adata, **options):
+    """A model of one section whose patient is called A, and its donor 1."""
+    train = adata.copy()
+    train.obs["patient"], train.obs["donor"] = "A", 1
+    return st.tl.train(train, genes=GENES, **options)
+
+
+@pytest.mark.parametrize(
+    ("columns", "other"),
+    [
+        ({"patient": "A", "donor": 1.0}, False),
+        ({"patient": "1", "donor": "2"}, True),
+        ({"patient": "B"}, False),
+        ({"donor": [np.nan, "1"]}, False),
+    ],
+)
+def test_patients_are_compared_in_the_column_that_named_them_in_training(sections, tmp_path, columns, other):
+    trained_on_one_donor(sections[0], group_key="donor").save(tmp_path / "model")
+    new = sections[1].copy()
+    del new.obs["patient"]
+    for name, value in columns.items():
+        new.obs[name] = np.resize(value, new.n_obs) if isinstance(value, list) else value
+    judgement = st.models.load(tmp_path / "model").judge(st_section(new))
+    assert judgement.other_patient is other
+
+
+def test_a_patient_called_like_its_section_is_told_from_another(sections):
+    train, new = sections[0].copy(), sections[1].copy()
+    train.obs["patient"], new.obs["patient"] = st_section(train).name, "B"
+    assert st.tl.train(train, genes=GENES).judge(st_section(new)).other_patient
+
+
+def test_where_the_column_is_not_known_no_patient_is_taken_for_another(sections):
+    new = sections[1].copy()
+    new.obs["patient"] = "B"
+    earlier = trained_on_one_donor(sections[0])
+    assert earlier.judge(st_section(new)).other_patient
+    del earlier.config["group_key"]
+    assert not earlier.judge(st_section(new)).other_patient
+    every_section_its_own = trained_on_one_donor(sections[0], group_key=None)
+    assert not every_section_its_own.judge(st_section(new)).other_patient
+
+
 def test_a_saved_model_judges_the_same_and_one_of_an_earlier_version_says_that_it_cannot(model, sections, tmp_path):
     model.save(tmp_path / "model")
     again = st.models.load(tmp_path / "model")

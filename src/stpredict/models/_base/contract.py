@@ -167,9 +167,8 @@ class ExpressionModel(ABC):
         """
         features = self.config.get("features", {})
         check_features(section, features)
-        named = self.config.get("groups", [])
-        patients = [] if named == self.trained_on else named
-        return self.trust.judge(section, list(features), self.trained_on, patients)
+        patients, group_key = self.config.get("groups", []), self.config.get("group_key")
+        return self.trust.judge(section, list(features), self.trained_on, patients, group_key)
 
     @abstractmethod
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:

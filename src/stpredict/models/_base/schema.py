@@ -69,6 +69,7 @@ FIELDS: dict[str, Kind] = {
     "n_spots": NATURAL,
     "sections": TEXTS,
     "groups": TEXTS,
+    "group_key": TEXT,
     "seed": NATURAL,
     "options": DICT,
     "encoder": TEXT,

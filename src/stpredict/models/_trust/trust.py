@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict._sections.groups import PATIENT
+from stpredict._sections.groups import group_name
 from stpredict.models._data.features import column_names
 from stpredict.models._data.folds import MIN_GROUPS
 from stpredict.models._trust.domain import Domain
@@ -102,9 +102,14 @@ class Trust:
         return cls(domain, Reliability.learn(measured, held.predicted, table.section[held.rows], between))
 
     def judge(
-        self, section: Section, keys: Sequence[str], trained_on: Sequence[str], patients: Sequence[str]
+        self,
+        section: Section,
+        keys: Sequence[str],
+        trained_on: Sequence[str],
+        patients: Sequence[str],
+        group_key: str | None,
     ) -> Judgement:
-        """How far a `section` is from the sections `trained_on`, of these `patients` as far as they are known."""
+        """How far a `section` is from the sections `trained_on`, whose `patients` were named by ``obs[group_key]``."""
         if self.domain is None:
             why = (
                 "the model looks at no encoded features"
@@ -114,7 +119,7 @@ class Trust:
             return Judgement.unknown(len(section), why)
         spots, nearest, shifted, shift = self.domain.distances(section, keys)
         distance = float(np.median(spots))
-        other = _is_other_patient(section, patients)
+        other = _is_other_patient(section, patients, group_key)
         verdict = OUTSIDE if distance > FAR else EDGE if distance > NEAR or shifted > SHIFTED or other else INSIDE
         names = column_names(section, keys)
         most = np.argsort(-np.abs(shift))[:2]
@@ -186,10 +191,13 @@ class Trust:
         return {name: dims for part in parts if part.keys() & arrays.keys() for name, dims in part.items()}
 
 
-def _is_other_patient(section: Section, patients: Sequence[str]) -> bool:
-    """Whether the section says to be of a patient that is not among those few that were trained on."""
-    column = section.adata.obs.get(PATIENT)
-    if column is None or not patients or len(set(patients)) >= MIN_GROUPS:
+def _is_other_patient(section: Section, patients: Sequence[str], group_key: str | None) -> bool:
+    """Whether ``obs[group_key]`` of the section says that it is of none of the few `patients` that were trained on.
+
+    False where it cannot be known: models of earlier versions have no `group_key`, nor have those that took every section
+    for a patient of its own.
+    """
+    if group_key is None or group_key not in section.adata.obs or len(set(patients)) >= MIN_GROUPS:
         return False
-    own = set(column.iloc[section.rows].dropna().astype(str))
+    own = set(map(group_name, section.adata.obs[group_key].iloc[section.rows].dropna().unique()))
     return bool(own) and not own & set(patients)
