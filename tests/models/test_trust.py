@@ -7,6 +7,7 @@ import pytest
 
 import stpredict as st
 from stpredict._sections.open import open_sections
+from stpredict.models._data import features
 from stpredict.models._trust import domain
 from stpredict.models._trust.reliability import Reliability
 from stpredict.models._trust.trust import FAR, NEAR, Judgement
@@ -327,3 +328,20 @@ def test_rows_of_a_section_are_read_block_by_block(paired, monkeypatch):
     (section,) = open_sections(paired(1))
     rows = np.array([0, 9, 10, 11, 35, 80])
     np.testing.assert_array_equal(domain._rows(section, ["X_fake"], rows), section.features("X_fake")[rows])
+
+
+@pytest.mark.parametrize("method", ["ridge", "align_st"])
+def test_features_are_checked_once_in_a_prediction_and_always_in_a_judgement(sections, monkeypatch, method):
+    networks = {"epochs": 2, "members": 1, "show_progress": False} if method == "align_st" else {}
+    model, section = st.tl.train(sections[0], method=method, genes=GENES, **networks), st_section(sections[3].copy())
+    checked = []
+    check = features.describe_features
+    monkeypatch.setattr(features, "describe_features", lambda *which: checked.append(1) or check(*which))
+    model.predict(section)
+    assert len(checked) == 1
+    model.judge(section)
+    assert len(checked) == 2
+    section.adata.obsm["X_morphology"] = np.full_like(section.adata.obsm["X_morphology"], np.nan)
+    for refused in (model.judge, model.predict):
+        with pytest.raises(ValueError, match="without NaN"):
+            refused(section)

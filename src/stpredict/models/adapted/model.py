@@ -263,7 +263,7 @@ class Adapted(StoredModel):
         number = {gene: i for i, gene in enumerate(self.genes)}
         taken = np.array([number.get(gene, -1) for gene in asked])
         known = taken >= 0
-        points_of, judgement = self._pointer(section), self.judge(section)
+        points_of, judgement = self._pointer(section), self._judged(section)
         reached, errors = self.trust.expected(judgement, taken)
         for part, base in self.base.predict_parts(section, size=size):
             points = points_of(part, base.mean)
