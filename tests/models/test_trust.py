@@ -10,6 +10,7 @@ from stpredict._sections.open import open_sections
 from stpredict.models._data import features
 from stpredict.models._trust import domain
 from stpredict.models._trust.reliability import Reliability
+from stpredict.models._trust.span import Span
 from stpredict.models._trust.trust import FAR, NEAR, Judgement
 
 GENES = ["ERBB2", "COL1A1", "KRT8", "EPCAM"]
@@ -51,6 +52,14 @@ def test_expected_correlations_are_those_reached_on_held_out_spots():
     known = Reliability.learn(*two_units(np.random.default_rng(0), truth))
     assert np.abs(known.pcc - truth).max() < 0.1
     assert np.corrcoef(known.pcc, truth)[0, 1] > 0.98
+
+
+def test_predictions_for_held_out_spots_tell_between_which_values_those_of_a_gene_lie():
+    values = np.random.default_rng(0).uniform([0, 2], [1, 6], size=(5000, 2))
+    base = Span.learn(values)
+    np.testing.assert_allclose(base.ends, [[0.01, 2.04], [0.99, 5.96]], atol=0.02)
+    wider = Span.learn(np.array([[5.0, 1.0], [5.0, 9.0]])).joined(base, np.array([1, -1]))
+    np.testing.assert_allclose(wider.ends, [[2.04, 1.08], [5.96, 8.92]], atol=0.02)
 
 
 def test_genes_of_few_spots_are_drawn_to_genes_that_are_alike():

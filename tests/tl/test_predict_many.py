@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,11 +19,14 @@ import tifffile
 import stpredict as st
 from stpredict.tl import _predict_many
 from stpredict.tl._batch import job as slide_job
+from stpredict.tl._batch.drawn import Drawn, drawn_gene
 from stpredict.tl._batch.job import Job
 from stpredict.tl._batch.recipe import recipe_of
+from stpredict.tl._batch.thumbnails import picture_of
 
 GENES = ["ERBB2", "COL1A1", "CD74", "KRT8"]
 SIDE = 700
+PICTURE = re.compile(r"data:image/jpeg;base64,[^\"]*")
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +207,49 @@ def test_tumour_map(slides, model, out):
     assert result.uns["tumor"]["markers"].tolist() == ["ERBB2", "KRT8"]
     assert 0 < result.obs["tumor"].sum() < result.n_obs
     assert "predicted tumour score" in (out / "report.html").read_text()
+
+
+def test_maps_show_one_gene_in_colours_that_do_not_depend_on_the_other_slides(slides, model, out, tmp_path):
+    st.tl.predict_many(slides, model, out)
+    page = (out / "report.html").read_text()
+    drawn = drawn_gene(model, None)
+    assert page.count(f"predicted {drawn.gene}") == 6  # alternative text and caption of three slides
+    assert f"expression of {drawn.gene}, log1p of counts per 10,000, in the same colours on all slides" in page
+    assert f"{drawn.low:.2f}<span" in page
+    assert f"</span>{drawn.high:.2f}" in page
+    assert page.count("#440154") == page.count("#fde724") == 1
+    st.tl.predict_many([slides / "c.tif"], model, tmp_path / "alone")
+    jobs = [anndata.read_zarr(folder / "c.zarr").uns["slide_job"] for folder in (out, tmp_path / "alone")]
+    assert jobs[0]["shown"] == jobs[1]["shown"] == drawn.gene
+    np.testing.assert_array_equal(jobs[0]["picture"], jobs[1]["picture"])
+    new = anndata.read_zarr(out / "c.zarr")
+    values = new[:, drawn.gene].layers["predicted"][:, 0]
+    assert picture_of(new, values, (drawn.low, drawn.high)) == jobs[0]["picture"].tobytes()
+    assert picture_of(new, values) != jobs[0]["picture"].tobytes()
+    st.tl.predict_many(slides, model, out)
+    pictures, again = (PICTURE.findall(text) for text in (page, (out / "report.html").read_text()))
+    assert len(pictures) == 3
+    assert pictures == again
+
+
+def test_maps_of_a_model_of_an_earlier_version_have_colours_of_their_own(slides, model, out, tmp_path):
+    model.save(tmp_path / "model")
+    earlier = st.models.load(tmp_path / "model")
+    del earlier.arrays["held_out_span_ends"]
+    earlier.save(tmp_path / "earlier")
+    report = st.tl.predict_many(slides, tmp_path / "earlier", out)
+    assert report["status"].unique().tolist() == ["done"]
+    assert "from low (violet) to high (yellow) within each slide" in (out / "report.html").read_text()
+
+
+def test_the_drawn_gene_is_one_that_is_predicted_well_or_the_first_asked_for(model):
+    drawn = drawn_gene(model, None)
+    ends = dict(zip(model.genes, model.trust.span.ends.T.tolist(), strict=True))
+    worth = {gene: pcc * np.ptp(ends[gene]) for gene, pcc in zip(model.genes, model.trust.reliability.pcc, strict=True)}
+    assert drawn.gene == max(worth, key=worth.get)
+    assert [drawn.low, drawn.high] == ends[drawn.gene]
+    assert drawn_gene(model, ["CD74", "ERBB2"]) == Drawn("CD74", *ends["CD74"])
+    assert drawn_gene(model, ["HER2"]) == Drawn("HER2", *ends["ERBB2"])
 
 
 @pytest.mark.filterwarnings("ignore:Section .* tile is enlarged")

@@ -16,6 +16,7 @@ from stpredict.io._grid import SPOT_PER_PITCH, check_grid
 from stpredict.io._library import check_mpp
 from stpredict.models._base.files import identity
 from stpredict.tl._batch.dask import check_jobs, check_portable, dask_client, outcomes_of
+from stpredict.tl._batch.drawn import drawn_gene
 from stpredict.tl._batch.job import Job, Outcome
 from stpredict.tl._batch.manifest import slides_of
 from stpredict.tl._batch.recipe import recipe_of
@@ -95,7 +96,8 @@ def predict_many(
     -------
     One line per slide: ``slide``, ``path``, ``status`` (``"done"``, ``"kept"`` from an earlier run, ``"failed"``),
     ``spots``, ``genes``, ``seconds``, ``mpp``, ``verdict`` (see `stpredict.tl.predict_expression`), ``error``, ``warnings`` and ``result``, the path of the store. Written to
-    `out`: the same as ``report.csv``; ``report.html``, with a picture of every slide; and ``<slide>.zarr``, what
+    `out`: the same as ``report.csv``; ``report.html``, with a picture of every slide and the map of one gene, the first of
+    `genes` or one that the model predicts well, in the same colours on all slides; and ``<slide>.zarr``, what
     `stpredict.tl.predict_expression` returns with ``as_anndata=True``, with the manifest's columns in ``obs``, with
     `markers` the slots of `stpredict.tl.localize_tumor`, and in ``uns["slide_job"]`` how it was made.
 
@@ -149,7 +151,7 @@ def predict_many(
         finally:  # also when the user stops it
             results.clear_unfinished()
             ended = [outcomes[slide.name] or Outcome(slide, "not done") for slide in slides]
-            run = Run(started, time.perf_counter() - start, _facts(job, client))
+            run = Run(started, time.perf_counter() - start, _facts(job, client), job.drawn)
             table = write_report(job.out, ended, run)
     return table
 
@@ -180,6 +182,7 @@ def _job(
         grid=grid,
         predict={"genes": wanted, "std": bool(std)},
         markers=_known_markers(markers, wanted or model.genes),
+        drawn=None if markers is not None else drawn_gene(model, wanted),
         settings=asdict(settings) | {"progress": False},
     )
 

@@ -12,6 +12,7 @@ from stpredict.models._data.features import column_names
 from stpredict.models._data.folds import MIN_GROUPS
 from stpredict.models._trust.domain import Domain
 from stpredict.models._trust.reliability import LEVELS, SPREAD_90, Reliability
+from stpredict.models._trust.span import Span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Trust:
-    """What a model learned of its own trustworthiness; both parts are None in models that learned nothing of it.
+    """What a model learned of its own trustworthiness; its parts are None in models that learned nothing of it.
 
     Attributes
     ----------
@@ -88,10 +89,13 @@ class Trust:
         Where training spots lie; None of models that look at no features.
     reliability
         What held-out spots reached.
+    span
+        Between which values predictions for held-out spots lie.
     """
 
     domain: Domain | None = None
     reliability: Reliability | None = None
+    span: Span | None = None
 
     @classmethod
     def learn(cls, sections: Sequence[Section], keys: Sequence[str], table: Table, held: HeldOut) -> Self:
@@ -99,7 +103,8 @@ class Trust:
         domain = Domain.learn(sections, keys, table) if keys else None
         measured = np.asarray(table.expression[held.rows])
         between = table.between_sections() if len(np.unique(table.section)) > 1 else None
-        return cls(domain, Reliability.learn(measured, held.predicted, table.section[held.rows], between))
+        reliability = Reliability.learn(measured, held.predicted, table.section[held.rows], between)
+        return cls(domain, reliability, Span.learn(held.predicted))
 
     def judge(
         self,
@@ -175,19 +180,18 @@ class Trust:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a model stores of it."""
-        return {
-            name: values for part in (self.domain, self.reliability) if part for name, values in part.arrays().items()
-        }
+        parts = (self.domain, self.reliability, self.span)
+        return {name: values for part in parts if part for name, values in part.arrays().items()}
 
     @classmethod
     def stored_in(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         """What `arrays` returned, among the arrays of a model."""
-        return cls(Domain.stored_in(arrays), Reliability.stored_in(arrays))
+        return cls(Domain.stored_in(arrays), Reliability.stored_in(arrays), Span.stored_in(arrays))
 
     @classmethod
     def shapes_in(cls, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str | int, ...]]:
         """Shapes of those arrays of a model that belong to it."""
-        parts = (Domain.SHAPES, Reliability.SHAPES)
+        parts = (Domain.SHAPES, Reliability.SHAPES, Span.SHAPES)
         return {name: dims for part in parts if part.keys() & arrays.keys() for name, dims in part.items()}
 
 
