@@ -50,6 +50,9 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     predict.add_argument("--pitch-um", type=float, default=100.0, metavar="UM", help="distance of spots (default: 100)")
     predict.add_argument("--mpp", type=float, metavar="UM", help="µm per pixel of slides that do not say it")
+    predict.add_argument(
+        "--tissue", type=float, metavar="NUMBER", help="threshold of the stain on pale or grey slides (default: found)"
+    )
     predict.add_argument("--genes", type=Path, metavar="FILE", help="genes to predict, one a line (default: all)")
     predict.add_argument("--std", action="store_true", help="write standard deviations too")
     predict.add_argument("--encoder", action="append", metavar="NAME", help="network that the model was trained with")
@@ -68,7 +71,7 @@ def run_predict(chosen: argparse.Namespace) -> int:
     if chosen.jobs < 1:
         msg = f"--jobs is 1 or more, not {chosen.jobs}."
         raise BadArguments(msg)
-    names = ("pitch_um", "mpp", "std", "encoder", "markers")
+    names = ("pitch_um", "mpp", "tissue", "std", "encoder", "markers")
     try:
         genes = chosen.genes and read_text(chosen.genes).split()
         options = {name: getattr(chosen, name) for name in names} | {"genes": genes, "n_jobs": chosen.jobs}

@@ -252,6 +252,30 @@ def test_the_drawn_gene_is_one_that_is_predicted_well_or_the_first_asked_for(mod
     assert drawn_gene(model, ["HER2"]) == Drawn("HER2", *ends["ERBB2"])
 
 
+def test_tissue_on_pale_slides_is_found_by_a_threshold_for_all_or_given_with_the_spots(slides, model, out, pixels):
+    (slides / "c.tif").unlink()
+    pale = (255 - (255 - pixels[400:1100, 400:1100].astype(float)) / 12).astype(np.uint8)
+    write(slides / "b.tif", pale)
+    before = st.tl.predict_many(slides, model, out)
+    assert status(before) == {"a": "done", "b": "failed"}
+    assert "pass tissue=, a lower threshold" in error(before, "b")
+    report = st.tl.predict_many(slides, model, out, tissue=0.01)
+    assert status(report) == {"a": "done", "b": "done"}
+    for name in "ab":
+        expected = st.io.grid(st.read_wsi(slides / f"{name}.tif"), tissue=0.01)
+        assert anndata.read_zarr(out / f"{name}.zarr").obs_names.tolist() == expected.obs_names.tolist()
+    assert "tissue=0.01" in (out / "report.html").read_text()
+    assert status(st.tl.predict_many(slides, model, out, tissue=0.01)) == {"a": "kept", "b": "kept"}
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[:, : SIDE // 2] = True
+    with pytest.raises(TypeError, match=r"got ndarray.*pass them to stpredict.io.grid.*list that in the manifest"):
+        st.tl.predict_many(slides, model, out, tissue=mask)
+    spots = st.io.grid(st.read_wsi(slides / "b.tif"), tissue=mask)  # what the message says
+    spots.write_h5ad(slides / "b.h5ad")
+    assert status(st.tl.predict_many([slides / "b.h5ad"], model, out)) == {"b": "done"}
+    assert anndata.read_zarr(out / "b.zarr").obs_names.tolist() == spots.obs_names.tolist()
+
+
 @pytest.mark.filterwarnings("ignore:Section .* tile is enlarged")
 def test_features_are_made_as_in_training(slides, out, two_sections):
     from torch import nn
@@ -515,6 +539,8 @@ def test_dask_workers_share_the_slides_and_a_killed_one_is_a_line(slides, model,
         ({"pitch_um": 0}, ValueError, "pitch_um must be positive"),
         ({"layout": "round"}, ValueError, "layout must be one of"),
         ({"mpp": 50}, ValueError, "outside of 0.05–20"),
+        ({"tissue": 3}, ValueError, "tissue=3 is no threshold of the stain"),
+        ({"tissue": "0.1"}, TypeError, "for all slides, a number; got str"),
         ({"n_jobs": 0}, ValueError, "n_jobs must be a positive integer; got 0"),
         ({"n_jobs": True}, ValueError, "n_jobs must be a positive integer; got True"),
         ({"model": "NOWHERE"}, FileNotFoundError, "There is no model at"),
