@@ -304,6 +304,29 @@ def test_features_are_made_as_in_training(slides, out, two_sections):
     np.testing.assert_allclose(anndata.read_zarr(out / "a.zarr").X, expected.X, atol=1e-5)
 
 
+def test_networks_get_the_input_that_was_given_in_training(slides, out, two_sections, tmp_path):
+    from torch import nn
+
+    network = nn.Sequential(
+        nn.Flatten(2), nn.Linear(32 * 32, 2, bias=False), nn.Flatten()
+    )  # takes tiles of 32 × 32 alone
+    given = {"input_size": 32, "mean": (0.7, 0.5, 0.6), "std": (0.25, 0.5, 1.0)}
+    st.pp.tiles(two_sections[0])
+    st.pp.encode(two_sections[0], network, key_added="X_own", niche=False, **given)
+    two_sections[0].write_h5ad(tmp_path / "train.h5ad")
+    train = anndata.read_h5ad(tmp_path / "train.h5ad")
+    assert train.uns["X_own"]["input_size"] == 32
+    assert train.uns["X_own"]["mean"].tolist() == [0.7, 0.5, 0.6]
+    st.tl.train(train, genes=GENES).save(tmp_path / "model")
+    report = st.tl.predict_many([slides / "a.tif"], tmp_path / "model", out, encoder=["morphology", network])
+    assert report["status"].tolist() == ["done"], report["error"].tolist()
+    slide = st.io.grid(st.read_wsi(slides / "a.tif"))
+    st.pp.tiles(slide)
+    st.pp.encode(slide, network, key_added="X_own", niche=False, **given)
+    expected = st.tl.predict_expression(slide, tmp_path / "model", as_anndata=True)
+    np.testing.assert_allclose(anndata.read_zarr(out / "a.zarr").X, expected.X, atol=1e-5)
+
+
 @pytest.mark.parametrize("config", [{"nuclei": "watershed"}, {"base": {"config": {"nuclei": "watershed"}}}])
 def test_a_model_that_looks_at_nuclei_gets_them(slides, config):
     recipe = recipe_of(SimpleNamespace(config=config), None, only_stores=False)
