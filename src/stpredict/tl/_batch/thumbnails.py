@@ -53,7 +53,8 @@ def colours_of(shares: np.ndarray) -> np.ndarray:
     """Int (n, 3): red, green and blue, 0–255, of `shares` of the way from the low end of the colours, 0, to the high end, 1."""
     from matplotlib import colormaps
 
-    return (colormaps["viridis"](shares)[:, :3] * 255).astype(int)
+    colours: np.ndarray = colormaps["viridis"](shares)
+    return (colours[:, :3] * 255).astype(int)
 
 
 def _own(values: np.ndarray) -> tuple[float, float]:
