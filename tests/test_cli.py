@@ -90,6 +90,61 @@ def test_bad_arguments_end_in_one_clear_line(arguments, words, tmp_path, capsys)
     assert file.read_text() == ""
 
 
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("mpp=50 µm per pixel is outside of 0.05–20.", "--mpp 50 µm per pixel is outside of 0.05–20."),
+        ("pitch_um must be positive, got -1.0.", "--pitch-um must be positive, got -1.0."),
+        ("tissue= is one threshold.", "--tissue is one threshold."),
+        ("If wrong, pass mpp=; if not, pass tissue=, a mask.", "If wrong, pass --mpp; if not, pass --tissue, a mask."),
+        ("Pass encoder= the network of training.", "Pass --encoder the network of training."),
+        ("Move it, or choose another out=.", "Move it, or choose another --out."),
+    ],
+)
+def test_messages_name_options(message, told):
+    assert cli.in_options(message) == told
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "train on images read as coarsely, stpredict.pp.encode(mpp=).",
+        "Pass mpp= (microns per pixel) to stpredict.pp.tiles, or set it.",
+        "slides.csv has mpp='a', which is no number.",
+        "slides.csv: mpp=99 µm per pixel is outside.",
+        "Out of memory: model weights, min_mpp=, niche_um=, x.genes=.",
+        "out of memory",
+    ],
+)
+def test_what_is_no_option_stays_as_it_is(message):
+    assert cli.in_options(message) == message
+
+
+def test_every_option_that_messages_name_exists(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "--help"])
+    told = capsys.readouterr().out
+    assert all(f"{option} " in told or f"{option}]" in told for option in cli.OPTIONS.values())
+
+
+def test_errors_of_slides_and_of_arguments_name_options(demo, slides, tmp_path, capsys):
+    white = np.full((700, 700, 3), 245, np.uint8)
+    tifffile.imwrite(slides / "b.tif", white, photometric="rgb", resolution=(1e4, 1e4), resolutionunit="CENTIMETER")
+    tifffile.imwrite(slides / "c.tif", white, photometric="rgb")
+    command = ["predict", str(slides), "--model", str(demo[0] / "model"), "--out", str(tmp_path / "out")]
+    assert cli.main(command) == 1
+    blank, mute, _ = capsys.readouterr().out.splitlines()
+    assert "pass --tissue, a lower threshold" in blank
+    assert "Pass --mpp, the microns per pixel" in mute
+    for given, told in {"3": "--tissue 3.0 is no threshold", "mask.png": "argument --tissue: a threshold"}.items():
+        with pytest.raises(SystemExit) as end:
+            cli.main([*command, "--tissue", given])
+        assert end.value.code == 2
+        assert told in capsys.readouterr().err.splitlines()[-1]
+    assert cli.main([*command, "--tissue", "0.2", "--mpp", "1"]) == 1
+    assert ad.read_zarr(tmp_path / "out" / "a.zarr").uns["slide_job"]["parameters"].count('"tissue": 0.2') == 1
+
+
 @pytest.fixture
 def slides(tmp_path, section):
     """A folder with a slide and a file that is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,27 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 DRAWN = ["ERBB2", "COL1A1", "CD74"]
+
+OPTIONS = {
+    "model": "--model",
+    "out": "--out",
+    "pitch_um": "--pitch-um",
+    "mpp": "--mpp",
+    "tissue": "--tissue",
+    "genes": "--genes",
+    "std": "--std",
+    "encoder": "--encoder",
+    "markers": "--markers",
+    "n_jobs": "--jobs",
+}
+"""Arguments of `stpredict.tl.predict_many` and the options that stand for them."""
+
+NAMED = re.compile(
+    rf"""^({"|".join(OPTIONS)})(?:(=)(?=\S)|=|(?=\ must\ |\ is\ ))  # what a message begins with: mpp=50 µm, pitch_um must
+    |(?<![\w(.])({"|".join(OPTIONS)})=(?=[,;.]|$|\ the\ )  # what it advises: Pass mpp=, tissue=; but not encode(mpp=)""",
+    re.VERBOSE,
+)
+"""Where a message of the package surely names an argument."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,6 +72,12 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     predict.add_argument("--pitch-um", type=float, default=100.0, metavar="UM", help="distance of spots (default: 100)")
     predict.add_argument("--mpp", type=float, metavar="UM", help="µm per pixel of slides that do not say it")
+    predict.add_argument(
+        "--tissue",
+        type=_threshold,
+        metavar="NUMBER",
+        help="threshold of the stain on pale or grey slides (default: found)",
+    )
     predict.add_argument("--genes", type=Path, metavar="FILE", help="genes to predict, one a line (default: all)")
     predict.add_argument("--std", action="store_true", help="write standard deviations too")
     predict.add_argument("--encoder", action="append", metavar="NAME", help="network that the model was trained with")
@@ -68,21 +96,26 @@ def run_predict(chosen: argparse.Namespace) -> int:
     if chosen.jobs < 1:
         msg = f"--jobs is 1 or more, not {chosen.jobs}."
         raise BadArguments(msg)
-    names = ("pitch_um", "mpp", "std", "encoder", "markers")
+    names = ("pitch_um", "mpp", "tissue", "std", "encoder", "markers")
     try:
         genes = chosen.genes and read_text(chosen.genes).split()
         options = {name: getattr(chosen, name) for name in names} | {"genes": genes, "n_jobs": chosen.jobs}
         report = st.tl.predict_many(chosen.slides, chosen.model, chosen.out, **options)
     except (OSError, TypeError, ValueError) as error:
-        raise BadArguments(str(error)) from error
+        raise BadArguments(in_options(str(error))) from error
     except KeyboardInterrupt:
         print(f"Stopped. The same command goes on from here; see {chosen.out / 'report.html'} for what is done.")
         return 130
     failed = report[report["status"] == "failed"]
     for slide, told in zip(failed["slide"], failed["error"], strict=True):
-        print(f"{slide}: {told}")
+        print(f"{slide}: {in_options(told)}")
     print(f"{summary(report)}. See {chosen.out / 'report.html'}.")
     return int(len(failed) > 0)
+
+
+def in_options(message: str) -> str:
+    """A message of the package with the options of this command in place of the arguments that it names."""
+    return NAMED.sub(lambda found: OPTIONS[found[1] or found[3]] + (" " if found[2] else ""), message)
 
 
 def run_demo(out: Path, *, seed: int = 0) -> None:
@@ -126,6 +159,17 @@ def _summary(train: list[AnnData], new: AnnData, scores: DataFrame, out: Path) -
             f"Written to {out}: predicted.h5ad, model/, compare.png, tumor.png.",
         ]
     )
+
+
+def _threshold(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        msg = (
+            f"a threshold of the stain is a number, not {text!r}. A mask or outlines are those of one slide: pass them to "
+            "stpredict.io.grid in Python, write what it returns to a .h5ad or .zarr store, and list that in place of the image"
+        )
+        raise argparse.ArgumentTypeError(msg) from None
 
 
 def _seed(text: str) -> int:

@@ -54,6 +54,7 @@ def test_a_section_without_counts_keeps_its_features_and_patient_and_nothing_els
     np.testing.assert_array_equal(blind.features("X_fake"), section.features("X_fake"))
     np.testing.assert_array_equal(blind.centres, section.centres)
     assert blind.adata.obs.columns.tolist() == ["patient"]
+    assert section.without_counts("depth").adata.obs.columns.tolist() == ["depth"]
     assert not blind.adata.layers
     with pytest.raises(ValueError, match="no expression matrix"):
         blind.counts()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,22 @@ def test_features_made_otherwise_are_refused_with_the_call_that_mends_it(paired,
     expected = describe_features(opened(adata), KEYS)
     adata.uns["X_fake"].update(change)
     with pytest.raises(ValueError, match=message):
+        check_features(opened(adata), expected)
+
+
+def test_given_input_of_a_network_is_named_by_the_call_and_not_needed_beside_the_hash(paired):
+    adata = paired()
+    given = {"input_size": 64, "mean": np.array([0.5, 0.5, 0.25]), "std": np.array([0.5, 1.0, 1.0])}
+    for key in KEYS:
+        adata.uns[key] |= given
+    expected = json.loads(json.dumps(describe_features(opened(adata), KEYS)))
+    assert expected["X_fake"]["mean"] == [0.5, 0.5, 0.25]
+    check_features(opened(adata), expected)
+    for name in given:  # as earlier versions left it
+        del adata.uns["X_fake"][name]
+    check_features(opened(adata), expected)
+    adata.uns["X_fake"]["encoder_hash"] = "beef"
+    with pytest.raises(ValueError, match=r"input_size=64, mean=\[0.5, 0.5, 0.25\], std=\[0.5, 1.0, 1.0\]\)"):
         check_features(opened(adata), expected)
 
 

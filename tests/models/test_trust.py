@@ -7,8 +7,10 @@ import pytest
 
 import stpredict as st
 from stpredict._sections.open import open_sections
+from stpredict.models._data import features
 from stpredict.models._trust import domain
 from stpredict.models._trust.reliability import Reliability
+from stpredict.models._trust.span import Span
 from stpredict.models._trust.trust import FAR, NEAR, Judgement
 
 GENES = ["ERBB2", "COL1A1", "KRT8", "EPCAM"]
@@ -50,6 +52,14 @@ def test_expected_correlations_are_those_reached_on_held_out_spots():
     known = Reliability.learn(*two_units(np.random.default_rng(0), truth))
     assert np.abs(known.pcc - truth).max() < 0.1
     assert np.corrcoef(known.pcc, truth)[0, 1] > 0.98
+
+
+def test_predictions_for_held_out_spots_tell_between_which_values_those_of_a_gene_lie():
+    values = np.random.default_rng(0).uniform([0, 2], [1, 6], size=(5000, 2))
+    base = Span.learn(values)
+    np.testing.assert_allclose(base.ends, [[0.01, 2.04], [0.99, 5.96]], atol=0.02)
+    wider = Span.learn(np.array([[5.0, 1.0], [5.0, 9.0]])).joined(base, np.array([1, -1]))
+    np.testing.assert_allclose(wider.ends, [[2.04, 1.08], [5.96, 8.92]], atol=0.02)
 
 
 def test_genes_of_few_spots_are_drawn_to_genes_that_are_alike():
@@ -200,6 +210,49 @@ def test_another_patient_than_the_only_one_of_training_halves_what_is_promised(s
     assert "another patient" in other.why
 
 
+def trained_on_one_donor(adata, **options):
+    """A model of one section whose patient is called A, and its donor 1."""
+    train = adata.copy()
+    train.obs["patient"], train.obs["donor"] = "A", 1
+    return st.tl.train(train, genes=GENES, **options)
+
+
+@pytest.mark.parametrize(
+    ("columns", "other"),
+    [
+        ({"patient": "A", "donor": 1.0}, False),
+        ({"patient": "1", "donor": "2"}, True),
+        ({"patient": "B"}, False),
+        ({"donor": [np.nan, "1"]}, False),
+    ],
+)
+def test_patients_are_compared_in_the_column_that_named_them_in_training(sections, tmp_path, columns, other):
+    trained_on_one_donor(sections[0], group_key="donor").save(tmp_path / "model")
+    new = sections[1].copy()
+    del new.obs["patient"]
+    for name, value in columns.items():
+        new.obs[name] = np.resize(value, new.n_obs) if isinstance(value, list) else value
+    judgement = st.models.load(tmp_path / "model").judge(st_section(new))
+    assert judgement.other_patient is other
+
+
+def test_a_patient_called_like_its_section_is_told_from_another(sections):
+    train, new = sections[0].copy(), sections[1].copy()
+    train.obs["patient"], new.obs["patient"] = st_section(train).name, "B"
+    assert st.tl.train(train, genes=GENES).judge(st_section(new)).other_patient
+
+
+def test_where_the_column_is_not_known_no_patient_is_taken_for_another(sections):
+    new = sections[1].copy()
+    new.obs["patient"] = "B"
+    earlier = trained_on_one_donor(sections[0])
+    assert earlier.judge(st_section(new)).other_patient
+    del earlier.config["group_key"]
+    assert not earlier.judge(st_section(new)).other_patient
+    every_section_its_own = trained_on_one_donor(sections[0], group_key=None)
+    assert not every_section_its_own.judge(st_section(new)).other_patient
+
+
 def test_a_saved_model_judges_the_same_and_one_of_an_earlier_version_says_that_it_cannot(model, sections, tmp_path):
     model.save(tmp_path / "model")
     again = st.models.load(tmp_path / "model")
@@ -284,3 +337,20 @@ def test_rows_of_a_section_are_read_block_by_block(paired, monkeypatch):
     (section,) = open_sections(paired(1))
     rows = np.array([0, 9, 10, 11, 35, 80])
     np.testing.assert_array_equal(domain._rows(section, ["X_fake"], rows), section.features("X_fake")[rows])
+
+
+@pytest.mark.parametrize("method", ["ridge", "align_st"])
+def test_features_are_checked_once_in_a_prediction_and_always_in_a_judgement(sections, monkeypatch, method):
+    networks = {"epochs": 2, "members": 1, "show_progress": False} if method == "align_st" else {}
+    model, section = st.tl.train(sections[0], method=method, genes=GENES, **networks), st_section(sections[3].copy())
+    checked = []
+    check = features.describe_features
+    monkeypatch.setattr(features, "describe_features", lambda *which: checked.append(1) or check(*which))
+    model.predict(section)
+    assert len(checked) == 1
+    model.judge(section)
+    assert len(checked) == 2
+    section.adata.obsm["X_morphology"] = np.full_like(section.adata.obsm["X_morphology"], np.nan)
+    for refused in (model.judge, model.predict):
+        with pytest.raises(ValueError, match="without NaN"):
+            refused(section)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,11 +19,14 @@ import tifffile
 import stpredict as st
 from stpredict.tl import _predict_many
 from stpredict.tl._batch import job as slide_job
+from stpredict.tl._batch.drawn import Drawn, drawn_gene
 from stpredict.tl._batch.job import Job
 from stpredict.tl._batch.recipe import recipe_of
+from stpredict.tl._batch.thumbnails import picture_of
 
 GENES = ["ERBB2", "COL1A1", "CD74", "KRT8"]
 SIDE = 700
+PICTURE = re.compile(r"data:image/jpeg;base64,[^\"]*")
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +209,73 @@ def test_tumour_map(slides, model, out):
     assert "predicted tumour score" in (out / "report.html").read_text()
 
 
+def test_maps_show_one_gene_in_colours_that_do_not_depend_on_the_other_slides(slides, model, out, tmp_path):
+    st.tl.predict_many(slides, model, out)
+    page = (out / "report.html").read_text()
+    drawn = drawn_gene(model, None)
+    assert page.count(f"predicted {drawn.gene}") == 6  # alternative text and caption of three slides
+    assert f"expression of {drawn.gene}, log1p of counts per 10,000, in the same colours on all slides" in page
+    assert f"{drawn.low:.2f}<span" in page
+    assert f"</span>{drawn.high:.2f}" in page
+    assert page.count("#440154") == page.count("#fde724") == 1
+    st.tl.predict_many([slides / "c.tif"], model, tmp_path / "alone")
+    jobs = [anndata.read_zarr(folder / "c.zarr").uns["slide_job"] for folder in (out, tmp_path / "alone")]
+    assert jobs[0]["shown"] == jobs[1]["shown"] == drawn.gene
+    np.testing.assert_array_equal(jobs[0]["picture"], jobs[1]["picture"])
+    new = anndata.read_zarr(out / "c.zarr")
+    values = new[:, drawn.gene].layers["predicted"][:, 0]
+    assert picture_of(new, values, (drawn.low, drawn.high)) == jobs[0]["picture"].tobytes()
+    assert picture_of(new, values) != jobs[0]["picture"].tobytes()
+    st.tl.predict_many(slides, model, out)
+    pictures, again = (PICTURE.findall(text) for text in (page, (out / "report.html").read_text()))
+    assert len(pictures) == 3
+    assert pictures == again
+
+
+def test_maps_of_a_model_of_an_earlier_version_have_colours_of_their_own(slides, model, out, tmp_path):
+    model.save(tmp_path / "model")
+    earlier = st.models.load(tmp_path / "model")
+    del earlier.arrays["held_out_span_ends"]
+    earlier.save(tmp_path / "earlier")
+    report = st.tl.predict_many(slides, tmp_path / "earlier", out)
+    assert report["status"].unique().tolist() == ["done"]
+    assert "from low (violet) to high (yellow) within each slide" in (out / "report.html").read_text()
+
+
+def test_the_drawn_gene_is_one_that_is_predicted_well_or_the_first_asked_for(model):
+    drawn = drawn_gene(model, None)
+    ends = dict(zip(model.genes, model.trust.span.ends.T.tolist(), strict=True))
+    worth = {gene: pcc * np.ptp(ends[gene]) for gene, pcc in zip(model.genes, model.trust.reliability.pcc, strict=True)}
+    assert drawn.gene == max(worth, key=worth.get)
+    assert [drawn.low, drawn.high] == ends[drawn.gene]
+    assert drawn_gene(model, ["CD74", "ERBB2"]) == Drawn("CD74", *ends["CD74"])
+    assert drawn_gene(model, ["HER2"]) == Drawn("HER2", *ends["ERBB2"])
+
+
+def test_tissue_on_pale_slides_is_found_by_a_threshold_for_all_or_given_with_the_spots(slides, model, out, pixels):
+    (slides / "c.tif").unlink()
+    pale = (255 - (255 - pixels[400:1100, 400:1100].astype(float)) / 12).astype(np.uint8)
+    write(slides / "b.tif", pale)
+    before = st.tl.predict_many(slides, model, out)
+    assert status(before) == {"a": "done", "b": "failed"}
+    assert "pass tissue=, a lower threshold" in error(before, "b")
+    report = st.tl.predict_many(slides, model, out, tissue=0.01)
+    assert status(report) == {"a": "done", "b": "done"}
+    for name in "ab":
+        expected = st.io.grid(st.read_wsi(slides / f"{name}.tif"), tissue=0.01)
+        assert anndata.read_zarr(out / f"{name}.zarr").obs_names.tolist() == expected.obs_names.tolist()
+    assert "tissue=0.01" in (out / "report.html").read_text()
+    assert status(st.tl.predict_many(slides, model, out, tissue=0.01)) == {"a": "kept", "b": "kept"}
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[:, : SIDE // 2] = True
+    with pytest.raises(TypeError, match=r"got ndarray.*pass them to stpredict.io.grid.*list that in the manifest"):
+        st.tl.predict_many(slides, model, out, tissue=mask)
+    spots = st.io.grid(st.read_wsi(slides / "b.tif"), tissue=mask)  # what the message says
+    spots.write_h5ad(slides / "b.h5ad")
+    assert status(st.tl.predict_many([slides / "b.h5ad"], model, out)) == {"b": "done"}
+    assert anndata.read_zarr(out / "b.zarr").obs_names.tolist() == spots.obs_names.tolist()
+
+
 @pytest.mark.filterwarnings("ignore:Section .* tile is enlarged")
 def test_features_are_made_as_in_training(slides, out, two_sections):
     from torch import nn
@@ -230,6 +301,29 @@ def test_features_are_made_as_in_training(slides, out, two_sections):
     st.pp.encode(slide)
     st.pp.encode(slide, network, key_added="X_tiny", niche=False, mpp=1.5)
     expected = st.tl.predict_expression(slide, model, as_anndata=True)
+    np.testing.assert_allclose(anndata.read_zarr(out / "a.zarr").X, expected.X, atol=1e-5)
+
+
+def test_networks_get_the_input_that_was_given_in_training(slides, out, two_sections, tmp_path):
+    from torch import nn
+
+    network = nn.Sequential(
+        nn.Flatten(2), nn.Linear(32 * 32, 2, bias=False), nn.Flatten()
+    )  # takes tiles of 32 × 32 alone
+    given = {"input_size": 32, "mean": (0.7, 0.5, 0.6), "std": (0.25, 0.5, 1.0)}
+    st.pp.tiles(two_sections[0])
+    st.pp.encode(two_sections[0], network, key_added="X_own", niche=False, **given)
+    two_sections[0].write_h5ad(tmp_path / "train.h5ad")
+    train = anndata.read_h5ad(tmp_path / "train.h5ad")
+    assert train.uns["X_own"]["input_size"] == 32
+    assert train.uns["X_own"]["mean"].tolist() == [0.7, 0.5, 0.6]
+    st.tl.train(train, genes=GENES).save(tmp_path / "model")
+    report = st.tl.predict_many([slides / "a.tif"], tmp_path / "model", out, encoder=["morphology", network])
+    assert report["status"].tolist() == ["done"], report["error"].tolist()
+    slide = st.io.grid(st.read_wsi(slides / "a.tif"))
+    st.pp.tiles(slide)
+    st.pp.encode(slide, network, key_added="X_own", niche=False, **given)
+    expected = st.tl.predict_expression(slide, tmp_path / "model", as_anndata=True)
     np.testing.assert_allclose(anndata.read_zarr(out / "a.zarr").X, expected.X, atol=1e-5)
 
 
@@ -468,6 +562,8 @@ def test_dask_workers_share_the_slides_and_a_killed_one_is_a_line(slides, model,
         ({"pitch_um": 0}, ValueError, "pitch_um must be positive"),
         ({"layout": "round"}, ValueError, "layout must be one of"),
         ({"mpp": 50}, ValueError, "outside of 0.05–20"),
+        ({"tissue": 3}, ValueError, "tissue=3 is no threshold of the stain"),
+        ({"tissue": "0.1"}, TypeError, "for all slides, a number; got str"),
         ({"n_jobs": 0}, ValueError, "n_jobs must be a positive integer; got 0"),
         ({"n_jobs": True}, ValueError, "n_jobs must be a positive integer; got True"),
         ({"model": "NOWHERE"}, FileNotFoundError, "There is no model at"),

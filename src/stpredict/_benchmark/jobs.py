@@ -199,7 +199,7 @@ def _job_table(shared: _Prepared, options: dict[str, Any]) -> pd.DataFrame:
     tables = []
     for name, data in shared.test.items():
         section = _section(data, options["table_key"])
-        prediction = model.predict(section.without_counts(), options["genes"])
+        prediction = model.predict(section.without_counts(options["group_key"]), options["genes"])
         rate = partial(
             score, section, prediction.mean, prediction.genes, std=prediction.std, stated=_stated(prediction)
         )

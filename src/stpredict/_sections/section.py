@@ -248,12 +248,15 @@ class Section:
         few.adata, few.rows, few.centres = self.adata[self.rows[rows]], np.arange(len(rows)), self.centres[rows]
         return few
 
-    def without_counts(self) -> Section:
-        """View the same slide as if nothing had ever been measured on it: image, spots, features and patient, no expression."""
+    def without_counts(self, group_key: str | None = PATIENT) -> Section:
+        """View the same slide as if nothing had ever been measured on it: image, spots, features and patient, no expression.
+
+        ``obs[group_key]`` names the patient.
+        """
         from anndata import AnnData
 
         blind = copy(self)
-        known = self.adata.obs[[name for name in (PATIENT,) if name in self.adata.obs]].copy()
+        known = self.adata.obs[[name for name in (group_key,) if name in self.adata.obs]].copy()
         niches = {key: self.adata.obsp[key] for key in self.adata.obsp if key == keys.NICHES}
         blind.adata = AnnData(obs=known, obsm=dict(self.adata.obsm), obsp=niches, uns=dict(self.adata.uns))
         return blind

@@ -82,6 +82,7 @@ def fit(
         check_writable(checkpoint)
     model.not_measured = not_measured(sums, genes)
     tell_of_not_measured(opened, genes, model.not_measured, "They are learned from the other sections alone.")
+    model.group_key = group_key
     model = fit_widths(model, opened, genes=genes, groups=section_groups(opened, group_key))
     if dropped:
         note = f"genes were dropped from {_listed(dropped, 5)}: totals are those in obs['total_counts']"

@@ -111,7 +111,7 @@ def encode(
     None, or the copy. Writes ``obsm[key]``, ``obsm[key + "_niche"]`` and, for further niche windows, ``obsm[key + "_niche_<µm>"]``, float32 (spots, d), and how they were made
     under the same keys of ``uns``: ``encoder``, ``encoder_hash``, ``spot_um``, ``niche_um``, ``mpp`` (of the tiles'
     content), ``feature_names`` where features have names, ``precision`` of a network, ``revision``, the commit of
-    one that came from a hub, ``niche`` in place of ``niche_um`` where niches are not windows, with `stain_norm` that and
+    one that came from a hub, ``input_size``, ``mean`` and ``std`` as far as they were given, ``niche`` in place of ``niche_um`` where niches are not windows, with `stain_norm` that and
     ``stain_target``, the optical densities (red, green, blue) of haematoxylin and eosin that stains were brought to, and
     ``sections``: of every library ``n_spots`` and, over these, ``mean`` and ``sd`` (float64) of the features, by which
     models standardise the section and any part of it.
@@ -191,6 +191,11 @@ def encode(
         record["precision"] = tool.precision
         if tool.revision:
             record["revision"] = tool.revision
+    if input_size is not None:
+        record["input_size"] = tool.size
+    record |= {
+        name: np.array(getattr(tool, name)) for name, given in (("mean", mean), ("std", std)) if given is not None
+    }
     if len(tool.feature_names):
         record["feature_names"] = np.array(tool.feature_names)
     adata = opened.target

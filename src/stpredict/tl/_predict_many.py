@@ -7,15 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._core.version import __version__
 from stpredict._genes.markers import marker_genes
 from stpredict._genes.symbols import describe_missing, match
+from stpredict._images.mask import check_tissue
 from stpredict.io._grid import SPOT_PER_PITCH, check_grid
 from stpredict.io._library import check_mpp
 from stpredict.models._base.files import identity
 from stpredict.tl._batch.dask import check_jobs, check_portable, dask_client, outcomes_of
+from stpredict.tl._batch.drawn import drawn_gene
 from stpredict.tl._batch.job import Job, Outcome
 from stpredict.tl._batch.manifest import slides_of
 from stpredict.tl._batch.recipe import recipe_of
@@ -43,6 +47,7 @@ def predict_many(
     pitch_um: float = 100.0,
     layout: Literal["hexagonal", "square"] = "hexagonal",
     min_tissue: float = 0.5,
+    tissue: float | None = None,
     encoder: str | Path | nn.Module | Sequence[str | Path | nn.Module] | None = None,
     genes: Iterable[str] | None = None,
     std: bool = False,
@@ -77,6 +82,10 @@ def predict_many(
         Microns per pixel of slides of which neither the manifest says it nor the file.
     pitch_um, layout, min_tissue
         The pseudo-spots, as in `stpredict.io.grid`.
+    tissue
+        Threshold of the stain above which there is tissue, as in `stpredict.io.grid`, for slides that are pale or grey; by
+        default one is found for every slide. Where a mask or outlines are needed, lay the spots of that slide with
+        `stpredict.io.grid`, write them to a store and list that in the manifest.
     encoder
         The network that the training sections were encoded with, where it was not the default encoder; several, where
         the model learned from several. On a Dask cluster and with `n_jobs` above 1 a name or a path, not a module.
@@ -95,7 +104,8 @@ def predict_many(
     -------
     One line per slide: ``slide``, ``path``, ``status`` (``"done"``, ``"kept"`` from an earlier run, ``"failed"``),
     ``spots``, ``genes``, ``seconds``, ``mpp``, ``verdict`` (see `stpredict.tl.predict_expression`), ``error``, ``warnings`` and ``result``, the path of the store. Written to
-    `out`: the same as ``report.csv``; ``report.html``, with a picture of every slide; and ``<slide>.zarr``, what
+    `out`: the same as ``report.csv``; ``report.html``, with a picture of every slide and the map of one gene, the first of
+    `genes` or one that the model predicts well, in the same colours on all slides; and ``<slide>.zarr``, what
     `stpredict.tl.predict_expression` returns with ``as_anndata=True``, with the manifest's columns in ``obs``, with
     `markers` the slots of `stpredict.tl.localize_tumor`, and in ``uns["slide_job"]`` how it was made.
 
@@ -131,7 +141,9 @@ def predict_many(
     ['kept']
     """
     slides = slides_of(manifest)
-    grid = {"pitch_um": float(pitch_um), "layout": layout, "min_tissue": float(min_tissue)}
+    grid: dict[str, Any] = {"pitch_um": float(pitch_um), "layout": layout, "min_tissue": float(min_tissue)}
+    if tissue is not None:  # (left out otherwise, as in the records of earlier results)
+        grid["tissue"] = _threshold(tissue)
     job = _job(slides, model, Path(out).expanduser().absolute(), mpp, grid, encoder, genes, std, markers)
     client = dask_client()
     check_jobs(n_jobs, client)
@@ -149,9 +161,22 @@ def predict_many(
         finally:  # also when the user stops it
             results.clear_unfinished()
             ended = [outcomes[slide.name] or Outcome(slide, "not done") for slide in slides]
-            run = Run(started, time.perf_counter() - start, _facts(job, client))
+            run = Run(started, time.perf_counter() - start, _facts(job, client), job.drawn)
             table = write_report(job.out, ended, run)
     return table
+
+
+def _threshold(tissue: Any) -> float:
+    """A threshold of the stain, checked."""
+    if not isinstance(tissue, int | float | np.number):
+        msg = (
+            f"tissue= is one threshold of the stain for all slides, a number; got {type(tissue).__name__}. A mask or outlines "
+            "are those of one slide: pass them to stpredict.io.grid, write what it returns to a .h5ad or .zarr store, and "
+            "list that in the manifest in place of the image."
+        )
+        raise TypeError(msg)
+    check_tissue(tissue)
+    return float(tissue)
 
 
 def _job(
@@ -180,6 +205,7 @@ def _job(
         grid=grid,
         predict={"genes": wanted, "std": bool(std)},
         markers=_known_markers(markers, wanted or model.genes),
+        drawn=None if markers is not None else drawn_gene(model, wanted),
         settings=asdict(settings) | {"progress": False},
     )
 

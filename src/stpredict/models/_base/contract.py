@@ -165,11 +165,14 @@ class ExpressionModel(ABC):
         ValueError
             If the section's features are missing or were made differently from those in training.
         """
+        check_features(section, self.config.get("features", {}))
+        return self._judged(section)
+
+    def _judged(self, section: Section) -> Judgement:
+        """`judge` for a section whose features were checked, as `design` does: that reads all of them."""
         features = self.config.get("features", {})
-        check_features(section, features)
-        named = self.config.get("groups", [])
-        patients = [] if named == self.trained_on else named
-        return self.trust.judge(section, list(features), self.trained_on, patients)
+        patients, group_key = self.config.get("groups", []), self.config.get("group_key")
+        return self.trust.judge(section, list(features), self.trained_on, patients, group_key)
 
     @abstractmethod
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:

@@ -55,6 +55,8 @@ class FeatureModel(StoredModel):
         After `fit`, what was predicted for held-out training spots; not stored.
     columns
         Names of the columns of `design`, known in training.
+    group_key
+        Column of ``obs`` that names the groups, set before `fit`. None where every section is a group of its own.
     not_measured
         Bool (sections, genes), set before `fit`: genes that a training section lists but did not measure. None where
         all are measured.
@@ -68,6 +70,7 @@ class FeatureModel(StoredModel):
     def __init__(self, *, features: str | Sequence[str] | None = None, min_counts: int = 50) -> None:
         super().__init__()
         self.columns: list[str] = []
+        self.group_key: str | None = None
         self.not_measured: np.ndarray | None = None
         self.features = features
         self._min_counts = min_counts
@@ -104,6 +107,8 @@ class FeatureModel(StoredModel):
             "sections": [section.name for section in sections],
             "groups": list(groups),
         }
+        if self.group_key is not None:
+            self.config["group_key"] = self.group_key
         if self.not_measured is not None and self.not_measured.any():
             lacking = zip(sections, self.not_measured, strict=True)
             self.config["not_measured"] = [

@@ -46,6 +46,7 @@ NATURAL: Kind = "a whole number of at least 0", _is_natural
 NUMBER: Kind = "a number", _is_number
 TEXT: Kind = "text", _is_text
 TEXTS: Kind = "a list of texts", _list_of(_is_text)
+NUMBERS: Kind = "a list of numbers", _list_of(_is_number)
 DICT: Kind = "an object", _is_dict
 YES_OR_NO: Kind = "true or false", lambda value: isinstance(value, bool)
 
@@ -58,6 +59,9 @@ FEATURE: dict[str, Kind] = {
     "niche_um": NUMBER,
     "mpp": NUMBER,
     "n_features": NATURAL,
+    "input_size": NATURAL,
+    "mean": NUMBERS,
+    "std": NUMBERS,
 }
 """What is known of the features under one key."""
 
@@ -69,6 +73,7 @@ FIELDS: dict[str, Kind] = {
     "n_spots": NATURAL,
     "sections": TEXTS,
     "groups": TEXTS,
+    "group_key": TEXT,
     "seed": NATURAL,
     "options": DICT,
     "encoder": TEXT,

@@ -123,7 +123,7 @@ class SpotwiseModel(FeatureModel):
             If the section's features are missing or were made differently from those in training; before the first part.
         """
         queries = Parts(self.designer(section), len(section), size or rows_of(len(self.genes)))
-        judgement = self.judge(section)
+        judgement = self._judged(section)
         predicted = self.apply_to(queries)
         means = self.drawn(predicted.map(itemgetter(0)), self.distance(section))
         asked = self.genes if genes is None else list(genes)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 SAME_EXACTLY = ("encoder", "encoder_hash", "niche", "stain_norm")
 SAME_WITHIN = ("spot_um", "niche_um", "mpp")
+GIVEN = ("input_size", "mean", "std")
+"""What a user gave to a network in place of what it states; it is part of the encoder's hash."""
+
 TOLERANCE = 0.05
 """Relative difference of windows and scale that is still the same."""
 
@@ -146,6 +149,7 @@ def describe_features(section: Section, keys: Sequence[str]) -> dict[str, dict[s
         known = {k: record[k] for k in (*SAME_EXACTLY, *SAME_WITHIN) if k in record} if _is_record(record) else {}
         described[key] = {k: str(v) if k in SAME_EXACTLY else float(v) for k, v in known.items()}
         described[key]["n_features"] = shape[1]
+        described[key] |= given_input(record if _is_record(record) else {})
     return described
 
 
@@ -169,6 +173,8 @@ def check_features(section: Section, expected: Mapping[str, Mapping[str, Any]]) 
         _check_stain(section, key, found[key], expected)
         for name, value in wanted.items():
             has = found[key].get(name)
+            if name in GIVEN:  # (the hash tells; earlier versions did not keep them)
+                continue
             if has is None or _differs(name, has, value):
                 told = value if has is None or name != "encoder_hash" else f"{value} (same name, other weights)"
                 msg = (
@@ -222,6 +228,12 @@ def windows_of(key: str, records: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     return windows
 
 
+def given_input(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Input size and normalisation that a user gave to the network of these features, as `stpredict.pp.encode` takes them."""
+    size = {"input_size": int(record["input_size"])} if "input_size" in record else {}
+    return size | {name: [float(value) for value in record[name]] for name in ("mean", "std") if name in record}
+
+
 def _differs(name: str, has: Any, wanted: Any) -> bool:
     if name in SAME_WITHIN:
         return not abs(has - wanted) <= TOLERANCE * wanted
@@ -237,4 +249,7 @@ def _mend(key: str, expected: Mapping[str, Mapping[str, Any]]) -> str:
     tiles = ", ".join(f"{name}={value}" for name, value in several.items())
     scale = f", mpp={record['mpp']:.4g}" if "mpp" in record else ""
     stain = f", stain_norm={record['stain_norm']!r}" if "stain_norm" in record else ""
-    return f"stpredict.pp.tiles(adata, {tiles}) and stpredict.pp.encode(adata, {record['encoder']!r}{scale}{stain})"
+    own = "".join(f", {name}={value}" for name, value in given_input(record).items())
+    return (
+        f"stpredict.pp.tiles(adata, {tiles}) and stpredict.pp.encode(adata, {record['encoder']!r}{scale}{own}{stain})"
+    )

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict._sections.groups import PATIENT
+from stpredict._sections.groups import group_name
 from stpredict.models._data.features import column_names
 from stpredict.models._data.folds import MIN_GROUPS
 from stpredict.models._trust.domain import Domain
 from stpredict.models._trust.reliability import LEVELS, SPREAD_90, Reliability
+from stpredict.models._trust.span import Span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Trust:
-    """What a model learned of its own trustworthiness; both parts are None in models that learned nothing of it.
+    """What a model learned of its own trustworthiness; its parts are None in models that learned nothing of it.
 
     Attributes
     ----------
@@ -88,10 +89,13 @@ class Trust:
         Where training spots lie; None of models that look at no features.
     reliability
         What held-out spots reached.
+    span
+        Between which values predictions for held-out spots lie.
     """
 
     domain: Domain | None = None
     reliability: Reliability | None = None
+    span: Span | None = None
 
     @classmethod
     def learn(cls, sections: Sequence[Section], keys: Sequence[str], table: Table, held: HeldOut) -> Self:
@@ -99,12 +103,18 @@ class Trust:
         domain = Domain.learn(sections, keys, table) if keys else None
         measured = np.asarray(table.expression[held.rows])
         between = table.between_sections() if len(np.unique(table.section)) > 1 else None
-        return cls(domain, Reliability.learn(measured, held.predicted, table.section[held.rows], between))
+        reliability = Reliability.learn(measured, held.predicted, table.section[held.rows], between)
+        return cls(domain, reliability, Span.learn(held.predicted))
 
     def judge(
-        self, section: Section, keys: Sequence[str], trained_on: Sequence[str], patients: Sequence[str]
+        self,
+        section: Section,
+        keys: Sequence[str],
+        trained_on: Sequence[str],
+        patients: Sequence[str],
+        group_key: str | None,
     ) -> Judgement:
-        """How far a `section` is from the sections `trained_on`, of these `patients` as far as they are known."""
+        """How far a `section` is from the sections `trained_on`, whose `patients` were named by ``obs[group_key]``."""
         if self.domain is None:
             why = (
                 "the model looks at no encoded features"
@@ -114,7 +124,7 @@ class Trust:
             return Judgement.unknown(len(section), why)
         spots, nearest, shifted, shift = self.domain.distances(section, keys)
         distance = float(np.median(spots))
-        other = _is_other_patient(section, patients)
+        other = _is_other_patient(section, patients, group_key)
         verdict = OUTSIDE if distance > FAR else EDGE if distance > NEAR or shifted > SHIFTED or other else INSIDE
         names = column_names(section, keys)
         most = np.argsort(-np.abs(shift))[:2]
@@ -170,26 +180,28 @@ class Trust:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a model stores of it."""
-        return {
-            name: values for part in (self.domain, self.reliability) if part for name, values in part.arrays().items()
-        }
+        parts = (self.domain, self.reliability, self.span)
+        return {name: values for part in parts if part for name, values in part.arrays().items()}
 
     @classmethod
     def stored_in(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         """What `arrays` returned, among the arrays of a model."""
-        return cls(Domain.stored_in(arrays), Reliability.stored_in(arrays))
+        return cls(Domain.stored_in(arrays), Reliability.stored_in(arrays), Span.stored_in(arrays))
 
     @classmethod
     def shapes_in(cls, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str | int, ...]]:
         """Shapes of those arrays of a model that belong to it."""
-        parts = (Domain.SHAPES, Reliability.SHAPES)
+        parts = (Domain.SHAPES, Reliability.SHAPES, Span.SHAPES)
         return {name: dims for part in parts if part.keys() & arrays.keys() for name, dims in part.items()}
 
 
-def _is_other_patient(section: Section, patients: Sequence[str]) -> bool:
-    """Whether the section says to be of a patient that is not among those few that were trained on."""
-    column = section.adata.obs.get(PATIENT)
-    if column is None or not patients or len(set(patients)) >= MIN_GROUPS:
+def _is_other_patient(section: Section, patients: Sequence[str], group_key: str | None) -> bool:
+    """Whether ``obs[group_key]`` of the section says that it is of none of the few `patients` that were trained on.
+
+    False where it cannot be known: models of earlier versions have no `group_key`, nor have those that took every section
+    for a patient of its own.
+    """
+    if group_key is None or group_key not in section.adata.obs or len(set(patients)) >= MIN_GROUPS:
         return False
-    own = set(column.iloc[section.rows].dropna().astype(str))
+    own = set(map(group_name, section.adata.obs[group_key].iloc[section.rows].dropna().unique()))
     return bool(own) and not own & set(patients)

@@ -15,6 +15,7 @@ from stpredict.models._base.contract import Prediction
 from stpredict.models._base.load import rebuilt
 from stpredict.models._base.stored import StoredModel
 from stpredict.models._trust.reliability import Reliability
+from stpredict.models._trust.span import Span
 from stpredict.models._trust.trust import Trust
 from stpredict.models.adapted import residuals
 from stpredict.models.adapted.gaussian_process import LENGTHS, ROWS, Points, Process, kernel
@@ -152,15 +153,16 @@ class Adapted(StoredModel):
                 start = ends[number - len(self.base.trained_on)]
                 own = spots.rows[(spots.rows >= start) & (spots.rows < start + len(section))] - start
                 domain = domain.joined_by(section, keys, own, number) if len(own) else domain
-        learned = Reliability.learn(
-            spots.expression[:, columns], left_out[:, columns].astype(np.float32), spots.section[spots.rows]
-        )
+        predicted = left_out[:, columns].astype(np.float32)
+        learned = Reliability.learn(spots.expression[:, columns], predicted, spots.section[spots.rows])
+        span = Span.learn(predicted)
+        known = {gene: i for i, gene in enumerate(self.base.genes)}
+        of_base = np.array([known.get(gene, -1) for gene in self.genes])
         if base.reliability is not None:
-            known = {gene: i for i, gene in enumerate(self.base.genes)}
-            learned = learned.drawn_to(
-                base.reliability, np.array([known.get(gene, -1) for gene in self.genes]), len(spots.rows)
-            )
-        self.trust = Trust(domain, learned)
+            learned = learned.drawn_to(base.reliability, of_base, len(spots.rows))
+        if base.span is not None:
+            span = span.joined(base.span, of_base)
+        self.trust = Trust(domain, learned, span)
         return self.trust.arrays()
 
     @property
@@ -262,7 +264,7 @@ class Adapted(StoredModel):
         number = {gene: i for i, gene in enumerate(self.genes)}
         taken = np.array([number.get(gene, -1) for gene in asked])
         known = taken >= 0
-        points_of, judgement = self._pointer(section), self.judge(section)
+        points_of, judgement = self._pointer(section), self._judged(section)
         reached, errors = self.trust.expected(judgement, taken)
         for part, base in self.base.predict_parts(section, size=size):
             points = points_of(part, base.mean)

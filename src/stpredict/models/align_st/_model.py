@@ -219,7 +219,7 @@ class AlignSt(NetworkModel):
         standard = sum(expression(network, slide, all_genes, pool)[:, columns] for network in networks) / len(networks)
         level, sd = self.arrays["gene_level"][rows], self.arrays["gene_sd"][rows]
         error = self.arrays["unseen_error"][self.arrays["gene_told"][rows].astype(int)] * sd
-        judgement = self.judge(section)
+        judgement = self._judged(section)
         width = self.trust.error_width(judgement, has_spread=False)
         error[rows < n_seen] = (self.arrays["residual_sd"] if width is None else width)[rows[rows < n_seen]]
         mean, std = np.full((2, len(section), len(asked)), np.nan, dtype=np.float32)

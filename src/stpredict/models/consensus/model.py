@@ -204,9 +204,9 @@ class Consensus(Banked, SpotwiseModel):
 
     def designer(self, section: Section) -> Callable[[slice], Queries]:  # type: ignore[override]
         """Make the function that returns any rows of the section as the parts see them."""
-        kept = self.judge(section).kept
+        designers = [part.designer(section) for part in self.parts.values()]  # (which check the features)
+        kept = self._judged(section).kept
         weights = kept * self.arrays["weights"] + (1 - kept) * self._linear
-        designers = [part.designer(section) for part in self.parts.values()]
         distances = [part.distance(section) for part in self.parts.values()]
         return lambda rows: Queries(weights, distances, [of(rows) for of in designers])
 

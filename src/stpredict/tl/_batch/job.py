@@ -17,6 +17,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.settings import settings
 from stpredict._core.warning import StpredictWarning
+from stpredict._genes.symbols import match
 from stpredict.models._trust.trust import OUTSIDE, UNKNOWN
 from stpredict.tl._batch.results import Results, is_same, now, write_store
 from stpredict.tl._batch.thumbnails import picture_of
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stpredict.models import ExpressionModel
+    from stpredict.tl._batch.drawn import Drawn
     from stpredict.tl._batch.manifest import Slide
     from stpredict.tl._batch.recipe import Recipe
 
@@ -68,6 +70,8 @@ class Job:
         The model, or its folder, from which each process reads it once.
     grid, predict
         Arguments of `stpredict.io.grid` and `stpredict.tl.predict_expression`.
+    drawn
+        Which gene the maps show, and in which colours; None for what varies most on a slide, in colours of its own.
     settings
         Those of the process that called, for processes elsewhere.
     """
@@ -80,6 +84,7 @@ class Job:
     grid: dict[str, Any] = field(default_factory=dict)
     predict: dict[str, Any] = field(default_factory=dict)
     markers: str | list[str] | dict[str, float] | None = None
+    drawn: Drawn | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, Any]:
@@ -154,17 +159,26 @@ class Job:
         known["verdict"] = str(new.uns[keys.PREDICTED]["domain"].get("verdict", UNKNOWN))
         for key, value in slide.metadata.items():
             new.obs[key] = _column(value, new.n_obs)
+        limits = None
         if self.markers is not None:
             localize_tumor(new, markers=self.markers)
             known["shown"], values = "tumour score", new.obs[keys.TUMOR_SCORE].to_numpy()
         else:
-            gene = 0 if self.predict.get("genes") else _most_variable(new)
-            known["shown"], values = str(new.var_names[gene]), new.layers[keys.PREDICTED][:, gene]
+            known["shown"], gene, limits = self._shown(new)
+            values = new.layers[keys.PREDICTED][:, gene]
         if new.n_obs < FEWEST_DRAWN or (self.markers is not None and known["verdict"] == OUTSIDE):
             known["shown"] = ""
         else:
-            known["picture"] = picture_of(new, values)
+            known["picture"] = picture_of(new, values, limits)
         return new
+
+    def _shown(self, new: AnnData) -> tuple[str, int, tuple[float, float] | None]:
+        """Name and number of the gene whose map is drawn, and the values at the ends of its colours."""
+        if self.drawn is not None:
+            name = match([self.drawn.gene], new.var_names)[self.drawn.gene]
+            return self.drawn.gene, new.var_names.get_loc(name), (self.drawn.low, self.drawn.high)
+        gene = 0 if self.predict.get("genes") else _most_variable(new)
+        return str(new.var_names[gene]), gene, None
 
     def _spots(self, slide: Slide, known: dict[str, Any]) -> AnnData:
         """The slide with spots, and its scale."""

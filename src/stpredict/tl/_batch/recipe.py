@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from stpredict._core import keys
 from stpredict._sections.niches import Niche, is_niche, spot_key
-from stpredict.models._data.features import windows_of
+from stpredict.models._data.features import given_input, windows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,8 @@ class Features:
     """``obsm`` keys that the model reads."""
     niche: dict[str, Any] | None
     stain_norm: Literal["macenko"] | None = None
+    given: dict[str, Any] = field(default_factory=dict)
+    """Input size and normalisation that were given for the network, as `stpredict.pp.encode` takes them."""
 
     def make(self, adata: AnnData) -> None:
         """Write them into ``obsm``."""
@@ -48,7 +50,7 @@ class Features:
         tiles(adata, **self.windows)
         if self.niche:
             niches(adata, **self.niche)
-        how: dict[str, Any] = {"mpp": self.mpp, "stain_norm": self.stain_norm}
+        how: dict[str, Any] = {"mpp": self.mpp, "stain_norm": self.stain_norm, **self.given}
         encode(adata, self.encoder, key_added=self.key, niche=self.with_niche, **how, show_progress=False)
 
 
@@ -107,12 +109,13 @@ def recipe_of(
     """
     records = model.config.get("features", {})
     given: list[Encoder | None] = list(encoder) if isinstance(encoder, list | tuple) else [encoder]
-    tools = {_hash(one): one for one in given if one is not None}
+    tools = _tools(given, {})
     made = []
     for key in dict.fromkeys(map(spot_key, records)):
         own = {name: record for name, record in records.items() if spot_key(name) == key}
         first = next(iter(own.values()))
-        found = _encoder(first, tools)
+        own_input = given_input(first)
+        found = _encoder(first, _tools(given, own_input) if own_input else tools)
         if found is not None:
             made.append(_features(key, found, own))
         elif not only_stores:
@@ -138,22 +141,28 @@ def _features(key: str, encoder: Encoder, records: Mapping[str, Mapping[str, Any
         tuple(records),
         niche,
         first.get("stain_norm"),
+        given_input(first),
     )
+
+
+def _tools(encoders: Sequence[Encoder | None], how: Mapping[str, Any]) -> dict[str, Encoder]:
+    """Encoders by their hash with the input size and normalisation `how`, which only networks have."""
+    return {_hash(one, how): one for one in encoders if one is not None and not (how and one == MORPHOLOGY)}
 
 
 def _encoder(record: Mapping[str, Any], tools: Mapping[str, Encoder]) -> Encoder | None:
     """What makes features with this record."""
-    if record.get("encoder") == MORPHOLOGY and record["encoder_hash"] == _hash(MORPHOLOGY):
+    if record.get("encoder") == MORPHOLOGY and record["encoder_hash"] == _hash(MORPHOLOGY, {}):
         return MORPHOLOGY
     return tools.get(record.get("encoder_hash", ""))
 
 
-def _hash(encoder: Encoder) -> str:
+def _hash(encoder: Encoder, how: Mapping[str, Any]) -> str:
     from stpredict.pp._encoders.catalogue import build_encoder
     from stpredict.pp._encoders.modules import lent
 
     with lent(encoder):
-        code: str = build_encoder(encoder, device="cpu", precision="float32", batch_size=None, mpp=None).hash
+        code: str = build_encoder(encoder, device="cpu", precision="float32", batch_size=None, mpp=None, **how).hash
         return code
 
 

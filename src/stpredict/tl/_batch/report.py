@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from stpredict._core.files import write_text
 from stpredict._core.warning import warn
 from stpredict.models._trust.trust import EDGE, INSIDE, OUTSIDE, UNKNOWN
+from stpredict.tl._batch.thumbnails import colours_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from stpredict.tl._batch.drawn import Drawn
     from stpredict.tl._batch.job import Outcome
 
 STYLE = """
@@ -30,6 +33,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 .path, pre { font-size: .8em; color: #555; overflow-wrap: anywhere } pre { white-space: pre-wrap }
 table.facts { width: auto } table.facts td { border: 0; padding: .1em 1.5em .1em 0 }
 figcaption { font-size: .8em; color: #555 } figure { margin: 0 }
+.bar { display: inline-block; width: 12em; height: .9em; margin: 0 .4em; vertical-align: -.1em }
 th.number { white-space: nowrap } .failed { color: #b00020; font-weight: 600 } .done, .kept { color: #17692f } .warning { color: #8a5a00 }
 """
 
@@ -41,6 +45,8 @@ class Run:
     started: str
     seconds: float
     facts: Mapping[str, Any]
+    drawn: Drawn | None = None
+    """The gene of the maps and the ends of their colours, where these are the same on all slides."""
 
 
 def report_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
@@ -121,11 +127,24 @@ def _page(outcomes: Sequence[Outcome], run: Run) -> str:
             if bad
             else ""
         )
-        + "<h2>All slides</h2>\n<p>Maps run from low (violet) to high (yellow) within each slide; slides with fewer than 10 spots have none. The column training data says whether a slide is inside of what the model was trained on, at its edge or outside; do not believe predictions for slides outside.</p>\n<table><tr><th>slide</th><th></th><th>status</th><th>training data</th>"
+        + f"<h2>All slides</h2>\n<p>{_colours(run.drawn)} Slides with fewer than 10 spots have no map. The column training data says whether a slide is inside of what the model was trained on, at its edge or outside; do not believe predictions for slides outside.</p>\n<table><tr><th>slide</th><th></th><th>status</th><th>training data</th>"
         + "".join(f'<th class="number">{name}</th>' for name in ("spots", "genes", "µm/px", "seconds"))
         + "</tr>\n"
         + "\n".join(_row(one) for one in outcomes)
         + "\n</table></body></html>\n"
+    )
+
+
+def _colours(drawn: Drawn | None) -> str:
+    """What the colours of the maps mean, in HTML."""
+    if drawn is None:
+        return "Maps run from low (violet) to high (yellow) within each slide."
+    stops = ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in colours_of(np.linspace(0, 1, 9)))
+    return (
+        f"Maps show the predicted expression of {escape(drawn.gene)}, log1p of counts per 10,000, in the same colours on all "
+        f'slides: <span style="white-space: nowrap">{drawn.low:.2f}<span class="bar" style="background: '
+        f'linear-gradient(to right, {stops})"></span>{drawn.high:.2f}</span>. Of predictions for held-out '
+        "training spots, 98 % lie between these ends; what lies beyond has the colour of the end."
     )
 
 

@@ -78,7 +78,7 @@ class Results:
                 return None
             return _read_record(path)
         except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-            msg = f"{path} is no result of stpredict.tl.predict_many, and is not overwritten. Move it, or choose another out."
+            msg = f"{path} is no result of stpredict.tl.predict_many, and is not overwritten. Move it, or choose another out=."
             raise FileExistsError(msg) from error
 
     def clear_unfinished(self) -> None:
@@ -104,13 +104,11 @@ class Results:
         try:
             lock = FileLock(self.folder / LOCK).acquire(timeout=0)
         except Timeout:
-            msg = (
-                f"{self.folder} is in use by another run{_told(owner)}. Wait until it has ended, or choose another out."
-            )
+            msg = f"{self.folder} is in use by another run{_told(owner)}. Wait until it has ended, or choose another out=."
             raise FileExistsError(msg) from None
         except OSError as error:
             why = "a folder has its name" if (self.folder / LOCK).is_dir() else error.strerror
-            msg = f"The lock {self.folder / LOCK} cannot be taken ({why}). Remove it, or choose another out."
+            msg = f"The lock {self.folder / LOCK} cannot be taken ({why}). Remove it, or choose another out=."
             raise OSError(error.errno, msg) from error
         with lock:
             with suppress(OSError):  # (it only names this run to others, and may be something else, or on a full disk)

@@ -21,8 +21,11 @@ FADED = 0.75
 """Share of white in the slide under a map."""
 
 
-def picture_of(adata: AnnData, values: np.ndarray | None = None) -> bytes:
-    """JPEG of the slide that `adata` has one of; with `values` of its spots, of their map beside it. Empty without slide."""
+def picture_of(adata: AnnData, values: np.ndarray | None = None, limits: tuple[float, float] | None = None) -> bytes:
+    """JPEG of the slide that `adata` has one of; with `values` of its spots, of their map beside it. Empty without slide.
+
+    `limits` are the values at the ends of the colours; by default the map runs from one end to the other.
+    """
     library: dict[str, Any] = next(iter(adata.uns.get(keys.SPATIAL, {}).values()), {})
     if "hires" not in library.get("images", {}):
         return b""
@@ -32,7 +35,7 @@ def picture_of(adata: AnnData, values: np.ndarray | None = None) -> bytes:
         factors = library["scalefactors"]
         scale = factors["tissue_hires_scalef"] * slide.width / library["images"]["hires"].shape[1]
         diameter = 1.6 * factors.get("spot_diameter_fullres", 0) * scale  # spots of pseudo-lattices nearly touch
-        panels.append(_mapped(slide, adata.obsm[keys.SPATIAL] * scale, diameter, values))
+        panels.append(_mapped(slide, adata.obsm[keys.SPATIAL] * scale, diameter, values, limits or _own(values)))
     return _jpeg(panels)
 
 
@@ -46,13 +49,27 @@ def _shrunk(pixels: np.ndarray) -> Image:
     return image
 
 
-def _mapped(slide: Image, centres: np.ndarray, diameter: float, values: np.ndarray) -> Image:
+def colours_of(shares: np.ndarray) -> np.ndarray:
+    """Int (n, 3): red, green and blue, 0–255, of `shares` of the way from the low end of the colours, 0, to the high end, 1."""
     from matplotlib import colormaps
+
+    colours: np.ndarray = colormaps["viridis"](shares)
+    return (colours[:, :3] * 255).astype(int)
+
+
+def _own(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.nanpercentile(values, [1, 99]) if np.isfinite(values).any() else (0, 1)
+    return low, high
+
+
+def _mapped(
+    slide: Image, centres: np.ndarray, diameter: float, values: np.ndarray, limits: tuple[float, float]
+) -> Image:
     from PIL import Image, ImageDraw
 
     faded = Image.blend(slide, Image.new("RGB", slide.size, "white"), FADED)
-    low, high = np.nanpercentile(values, [1, 99]) if np.isfinite(values).any() else (0, 1)
-    colours = (colormaps["viridis"]((values - low) / max(high - low, 1e-9))[:, :3] * 255).astype(int)
+    low, high = limits
+    colours = colours_of((values - low) / max(high - low, 1e-9))
     draw, radius = ImageDraw.Draw(faded), max(diameter, 2.0) / 2
     for (x, y), colour, value in zip(centres, colours, values, strict=True):
         if np.isfinite(value):
