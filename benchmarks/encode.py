@@ -197,7 +197,7 @@ def precision() -> None:
         for name, adata in sections.items():
             train = [other for other_name, other in sections.items() if other_name != name]
             keys = [f"X_{trained}", f"X_{trained}_niche"]
-            model = st.tl.train(train, genes=st.pp.gene_panel(train, n_top=250), features=keys)
+            model = st.tl.train(train, genes=st.pp.gene_panel(train, n_top=250), features=keys, method="ridge")
             test = adata.copy()
             for key in keys:
                 test.obsm[key] = adata.obsm[key.replace(trained, tested)]

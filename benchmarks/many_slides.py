@@ -51,7 +51,7 @@ def make_slides(folder, n, side):
     train = sections[-1]
     st.pp.tiles(train)
     st.pp.encode(train, show_progress=False)
-    return st.tl.train(train, genes=list(train.var_names))
+    return st.tl.train(train, genes=list(train.var_names), method="ridge")
 
 
 def results_in(out):

@@ -92,7 +92,7 @@ def assert_same():
     return compare
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def paired():
     """Make small sections whose features, under ``X_fake`` and ``X_fake_niche``, drive their counts; no image."""
 

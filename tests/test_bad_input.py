@@ -28,7 +28,7 @@ def prepared():
     genes = list(adata.var_names[:20])
     look_alikes = st.tl.train(adata, method="knn", genes=genes)
     st.tl.retrieve(adata, look_alikes)
-    return adata, st.tl.train(adata, genes=genes), look_alikes
+    return adata, st.tl.train(adata, genes=genes, method="ridge"), look_alikes
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def functions(prepared):
         "encode": lambda a: st.pp.encode(a, show_progress=False),
         "qc": st.pp.qc,
         "gene_panel": st.pp.gene_panel,
-        "train": lambda a: st.tl.train(a, genes=["ERBB2", "COL1A1"]),
+        "train": lambda a: st.tl.train(a, genes=["ERBB2", "COL1A1"], method="ridge"),
         "predict_expression": lambda a: st.tl.predict_expression(a, model),
         "evaluate": lambda a: st.tl.evaluate(a, predicted="truth", metrics="pcc"),
         "localize_tumor": lambda a: st.tl.localize_tumor(a, markers="breast", layer=None),

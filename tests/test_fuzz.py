@@ -47,7 +47,7 @@ def files(tmp_path_factory, _simulated):
     Image.fromarray(pixels).save(root / "image/a.jpg")
     st.pp.tiles(section)
     st.pp.encode(section, show_progress=False)
-    st.tl.train(section, genes=list(section.var_names[:10])).save(root / "model/ridge")
+    st.tl.train(section, genes=list(section.var_names[:10]), method="ridge").save(root / "model/ridge")
     (root / "manifest/a.tif").touch()
     (root / "manifest/slides.csv").write_text("path,slide,mpp,patient\na.tif,one,0.5,P1\na.tif,two,,P2\n")
     section.write_h5ad(root / "store/a.h5ad")

@@ -31,7 +31,7 @@ def test_an_image_without_spots_is_predicted_as_well_as_a_measured_section(secti
     from scipy.spatial import cKDTree
 
     measured = sections["C2"]
-    model = st.tl.train([sections["C3"], sections["C4"]], genes=GENES)
+    model = st.tl.train([sections["C3"], sections["C4"]], genes=GENES, method="ridge")
     at_spots = st.tl.predict_expression(measured, model, as_anndata=True)
 
     library = next(iter(measured.uns["spatial"].values()))

@@ -126,7 +126,7 @@ def test_predictions_maps_and_files(slide, section, tmp_path, assert_same):
     for one in (train, adata):
         st.pp.tiles(one)
         st.pp.encode(one, show_progress=False)
-    model = st.tl.train(train, genes=["ERBB2", "COL1A1", "EPCAM"])
+    model = st.tl.train(train, genes=["ERBB2", "COL1A1", "EPCAM"], method="ridge")
     new = st.tl.predict_expression(adata, model, as_anndata=True)
     st.tl.predict_expression(adata, model, std=True)
     np.testing.assert_array_equal(new.layers["predicted"], adata.obsm["predicted_genes"][new.var_names])

@@ -132,7 +132,7 @@ def test_hd_as_spatialdata_gives_the_same_predictions(run, tmp_path):
     train = st.datasets.simulate()
     st.pp.tiles(train)
     st.pp.encode(train, show_progress=False)
-    model = st.tl.train(train, genes=GENES[:3])
+    model = st.tl.train(train, genes=GENES[:3], method="ridge")
     adata = st.read_visium(run.folder, image=run.slide, bin_um=8)
     sdata = visium_hd(run.folder, fullres_image_file=run.slide, load_segmentations_only=False, bin_size=[8, 16])
     assert sorted(sdata.tables) == ["square_008um", "square_016um"]

@@ -81,7 +81,7 @@ def test_the_whole_way(wsi, section, tmp_path):
         st.pp.tiles(one)
         st.pp.encode(one, show_progress=False)
     assert out.tables["grid_table"].uns["tiles"]["grid"]["mpp"] == MPP
-    model = st.tl.train(section, genes=["ERBB2", "EPCAM"])
+    model = st.tl.train(section, genes=["ERBB2", "EPCAM"], method="ridge")
     genes = st.tl.predict_expression(out, model, as_anndata=True)
     again = st.tl.predict_expression(out, model, copy=True)
     assert type(again) is type(wsi)
@@ -104,7 +104,7 @@ def test_tiles_of_lazyslide_are_spots(wsi, section):
     for one in (section, wsi):
         st.pp.tiles(one)
         st.pp.encode(one, show_progress=False)
-    model = st.tl.train(section, genes=["ERBB2", "EPCAM"])
+    model = st.tl.train(section, genes=["ERBB2", "EPCAM"], method="ridge")
     st.tl.predict_expression(wsi, model)
     table = wsi.tables["resnet_tiles"]
     assert table.obsm["predicted_genes"].shape == (len(xys), 2)

@@ -20,7 +20,7 @@ def sections(paired):
 
 @pytest.fixture
 def base(sections):
-    return st.tl.train(sections[:2], genes=GENES)
+    return st.tl.train(sections[:2], genes=GENES, method="ridge")
 
 
 @pytest.fixture

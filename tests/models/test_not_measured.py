@@ -42,9 +42,9 @@ def test_a_join_is_found_and_told_by_panel_and_training(paired):
         panel = st.pp.gene_panel(joined, exclude=())
     assert sorted(panel) == sorted(set(GENES) - {LACKING})
     with pytest.warns(StpredictWarning, match=where + r".*learned from the other sections alone"):
-        model = st.tl.train(joined, genes=GENES)
+        model = st.tl.train(joined, genes=GENES, method="ridge")
     assert model.config["not_measured"] == [["section1", [LACKING]]]
-    assert "not_measured" not in st.tl.train(joined, genes=panel).config
+    assert "not_measured" not in st.tl.train(joined, genes=panel, method="ridge").config
     st.tl.cross_validate(joined, methods=["mean"], group_key=None, genes=panel, metrics=["pcc"])
     with pytest.raises(ValueError, match=f"not all sections measure {LACKING}"):
         st.tl.cross_validate(joined, methods=["mean"], group_key=None, genes=GENES, metrics=["pcc"])
@@ -93,8 +93,8 @@ def test_the_gene_is_learned_from_the_sections_that_measure_it(paired, method):
 def test_ridge_learns_it_as_from_those_sections_alone(paired):
     train = paired(3, patients=["A", "B", "C"])
     with pytest.warns(StpredictWarning, match="not measured there"):
-        model = st.tl.train([*train[:2], zeroed(train[2])], genes=GENES)
-    alone = st.tl.train(train[:2], genes=GENES)
+        model = st.tl.train([*train[:2], zeroed(train[2])], genes=GENES, method="ridge")
+    alone = st.tl.train(train[:2], genes=GENES, method="ridge")
     column = GENES.index(LACKING)
     one, other = model.arrays["weights"][:, column], alone.arrays["weights"][:, column]
     assert np.corrcoef(one, other)[0, 1] > 0.98
@@ -105,7 +105,7 @@ def test_ridge_learns_it_as_from_those_sections_alone(paired):
 def test_a_gene_that_one_of_two_sections_measures_has_the_error_of_no_knowledge(paired):
     first, second = paired(2)
     with pytest.warns(StpredictWarning, match="not measured there"):
-        model = st.tl.train([first, zeroed(second)], genes=GENES)
+        model = st.tl.train([first, zeroed(second)], genes=GENES, method="ridge")
     (section,) = open_sections(first)
     np.testing.assert_allclose(
         model.arrays["residual_sd"][GENES.index(LACKING)], section.log_expression([LACKING]).std(), rtol=1e-3
@@ -128,7 +128,7 @@ def test_nothing_is_told_of_whole_sections(paired):
         adata.obs["total_counts"] = adata.X.sum(axis=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error", StpredictWarning)
-        st.tl.train(sections, genes=GENES)
+        st.tl.train(sections, genes=GENES, method="ridge")
         st.pp.gene_panel(sections)
 
 

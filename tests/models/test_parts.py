@@ -56,7 +56,7 @@ def test_parts_hold_a_bounded_number_of_values():
 def adapted(paired):
     train, new = paired(2)
     new.obs["measured"] = np.arange(new.n_obs) % 9 == 0
-    return st.tl.adapt(new, st.tl.train(train, genes=GENES), measured="measured"), new
+    return st.tl.adapt(new, st.tl.train(train, genes=GENES, method="ridge"), measured="measured"), new
 
 
 def check(model, adata, genes=None):
@@ -102,7 +102,7 @@ def test_a_method_that_needs_all_spots_at_once_gives_one_part(paired):
 
 def test_unfit_features_are_refused_before_the_first_part(paired):
     train, new = paired(2)
-    model = st.tl.train(train, genes=GENES)
+    model = st.tl.train(train, genes=GENES, method="ridge")
     new.uns["X_fake"]["encoder_hash"] = "beef"
     with pytest.raises(ValueError, match="encoder_hash=beef"):
         model.predict_parts(open_sections(new)[0])
@@ -111,7 +111,7 @@ def test_unfit_features_are_refused_before_the_first_part(paired):
 def test_features_are_standardised_over_the_whole_section(paired):
     """A part of which all spots look alike is not taken for a section without contrast."""
     train, new = paired(2)
-    model = st.tl.train(train, genes=GENES)
+    model = st.tl.train(train, genes=GENES, method="ridge")
     order = np.argsort(new.obsm["X_fake"][:, 0])
     sorted_new = new[order].copy()
     (section,) = open_sections(new)

@@ -13,7 +13,7 @@ from stpredict.models._base import files
 
 @pytest.fixture
 def saved(paired, tmp_path):
-    model = st.tl.train(paired(3), genes=["GENE1", "GENE4"])
+    model = st.tl.train(paired(3), genes=["GENE1", "GENE4"], method="ridge")
     model.save(tmp_path / "model")
     return tmp_path / "model"
 
@@ -56,7 +56,7 @@ def test_large_models_are_mapped_and_are_the_same(paired, tmp_path, monkeypatch)
 
 def test_identity_tells_models_apart(paired):
     sections = paired(3)
-    first, same, other = (st.tl.train(sections, genes=g) for g in (["GENE1"], ["GENE1"], ["GENE2"]))
+    first, same, other = (st.tl.train(sections, genes=g, method="ridge") for g in (["GENE1"], ["GENE1"], ["GENE2"]))
     assert files.identity(first) == files.identity(same)
     assert files.identity(first) != files.identity(other)
 

@@ -85,7 +85,7 @@ def test_wrong_input_is_refused(prepared, model):
         st.pl.attention(prepared, model, n=0)
     with pytest.raises(ValueError, match="panel"):
         st.pl.attention(prepared, model, n=2, ax=plt.subplots(1, 2)[1])
-    ridge = st.tl.train(prepared, genes=["ERBB2", "COL1A1"])
+    ridge = st.tl.train(prepared, genes=["ERBB2", "COL1A1"], method="ridge")
     with pytest.raises(TypeError, match=r"'ridge' does not look at nuclei.*nuclei=True"):
         st.pl.attention(prepared, ridge)
     bare = prepared.copy()

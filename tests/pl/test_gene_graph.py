@@ -111,6 +111,6 @@ def test_wrong_input_is_refused(prepared, model):
         st.pl.gene_graph(prepared, model, ["ERBB2", "NOSUCHGENE"])
     with pytest.raises(ValueError, match="n_neighbors must be at least 1"):
         st.pl.gene_graph(prepared, model, "ERBB2", n_neighbors=0)
-    ridge = st.tl.train(prepared, genes=["ERBB2", "COL1A1"])
+    ridge = st.tl.train(prepared, genes=["ERBB2", "COL1A1"], method="ridge")
     with pytest.raises(TypeError, match=r"'ridge' has no gene graph.*gene_neighbours=8"):
         st.pl.gene_graph(prepared, ridge, "ERBB2")

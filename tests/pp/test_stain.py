@@ -62,8 +62,8 @@ def test_it_is_recorded_and_models_refuse_the_other(section, two_sections, tmp_p
     with pytest.raises(
         ValueError, match=r"stains normalised by 'macenko', where the model was trained on stains as they are"
     ):
-        st.tl.predict_expression(alike, st.tl.train(plain, genes=genes))
-    model = st.tl.train(alike, genes=genes)
+        st.tl.predict_expression(alike, st.tl.train(plain, genes=genes, method="ridge"))
+    model = st.tl.train(alike, genes=genes, method="ridge")
     with pytest.raises(ValueError, match=r"pp\.encode\(adata, 'morphology', mpp=2, stain_norm='macenko'\)"):
         st.tl.predict_expression(plain, model)
     st.pp.encode(plain, "morphology", mpp=2, stain_norm="macenko", show_progress=False)
@@ -78,7 +78,7 @@ def test_many_slides_are_encoded_as_the_model_says(section, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", slide, photometric="rgb", resolution=(1e4, 1e4), resolutionunit="CENTIMETER")
     st.pp.tiles(section)
     st.pp.encode(section, stain_norm="macenko", show_progress=False)
-    st.tl.train(section, genes=["ERBB2", "COL1A1"]).save(tmp_path / "model")
+    st.tl.train(section, genes=["ERBB2", "COL1A1"], method="ridge").save(tmp_path / "model")
     report = st.tl.predict_many(
         [tmp_path / "a.tif"], tmp_path / "model", tmp_path / "out", pitch_um=300, show_progress=False
     )

@@ -70,15 +70,19 @@ def test_the_tiles_are_laid_anew_by_one_width(sections):
 
 
 def test_widths_are_chosen_by_what_is_held_out(sections):
-    model = st.tl.train(sections, genes=list(sections[0].var_names[:50]))
+    model = st.tl.train(sections, genes=list(sections[0].var_names[:50]), method="ridge")
     note = model.history.notes[-1]
     narrow = st.tl.train(
-        sections, genes=list(sections[0].var_names[:50]), features=["X_morphology", "X_morphology_niche"]
+        sections,
+        genes=list(sections[0].var_names[:50]),
+        features=["X_morphology", "X_morphology_niche"],
+        method="ridge",
     )
     wide = st.tl.train(
         sections,
         genes=list(sections[0].var_names[:50]),
         features=[k for k in sorted(sections[0].obsm) if k.startswith("X_")],
+        method="ridge",
     )
     better = max(narrow, wide, key=lambda one: max(one.history.values["inner_pcc"]))
     assert list(model.config["features"]) == list(better.config["features"])
@@ -88,7 +92,7 @@ def test_widths_are_chosen_by_what_is_held_out(sections):
 
 
 def test_one_section_cannot_tell_so_the_niche_is_taken(sections):
-    model = st.tl.train(sections[:1], genes=list(sections[0].var_names[:50]))
+    model = st.tl.train(sections[:1], genes=list(sections[0].var_names[:50]), method="ridge")
     assert list(model.config["features"]) == ["X_morphology", "X_morphology_niche"]
     assert "one section" in model.history.notes[-1]
 
@@ -105,7 +109,7 @@ def test_networks_learn_from_all_widths(sections, method):
 
 def test_a_new_slide_gets_the_widths_of_training_by_following_the_message(sections):
     keys = [key for key in sorted(sections[0].obsm) if key.startswith("X_")]
-    model = st.tl.train(sections, genes=list(sections[0].var_names[:20]), features=keys)
+    model = st.tl.train(sections, genes=list(sections[0].var_names[:20]), features=keys, method="ridge")
     new = st.datasets.simulate(seed=7)
     st.pp.tiles(new, niche_um=(300, 400))
     st.pp.encode(new, show_progress=False)
@@ -125,7 +129,7 @@ def test_a_new_slide_gets_the_widths_of_training_by_following_the_message(sectio
 
 def test_predict_many_makes_all_widths(sections, tmp_path):
     keys = [key for key in sorted(sections[0].obsm) if key.startswith("X_")]
-    model = st.tl.train(sections, genes=list(sections[0].var_names[:20]), features=keys)
+    model = st.tl.train(sections, genes=list(sections[0].var_names[:20]), features=keys, method="ridge")
     new = st.datasets.simulate(seed=7)
     recipe = st.tl._batch.recipe.recipe_of(model, None, only_stores=False)
     recipe.apply(new)

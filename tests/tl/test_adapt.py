@@ -23,12 +23,12 @@ def simulated():
         st.pp.encode(adata, show_progress=False)
     *train, new = sections
     new.obs["measured"] = np.random.default_rng(0).random(new.n_obs) < 0.1
-    return st.tl.train(train, genes=train[0].var_names), new
+    return st.tl.train(train, genes=train[0].var_names, method="ridge"), new
 
 
 @pytest.fixture
 def base(paired):
-    return st.tl.train(paired(2), genes=GENES)
+    return st.tl.train(paired(2), genes=GENES, method="ridge")
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_counts_of_other_spots_are_never_looked_at(base, new, assert_same):
 def test_whole_sections_of_a_cohort_mend_the_next_one(paired):
     """Counts of another cohort are off by a factor for every gene, and follow features in another way."""
     train, cohort = paired(2, effect=0.3), paired(4, seed=7)
-    base = st.tl.train(train, genes=GENES)
+    base = st.tl.train(train, genes=GENES, method="ridge")
     *few, new = cohort
     truth = open_sections(new)[0].log_expression(GENES)
     model = st.tl.adapt(few, base)
@@ -176,7 +176,7 @@ def test_zeros_where_little_was_expected_are_measured(base, new):
 def test_nothing_to_correct_is_not_corrected(paired):
     """Where images show all there is, adapting to a tenth costs nothing."""
     train, new = paired(5, effect=0.6, depth=40_000)[:4], paired(5, effect=0.6, depth=40_000)[4]
-    base = st.tl.train(train, genes=GENES)
+    base = st.tl.train(train, genes=GENES, method="ridge")
     new.obs["measured"] = np.arange(new.n_obs) % 10 == 0
     section = open_sections(new)[0]
     truth, other = section.log_expression(GENES), ~new.obs["measured"].to_numpy()
@@ -311,7 +311,7 @@ def test_real_a_fifth_of_a_section(real):
     for adata in (*train, new):
         st.pp.tiles(adata)
         st.pp.encode(adata, show_progress=False)
-    base = st.tl.train(train)
+    base = st.tl.train(train, method="ridge")
     st.tl.predict_expression(new, base)
     gained = []
     for draw in range(2):

@@ -147,7 +147,7 @@ def test_intervals_are_judged_where_there_are_any(paired):
 def test_what_a_prediction_says_of_itself_is_scored(paired):
     train, new = paired(2)
     genes = list(train.var_names)
-    st.tl.predict_expression(new, st.tl.train(train, genes=genes), interval=0.8)
+    st.tl.predict_expression(new, st.tl.train(train, genes=genes, method="ridge"), interval=0.8)
     said = new.var["predicted_reliability"].to_numpy(float)
     table = st.tl.evaluate(new).set_index(["metric", "gene"])["value"]
     np.testing.assert_array_equal(table["stated_pcc"][genes], said)
@@ -175,7 +175,7 @@ def test_predictions_that_say_nothing_of_themselves_have_no_such_scores(paired, 
 
 def test_the_excess_is_positive_where_too_much_is_promised(paired):
     train, new = paired(2)
-    st.tl.predict_expression(new, st.tl.train(train, genes=list(train.var_names)))
+    st.tl.predict_expression(new, st.tl.train(train, genes=list(train.var_names), method="ridge"))
     fair = st.tl.evaluate(new, metrics="stated_excess")["value"].item()
     new.var["predicted_reliability"] += 0.3
     assert st.tl.evaluate(new, metrics="stated_excess")["value"].item() == pytest.approx(fair + 0.3, abs=1e-5)

@@ -76,7 +76,7 @@ def test_genes_by_any_name_are_the_same_to_all(paired):
     """HER2 is an alias, ENSG00000119888 the id of EPCAM."""
     known = {"GENE0": "ERBB2", "GENE1": "EPCAM", "GENE5": "KRT8"}
     train = [renamed(adata, **known) for adata in paired(2)]
-    base = st.tl.train(train, genes=["ERBB2", "EPCAM", "KRT8"])
+    base = st.tl.train(train, genes=["ERBB2", "EPCAM", "KRT8"], method="ridge")
     new = renamed(paired(3)[2], **known)
     asked = ["HER2", "ENSG00000119888"]
     right = st.tl.adapt(new, base, genes=["ERBB2", "EPCAM"])
@@ -90,7 +90,7 @@ def test_genes_by_any_name_are_the_same_to_all(paired):
 
 def test_a_gene_that_sections_call_otherwise_is_corrected_as_measured(paired):
     known = {"GENE0": "ERBB2", "GENE5": "KRT8"}
-    base = st.tl.train([renamed(adata, **known) for adata in paired(2)], genes=["ERBB2", "KRT8"])
+    base = st.tl.train([renamed(adata, **known) for adata in paired(2)], genes=["ERBB2", "KRT8"], method="ridge")
     same, other = renamed(paired(3)[2], **known), renamed(paired(3)[2], GENE0="HER2", GENE5="KRT8")
     other.obs["total_counts"] = other.X.sum(axis=1)  # (else the few genes are told of)
     right = st.tl.adapt(same, base)

@@ -16,7 +16,7 @@ GENES = ["GENE0", "GENE5", "GENE9"]
 
 @pytest.fixture
 def model(paired):
-    return st.tl.train(paired(3), genes=GENES)
+    return st.tl.train(paired(3), genes=GENES, method="ridge")
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_each_section_of_one_anndata_is_predicted_on_its_own(paired, model):
 def test_aliases_and_ensembl_ids_are_resolved(paired):
     train, new = paired(2)
     train.var_names = ["ERBB2", "EPCAM", *train.var_names[2:]]
-    model = st.tl.train(train, genes=["ERBB2", "EPCAM"])
+    model = st.tl.train(train, genes=["ERBB2", "EPCAM"], method="ridge")
     new.var_names = ["ENSG00000141736", "TACSTD1", *new.var_names[2:]]
     st.tl.predict_expression(new, model)
     assert new.var["predicted"].tolist() == [True, True] + [False] * 13
@@ -274,7 +274,7 @@ def test_a_model_of_one_species_refuses_the_other_unless_symbols_are_taken_for_e
     train, new = two_sections
     for adata in two_sections:
         adata.obsm["X_f"] = np.random.default_rng(0).normal(size=(adata.n_obs, 4)).astype(np.float32)
-    model = st.tl.train(train, genes=["ERBB2", "KRT8"], features="X_f")
+    model = st.tl.train(train, genes=["ERBB2", "KRT8"], features="X_f", method="ridge")
     right = st.tl.predict_expression(new, model, as_anndata=True)
     new.var_names = [name.capitalize() for name in new.var_names]
     before = list(new.layers), list(new.uns)
@@ -290,7 +290,7 @@ def test_a_model_may_be_given_by_its_path_and_features_must_be_there(two_section
     train, new = two_sections
     for adata in two_sections:
         adata.obsm["X_f"] = np.random.default_rng(0).normal(size=(adata.n_obs, 4)).astype(np.float32)
-    model = st.tl.train(train, genes=["ERBB2", "KRT8"], features="X_f")
+    model = st.tl.train(train, genes=["ERBB2", "KRT8"], features="X_f", method="ridge")
     model.save(tmp_path / "model")
     right = st.tl.predict_expression(new, model, as_anndata=True)
     np.testing.assert_array_equal(st.tl.predict_expression(new, tmp_path / "model", as_anndata=True).X, right.X)

@@ -39,7 +39,7 @@ def model(_simulated):
     section = _simulated[1].copy()
     st.pp.tiles(section)
     st.pp.encode(section, show_progress=False)
-    return st.tl.train(section, genes=GENES)
+    return st.tl.train(section, genes=GENES, method="ridge")
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_features_are_made_as_in_training(slides, out, two_sections):
     st.pp.niches(train, members="ring", rings=1)
     st.pp.encode(train)
     st.pp.encode(train, network, key_added="X_tiny", niche=False, mpp=1.5)
-    model = st.tl.train(train, genes=GENES)
+    model = st.tl.train(train, genes=GENES, method="ridge")
     with pytest.raises(ValueError, match=r"features of the encoder 'Sequential'. Pass encoder="):
         st.tl.predict_many(slides, model, out)
     other = nn.Sequential(nn.Conv2d(3, 4, 16, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -317,7 +317,7 @@ def test_networks_get_the_input_that_was_given_in_training(slides, out, two_sect
     train = anndata.read_h5ad(tmp_path / "train.h5ad")
     assert train.uns["X_own"]["input_size"] == 32
     assert train.uns["X_own"]["mean"].tolist() == [0.7, 0.5, 0.6]
-    st.tl.train(train, genes=GENES).save(tmp_path / "model")
+    st.tl.train(train, genes=GENES, method="ridge").save(tmp_path / "model")
     report = st.tl.predict_many([slides / "a.tif"], tmp_path / "model", out, encoder=["morphology", network])
     assert report["status"].tolist() == ["done"], report["error"].tolist()
     slide = st.io.grid(st.read_wsi(slides / "a.tif"))

@@ -22,7 +22,7 @@ GENES = ["GENE0", "GENE5", "GENE9"]
 
 @pytest.fixture
 def model(paired):
-    return st.tl.train(paired(3), genes=GENES)
+    return st.tl.train(paired(3), genes=GENES, method="ridge")
 
 
 @pytest.fixture

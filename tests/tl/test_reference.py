@@ -61,7 +61,7 @@ def test_it_is_stored_read_and_the_same_again(paired, tmp_path, method):
 
 
 def test_without_reference_nothing_of_it_is_in_a_model(paired):
-    model = st.tl.train(paired(2), genes=GENES)
+    model = st.tl.train(paired(2), genes=GENES, method="ridge")
     learned = {name for name in model.arrays if not name.startswith(("domain_", "held_out_"))}
     assert learned == {"weights", "intercept", "residual_sd"}
     assert "reference" not in model.config
@@ -72,7 +72,7 @@ def test_a_damaged_structure_is_refused(paired, tmp_path):
     from stpredict.models._base import files
 
     *train, other = paired(3)
-    model = st.tl.train(train, genes=GENES, reference=without_image(other))
+    model = st.tl.train(train, genes=GENES, reference=without_image(other), method="ridge")
     for name in ("reference_axes", "reference_scale"):
         arrays = {key: values for key, values in model.arrays.items() if key != name}
         files.write(tmp_path / name, files.Stored(model.method, model.genes, model.config, arrays))
@@ -82,7 +82,7 @@ def test_a_damaged_structure_is_refused(paired, tmp_path):
 
 def test_a_subset_of_genes_is_predicted_as_among_all(paired):
     *train, new, other = paired(4)
-    model = st.tl.train(train, genes=GENES, reference=without_image(other))
+    model = st.tl.train(train, genes=GENES, reference=without_image(other), method="ridge")
     section = open_sections(new)[0]
     everything, some = model.predict(section), model.predict(section, ["GENE9", "NEW", "GENE2"])
     np.testing.assert_array_equal(some.mean[:, [0, 2]], everything.mean[:, [9, 2]])
@@ -91,7 +91,7 @@ def test_a_subset_of_genes_is_predicted_as_among_all(paired):
 
 def test_the_error_is_that_of_corrected_predictions(paired):
     *train, new, other = paired(6, side=5, depth=500)
-    model = st.tl.train(train, genes=GENES, reference=without_image(other))
+    model = st.tl.train(train, genes=GENES, reference=without_image(other), method="ridge")
     measured = open_sections(new)[0].log_expression(GENES)
     error = np.sqrt(np.square(predicted(model, new).mean - measured).mean(axis=0))
     assert model.arrays["residual_sd"].mean() == pytest.approx(error.mean(), rel=0.3)
@@ -102,7 +102,7 @@ def test_references_are_left_alone_and_may_lack_genes(paired, assert_same):
     references = [without_image(one)[:, 3:].copy(), without_image(other)[:, 2:].copy()]
     before = [adata.copy() for adata in references]
     with pytest.warns(UserWarning, match="2 of the model's 15 genes are not measured"):
-        model = st.tl.train(train, genes=GENES, reference=references)
+        model = st.tl.train(train, genes=GENES, reference=references, method="ridge")
     for adata, copy in zip(references, before, strict=True):
         assert_same(adata, copy)
     assert model.config["reference"]["n_genes"] == 13
@@ -113,8 +113,8 @@ def test_sections_in_one_object_are_studies(paired):
 
     *train, one, other = paired(4)
     together = anndata.concat([without_image(one), without_image(other)], keys=["one", "other"], label="library_id")
-    apart = st.tl.train(train, genes=GENES, reference=[one, other])
-    joined = st.tl.train(train, genes=GENES, reference=together)
+    apart = st.tl.train(train, genes=GENES, reference=[one, other], method="ridge")
+    joined = st.tl.train(train, genes=GENES, reference=together, method="ridge")
     assert joined.config["reference"]["n_studies"] == 2
     np.testing.assert_allclose(joined.arrays["reference_variances"], apart.arrays["reference_variances"], rtol=1e-5)
 
@@ -123,13 +123,13 @@ def test_bad_references_are_refused_before_training(paired, assert_same):
     train = paired(2)
     before = train[0].copy()
     with pytest.raises(ValueError, match="reference is empty; pass objects with raw counts, or leave it out"):
-        st.tl.train(train, genes=GENES, reference=[])
+        st.tl.train(train, genes=GENES, reference=[], method="ridge")
     with pytest.raises(TypeError, match="Expected an AnnData or a SpatialData, got str"):
-        st.tl.train(train, genes=GENES, reference="atlas.h5ad")
+        st.tl.train(train, genes=GENES, reference="atlas.h5ad", method="ridge")
     logged = without_image(paired(3)[2])
     logged.X = np.log1p(logged.X)
     with pytest.raises(ValueError, match=r"reference\[0\]: X holds fractional values"):
-        st.tl.train(train, genes=GENES, reference=logged)
+        st.tl.train(train, genes=GENES, reference=logged, method="ridge")
     assert_same(train[0], before)
 
 
@@ -148,7 +148,7 @@ def test_other_patients_without_images_help_on_an_unseen_patient(real):
     panels = {name: [gene for gene in panel if gene in new.var_names] for name, panel in panels.items()}
     scores = {}
     for word, given in (("plain", None), ("helped", references)):
-        st.tl.predict_expression(new, st.tl.train(train, genes=top, reference=given))
+        st.tl.predict_expression(new, st.tl.train(train, genes=top, reference=given, method="ridge"))
         scores[word] = st.tl.evaluate(new, panels=panels, metrics=["pcc"]).groupby("panel")["value"].mean()
     assert scores["helped"]["HEG"] > max(0.19, scores["plain"]["HEG"] + 0.06)
     assert scores["helped"]["HVG"] > max(0.25, scores["plain"]["HVG"] + 0.02)

@@ -114,7 +114,7 @@ def test_bad_input_changes_nothing(model, new, assert_same, change, options, mes
 
 def test_a_model_without_a_bank_names_those_with_one(train, new):
     with pytest.raises(TypeError, match=r"'ridge' keeps no reference spots.*'knn'"):
-        st.tl.retrieve(new, st.tl.train(train, genes=["GENE0"]))
+        st.tl.retrieve(new, st.tl.train(train, genes=["GENE0"], method="ridge"))
 
 
 def test_spatialdata_in_place(train, model, new):

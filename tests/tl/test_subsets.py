@@ -34,7 +34,7 @@ def encoded(_encoded):
 
 @pytest.fixture(scope="module")
 def ridge(_encoded):
-    return st.tl.train(_encoded[0], genes=GENES)
+    return st.tl.train(_encoded[0], genes=GENES, method="ridge")
 
 
 def tumour(adata):

@@ -11,7 +11,7 @@ GENES = ["GENE0", "GENE5", "GENE9"]
 def test_training_leaves_sections_as_they_are(paired, assert_same):
     sections = paired(3)
     before = [adata.copy() for adata in sections]
-    model = st.tl.train(sections, genes=GENES)
+    model = st.tl.train(sections, genes=GENES, method="ridge")
     for adata, copy in zip(sections, before, strict=True):
         assert_same(adata, copy)
     assert model.genes == GENES
@@ -22,22 +22,22 @@ def test_training_leaves_sections_as_they_are(paired, assert_same):
 
 def test_genes_default_to_the_panel_of_the_training_sections(paired):
     sections = paired(2)
-    assert st.tl.train(sections).genes == st.pp.gene_panel(sections, n_top=1000)
+    assert st.tl.train(sections, method="ridge").genes == st.pp.gene_panel(sections, n_top=1000)
 
 
 def test_inner_folds_hold_out_patients_and_without_them_sections(paired):
     sections = paired(6, patients=["A", "A", "B", "B", "C", "C"])
-    assert st.tl.train(sections, genes=GENES).history.notes[0] == "inner folds hold out groups (3)"
+    assert st.tl.train(sections, genes=GENES, method="ridge").history.notes[0] == "inner folds hold out groups (3)"
     for adata in sections:
         del adata.obs["patient"]
-    assert st.tl.train(sections, genes=GENES).history.notes[0] == "inner folds hold out groups (6)"
+    assert st.tl.train(sections, genes=GENES, method="ridge").history.notes[0] == "inner folds hold out groups (6)"
     sections[0].obs["patient"] = "A"
     with pytest.raises(KeyError, match=r"Section 'section1' has no obs\['patient'\]"):
-        st.tl.train(sections, genes=GENES)
+        st.tl.train(sections, genes=GENES, method="ridge")
 
 
 def test_history_tells_what_was_tried(paired):
-    model = st.tl.train(paired(3), genes=GENES)
+    model = st.tl.train(paired(3), genes=GENES, method="ridge")
     values = model.history.values
     assert len(values["inner_pcc"]) == len(values["alpha"])
     assert model.config["alpha"] == values["alpha"][int(np.argmax(values["inner_pcc"]))]
@@ -49,7 +49,7 @@ def test_shallow_spots_are_not_learned_from(paired):
     model = st.tl.train(sections, method="knn", genes=GENES)
     assert len(model.arrays["bank"]) == 2 * 81 - 30
     with pytest.raises(ValueError, match=r"Only 0 spots have min_counts=1000000 counts.*Lower min_counts"):
-        st.tl.train(sections, genes=GENES, min_counts=1_000_000)
+        st.tl.train(sections, genes=GENES, min_counts=1_000_000, method="ridge")
 
 
 def test_several_sections_in_one_anndata_are_the_same_as_a_list(paired):
@@ -60,13 +60,13 @@ def test_several_sections_in_one_anndata_are_the_same_as_a_list(paired):
         adata.obs["library_id"] = next(iter(adata.uns["spatial"]))
     together = anndata.concat(sections, merge="same", uns_merge="first")
     together.uns["spatial"] = {k: v for adata in sections for k, v in adata.uns["spatial"].items()}
-    apart = st.tl.train(sections, genes=GENES)
-    joined = st.tl.train(together, genes=GENES)
+    apart = st.tl.train(sections, genes=GENES, method="ridge")
+    joined = st.tl.train(together, genes=GENES, method="ridge")
     np.testing.assert_allclose(joined.arrays["weights"], apart.arrays["weights"], atol=1e-6)
 
 
 def test_features_of_choice(paired):
-    model = st.tl.train(paired(2), genes=GENES, features="X_fake")
+    model = st.tl.train(paired(2), genes=GENES, features="X_fake", method="ridge")
     assert list(model.config["features"]) == ["X_fake"]
     assert model.config["n_design"] == 4
 
@@ -125,7 +125,7 @@ def test_bad_sections_are_refused(paired, damage, error, message, assert_same):
     damage(sections[1])
     before = sections[1].copy()
     with pytest.raises(error, match=message):
-        st.tl.train(sections, genes=GENES)
+        st.tl.train(sections, genes=GENES, method="ridge")
     assert_same(sections[1], before)
 
 
@@ -150,23 +150,23 @@ def test_bad_arguments_are_refused(paired, kwargs, message):
 def test_zero_spots_and_one_spot_are_refused(paired, n, message):
     first, second = paired(2)
     with pytest.raises(ValueError, match=f"'section1' {message}; at least 2 are needed"):
-        st.tl.train([first, second[:n].copy()], genes=GENES)
+        st.tl.train([first, second[:n].copy()], genes=GENES, method="ridge")
 
 
 def test_nothing_and_other_things_are_refused():
     with pytest.raises(ValueError, match="No sections given"):
-        st.tl.train([])
+        st.tl.train([], method="ridge")
     with pytest.raises(TypeError, match="Expected an AnnData or a SpatialData, got int"):
-        st.tl.train(2)
+        st.tl.train(2, method="ridge")
     with pytest.raises(TypeError, match=r"cannot stream sections from disk: .*anndata\.read_h5ad"):
-        st.tl.train("C2.h5ad")
+        st.tl.train("C2.h5ad", method="ridge")
 
 
 def test_other_names_of_a_gene_are_pointed_out(paired):
     adata = paired()
     adata.var_names = ["ENSG00000141736", *adata.var_names[1:]]
     with pytest.raises(ValueError, match=r"names some of them differently \(ENSG00000141736 for ERBB2\)"):
-        st.tl.train(adata, genes=["ERBB2"])
+        st.tl.train(adata, genes=["ERBB2"], method="ridge")
 
 
 def test_simulated_tissue_is_learned_by_image_and_not_by_chance(two_sections):
@@ -175,7 +175,7 @@ def test_simulated_tissue_is_learned_by_image_and_not_by_chance(two_sections):
     for adata in two_sections:
         st.pp.tiles(adata)
         st.pp.encode(adata, show_progress=False)
-    model = st.tl.train(train)
+    model = st.tl.train(train, method="ridge")
     st.tl.predict_expression(new, model)
     driven = {"tumor": ["ERBB2", "FASN", "EPCAM", "KRT8"], "stroma": ["COL1A1", "DCN", "SPARC", "LUM"]}
     pcc = st.tl.evaluate(new, panels=driven, metrics="pcc")["value"].mean()
@@ -196,7 +196,7 @@ def test_real_tissue_of_a_known_patient_is_predicted(real):
         st.pp.tiles(adata)
         st.pp.encode(adata, show_progress=False)
     markers = ["ERBB2", "FASN", "COL1A1", "CD74", "HLA-DRA", "FN1", "KRT8", "B2M"]
-    model = st.tl.train(train, genes=markers)
+    model = st.tl.train(train, genes=markers, method="ridge")
     st.tl.predict_expression(new, model)
     table = st.tl.evaluate(new, metrics=["pcc", "ceiling"]).groupby("metric")["value"].mean()
     assert 0.3 < table["pcc"] < table["ceiling"] < 0.95

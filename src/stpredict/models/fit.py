@@ -42,7 +42,7 @@ def fit(
     sections: Data | Sequence[Data] | str | Path | Sequence[str | Path],
     *,
     reference: Data | Sequence[Data] | None = None,
-    method: str = "ridge",
+    method: str = "consensus",
     genes: Iterable[str] | None = None,
     features: str | Sequence[str] | None = None,
     group_key: str | None = GROUP_KEY,

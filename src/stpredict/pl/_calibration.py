@@ -96,7 +96,7 @@ def calibration(
     >>> for adata in (train, new):
     ...     st.pp.tiles(adata)
     ...     st.pp.encode(adata, show_progress=False)
-    >>> model = st.tl.train(train, genes=["ERBB2", "COL1A1"])
+    >>> model = st.tl.train(train, genes=["ERBB2", "COL1A1"], method="ridge")
     >>> st.tl.predict_expression(new, model, std=True)
     >>> axes = st.pl.calibration(new, show=False)
     >>> [ax.get_xlabel() for ax in axes]

@@ -99,7 +99,7 @@ def trust(
     >>> for adata in (train, new):
     ...     st.pp.tiles(adata)
     ...     st.pp.encode(adata, show_progress=False)
-    >>> model = st.tl.train(train, genes=["ERBB2", "COL1A1"])
+    >>> model = st.tl.train(train, genes=["ERBB2", "COL1A1"], method="ridge")
     >>> st.tl.predict_expression(new, model)
     >>> axes = st.pl.trust(new, show=False)
     >>> axes[2].get_ylabel()

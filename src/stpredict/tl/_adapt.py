@@ -104,7 +104,7 @@ def adapt(
     >>> for adata in (train, new):
     ...     st.pp.tiles(adata)
     ...     st.pp.encode(adata, show_progress=False)
-    >>> model = st.tl.train(train, genes=["ERBB2", "KRT8", "COL1A1"])
+    >>> model = st.tl.train(train, genes=["ERBB2", "KRT8", "COL1A1"], method="ridge")
     >>> new.obs["measured"] = np.random.default_rng(0).random(new.n_obs) < 0.1
     >>> adapted = st.tl.adapt(new, model, measured="measured")
     >>> st.tl.predict_expression(new, adapted)

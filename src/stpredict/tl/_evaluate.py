@@ -89,7 +89,7 @@ def evaluate(
     >>> for adata in (train, new):
     ...     st.pp.tiles(adata)
     ...     st.pp.encode(adata, show_progress=False)
-    >>> model = st.tl.train(train, genes=["ERBB2", "COL1A1"])
+    >>> model = st.tl.train(train, genes=["ERBB2", "COL1A1"], method="ridge")
     >>> st.tl.predict_expression(new, model)
     >>> scores = st.tl.evaluate(new, metrics=["pcc", "ceiling"])
     >>> scores["metric"].value_counts().to_dict()

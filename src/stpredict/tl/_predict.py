@@ -145,7 +145,7 @@ def predict_expression(
     >>> for adata in (train, new):
     ...     st.pp.tiles(adata)
     ...     st.pp.encode(adata, show_progress=False)
-    >>> model = st.tl.train(train, genes=["ERBB2", "COL1A1"])
+    >>> model = st.tl.train(train, genes=["ERBB2", "COL1A1"], method="ridge")
     >>> st.tl.predict_expression(new, model)
     >>> int(new.var["predicted"].sum()), new.layers["predicted"].shape == new.shape
     (2, True)

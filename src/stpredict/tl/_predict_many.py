@@ -132,7 +132,7 @@ def predict_many(
     ... )
     >>> st.pp.tiles(section)
     >>> st.pp.encode(section, show_progress=False)
-    >>> model = st.tl.train(section, genes=["ERBB2", "COL1A1"])
+    >>> model = st.tl.train(section, genes=["ERBB2", "COL1A1"], method="ridge")
     >>> report = st.tl.predict_many(folder, model, f"{folder}/predicted", pitch_um=200, show_progress=False)
     >>> report[["slide", "status", "genes"]].values.tolist()
     [['a', 'done', 2]]

@@ -20,7 +20,7 @@ def train(
     sections: Data | Sequence[Data] | str | Path | Sequence[str | Path],
     *,
     reference: Data | Sequence[Data] | None = None,
-    method: str = "ridge",
+    method: str = "consensus",
     genes: Iterable[str] | None = None,
     features: str | Sequence[str] | None = None,
     group_key: str | None = "patient",
@@ -53,6 +53,8 @@ def train(
         co-expression: all genes that they measure can then be predicted. Never pass counts of a patient on whom the
         model will be tested.
     method
+        ``"consensus"``, the default: ridge, knn and CMRCNet, each with spot and niche and once more with all niche widths,
+        added with weights that are learned on held-out spots; see `stpredict.models.consensus.Consensus`. Or one method:
         ``"mean"`` (training mean), ``"density"`` (what cell density alone tells), ``"ridge"`` (linear), ``"knn"``
         (retrieval of look-alike spots), ``"mixture"`` (half of ridge, half of knn), ``"cmrcnet"`` (contrastive alignment
         of image and expression, with cross-modal mask reconstruction [1]_; prediction by retrieval in the joint space),
@@ -68,8 +70,8 @@ def train(
         the union is taken.
     features
         ``obsm`` keys to learn from; by default everything that `stpredict.pp.encode` left, spot and niche. Where niches have
-        several widths, the model is trained with the niche alone and with all, and the one kept that predicts inner
-        held-out spots better; of a single section, the one with the niche alone.
+        several widths, ``"consensus"`` has parts for both; another method is trained with the niche alone and with all, and
+        the one kept that predicts inner held-out spots better; of a single section, the one with the niche alone.
     group_key
         Column of ``obs`` that names each section's patient. With None, and where no section has
         ``obs["patient"]``, every section counts as a patient of its own in the inner folds; the model's ``history`` says
@@ -153,14 +155,14 @@ def train(
     >>> adata = st.datasets.simulate()
     >>> st.pp.tiles(adata)
     >>> st.pp.encode(adata, show_progress=False)
-    >>> model = st.tl.train(adata, genes=["ERBB2", "COL1A1"])
+    >>> model = st.tl.train(adata, genes=["ERBB2", "COL1A1"], show_progress=False)
     >>> model.method, model.genes
-    ('ridge', ['ERBB2', 'COL1A1'])
+        ('consensus', ['ERBB2', 'COL1A1'])
 
     With other patients' sections that have no image:
 
     >>> others = st.datasets.simulate(4)[1:]
-    >>> model = st.tl.train(adata, genes=["ERBB2", "KRT8", "COL1A1"], reference=others)
+    >>> model = st.tl.train(adata, genes=["ERBB2", "KRT8", "COL1A1"], reference=others, method="ridge")
     >>> model.config["reference"]["n_studies"]
     3
 
