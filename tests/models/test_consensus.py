@@ -196,7 +196,13 @@ def test_networks_learn_from_few_spots_of_large_sections(sections, monkeypatch):
     model = trained(sections[:3])
     assert len(model.parts["cmrcnet"].arrays["bank"]) == 100
     assert len(model.parts["knn"].arrays["bank"]) == len(whole.parts["knn"].arrays["bank"]) > 100
-    assert len(model.parts["cmrcnet"].config["bank"]["spots"]) == 100
+    st.tl.retrieve(new := sections[3].copy(), model, n_neighbors=3)
+    assert len(new.uns["retrieved"]["bank_spot"]) == 100
+    own = np.log1p(1e4 * (sections[0].X / sections[0].X.sum(axis=1, keepdims=True)))
+    row = model.config["bank"]["section"].index(0)
+    spot = sections[0].obs_names.get_loc(model.config["bank"]["spots"][row])
+    bank = model.arrays["expression"][row]
+    np.testing.assert_allclose(bank - bank.mean(), own[spot] - own[spot].mean(), atol=0.5)
     assert model.history.score == pytest.approx(whole.history.score, abs=0.3)
 
 

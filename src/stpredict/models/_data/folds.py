@@ -107,6 +107,8 @@ def choose(
     table: Table,
     candidates: Sequence[float],
     predictions: Predictions,
+    *,
+    looked_at: np.ndarray | None = None,
 ) -> Choice:
     """Choose the candidate with the best mean PCC per gene and section on inner held-out spots.
 
@@ -118,12 +120,14 @@ def choose(
         Values to choose from; the first of equals wins.
     predictions
         Maps a table to learn from and a design matrix to predict for, to one prediction (n, genes) per candidate.
+    looked_at
+        Rows, in order, whose predictions are kept; by default all, or some at random where there are many.
     """
     folds, note = inner_folds(table)
     scores: list[list[float]] = [[] for _ in candidates]
     n_genes = table.expression.shape[1]
     squares, n_judged = np.zeros((len(candidates), n_genes)), np.zeros(n_genes)
-    looked_at = sample(len(table), n_genes)
+    looked_at = sample(len(table), n_genes) if looked_at is None else looked_at
     kept = np.zeros((len(candidates), len(looked_at), n_genes), dtype=np.float32)
     for held in folds:
         test, train = table.take(held), table.take(~held)

@@ -27,10 +27,13 @@ class Baseline(SpotwiseModel):
     ----------
     hyperparameter, candidates
         Name of the hyper-parameter, and the values to choose from.
+    looked_at
+        Rows of the training table whose held-out predictions are kept in ``held``; None leaves it to `choose`.
     """
 
     hyperparameter: ClassVar[str] = ""
     candidates: ClassVar[tuple[float, ...]] = (0.0,)
+    looked_at: np.ndarray | None = None
 
     # ------------------------------------------------------------------ what a method defines
 
@@ -67,7 +70,7 @@ class Baseline(SpotwiseModel):
 
     def _choose(self, table: Table) -> Choice:
         """The hyper-parameter that predicts best, after the gene structure where there is one."""
-        return choose(table, self.candidates, self.structured(self.try_candidates))
+        return choose(table, self.candidates, self.structured(self.try_candidates), looked_at=self.looked_at)
 
     def _history(self, choice: Choice) -> History:
         values = {"inner_pcc": choice.scores}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial, reduce
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ from stpredict.models._data.folds import HeldOut
 from stpredict.models._reference.gene_correlation import GeneStructure
 from stpredict.models._retrieval.bank import Banked
 from stpredict.models._trust.trust import Trust
+from stpredict.models.baselines.base import Baseline
 from stpredict.models.baselines.knn import Knn
 from stpredict.models.baselines.ridge import Ridge
 from stpredict.models.cmrcnet import CmrcNet
@@ -50,7 +51,7 @@ LEAST_SPREAD = 1e-6
 
 
 class Queries(NamedTuple):
-    """Some spots of a section, as the parts see them, how much each part counts on this section, and how far it is for their gene structure."""
+    """Some spots of a section as the parts see them; of the section, how much each counts and how far it is for their structure."""
 
     weights: np.ndarray
     distances: list[float]
@@ -138,15 +139,15 @@ class Consensus(Banked, SpotwiseModel):
         structure = self._learned or GeneStructure.of_table(table)
         if self._learned is not None:
             self.config["reference"] = self._learned.record
-        few = np.sort(np.random.default_rng(0).permutation(len(table))[:MOST_SPOTS])
-        thinned = [
-            sections[number].part(table.row[few[table.section[few] == number]]) for number in range(len(sections))
-        ]
         for part in self.parts.values():
             part.not_measured = self.not_measured
             part.structure = structure if isinstance(part, STRUCTURED) else None
-            part.fit(thinned if part.seeded else sections, genes=genes, groups=groups)
-        rows, predicted = self._held_out(few)
+        rows = self._fit_networks(table, sections, genes, groups)
+        for part in self.parts.values():
+            if isinstance(part, Baseline):
+                part.looked_at = rows
+                part.fit(sections, genes=genes, groups=groups)
+        predicted = [cast("HeldOut", part.held).predicted for part in self.parts.values()]
         measured, section = np.asarray(table.expression[rows]), table.section[rows]
         levels, spreads = zip(*(level_and_spread(values, section) for values in predicted), strict=True)
         self.arrays = {
@@ -178,15 +179,20 @@ class Consensus(Banked, SpotwiseModel):
             how["members"] = NETWORKS // n_widths
         return kind(**how)
 
-    def _held_out(self, few: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Rows of the training table that every part held out, and what each predicts for them.
-
-        Networks learned from `few` rows of it.
-        """
-        held = [(part.held, part.seeded) for part in self.parts.values() if part.held is not None]
-        of_table = [few[one.rows] if thinned else one.rows for one, thinned in held]
-        rows = reduce(np.intersect1d, of_table)
-        return rows, [one.predicted[np.searchsorted(own, rows)] for (one, _), own in zip(held, of_table, strict=True)]
+    def _fit_networks(
+        self, table: Table, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str]
+    ) -> np.ndarray:
+        """Train the networks, on few spots where there are many; returns the rows of the `table` that they held out."""
+        few = np.arange(len(table))
+        if len(table) > MOST_SPOTS:
+            few = np.sort(np.random.default_rng(0).permutation(len(table))[:MOST_SPOTS])
+            of_section = [few[table.section[few] == number] for number in range(len(sections))]
+            sections = [section.part(table.row[rows]) for section, rows in zip(sections, of_section, strict=True)]
+        for part in self.parts.values():
+            if isinstance(part, CmrcNet):
+                part.fit(sections, genes=genes, groups=groups)
+                rows = few[cast("HeldOut", part.held).rows]  # (the same for all: the folds are)
+        return rows
 
     def _told(self, n_held: int) -> History:
         """What every part scored and how much it counts, and the losses of the network with the larger weight."""
@@ -266,14 +272,14 @@ class Consensus(Banked, SpotwiseModel):
         What parts say of their own trustworthiness is dropped. The record of reference spots and their expression are kept once,
         for all parts that have the same.
         """
-        banked = [part for part in self.parts.values() if "bank" in part.config]
-        out = {"expression": banked[0].arrays["expression"]}
-        self.config |= {"bank": banked[0].config["bank"], "parts": {}}
+        out = {"expression": self._space.arrays["expression"]}
+        self.config |= {"bank": self._space.config["bank"], "parts": {}}
         for name, part in self.parts.items():
+            trust = Trust.shapes_in(part.arrays)
             part.trust, part.held = Trust(), None
-            part.arrays = {key: part.arrays[key] for key in part.arrays.keys() - Trust.shapes_in(part.arrays).keys()}
-            own, config = part.arrays, part.config
-            if part in banked and config["bank"] == self.config["bank"]:
+            part.arrays = own = {key: array for key, array in part.arrays.items() if key not in trust}
+            config = part.config
+            if config.get("bank") == self.config["bank"]:
                 config = {key: value for key, value in config.items() if key != "bank"}
             if "expression" in own and np.array_equal(own["expression"], out["expression"]):
                 own["expression"] = out["expression"]
