@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stpredict._core.device import resolve_device, resolve_devices, resolve_precision
-from stpredict._core.hub import brief, check_reachable
+from stpredict._core.hub import ON_HUB, brief, check_reachable
 from stpredict._core.names import meant
 from stpredict._core.settings import settings
 from stpredict.pp._encoders import imagenet
@@ -84,6 +84,21 @@ KNOWN = {
     "prov-gigapath": KnownEncoder("prov-gigapath/prov-gigapath", "Apache-2.0 with conditions", True),
     "phikon-v2": KnownEncoder("owkin/phikon-v2", "Owkin non-commercial", False, pooling="transformers"),
 }
+
+
+def licence_of(encoder: str) -> str:
+    """Licence of the weights of an encoder, by the name that its features record; empty where it is not known."""
+    name = encoder.removeprefix(ON_HUB).partition("@")[0].lower()
+    if name == imagenet.NAME:
+        return imagenet.LICENCE
+    found = (spec for known, spec in KNOWN.items() if name in (known, *_names_on_hub(spec)))
+    return next((spec.licence for spec in found), "")
+
+
+def _names_on_hub(spec: KnownEncoder) -> tuple[str, str]:
+    """Name of the repository, with the laboratory's and without."""
+    whole = spec.hub_id.lower()
+    return whole, whole.rpartition("/")[2]
 
 
 def build_encoder(
@@ -242,7 +257,7 @@ def _load_known(
         module = timm.create_model(f"hf-hub:{spec.hub_id}{_at(revision)}", pretrained=True, **arguments)
     except Exception as error:  # (damaged weights raise every kind of error)
         access = (
-            f"Ask for access at huggingface.co/{spec.hub_id} and log in with `huggingface-cli login`. "
+            f"Ask for access at huggingface.co/{spec.hub_id} and log in with `hf auth login`. "
             if spec.gated
             else f"It is open: download huggingface.co/{spec.hub_id} once while online. "
         )
