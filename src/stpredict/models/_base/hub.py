@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stpredict._core.hub import ON_HUB, SECONDS, brief, check_answers
 from stpredict.models._base.files import ARRAYS, REST
@@ -68,7 +68,7 @@ def send(save: Callable[[Path], None], card: str, repository: str, *, private: b
                 commit_message="Model and card by stpredict",
             )
         except Exception as error:  # (of either HTTP library that the client may use)
-            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
             why = {
                 401: f"the hub does not know who you are; {LOG_IN}",
                 403: f"you may not write to {repository.partition('/')[0]!r}; ask its owners, or choose another name",
@@ -93,7 +93,7 @@ def fetched(name: str) -> Path:
     repository, _, revision = name.removeprefix(ON_HUB).partition("@")
     check_repository(repository)
     away = _why_away()
-    how = {"allow_patterns": [REST, ARRAYS], "etag_timeout": SECONDS, "local_files_only": bool(away)}
+    how: dict[str, Any] = {"allow_patterns": [REST, ARRAYS], "etag_timeout": SECONDS, "local_files_only": bool(away)}
     try:
         folder = Path(snapshot_download(repository, revision=revision or None, **how))
     except Exception as error:  # (of either HTTP library that the client may use)
