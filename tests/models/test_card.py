@@ -109,7 +109,7 @@ def test_the_card_of_an_adapted_model_tells_of_both(paired):
     model = st.tl.adapt(sections[3], st.tl.train(sections[:3], method="knn", genes=GENES))
     _, text = card_of(model)
     assert "| patients | 3 |" in text
-    assert "| adapted to | 81 measured spots of 1 sections |" in text
+    assert "| adapted to | 81 measured spots of 1 section |" in text
     assert "Holds what was measured on 81 spots" in text
     assert "Holds the expression of 243 training spots" in text
 

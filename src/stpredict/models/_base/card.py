@@ -141,9 +141,8 @@ def _training(model: ExpressionModel, tissue: str | None) -> str:
         ("units", "log1p of counts per 10,000"),
     ]
     if config is not model.config:
-        rows.append(
-            ("adapted to", f"{model.config['n_spots']:,} measured spots of {len(model.config['sections'])} sections")
-        )
+        n = len(model.config["sections"])
+        rows.append(("adapted to", f"{model.config['n_spots']:,} measured spots of {n} section{'s' * (n != 1)}"))
     for name, records in encoders_of(model).items():
         rows.append((f"encoder {name}" if name else "features of their own", _encoder(name, records)))
     if along := trained_along(config):
