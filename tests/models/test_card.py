@@ -62,6 +62,7 @@ def test_the_card_says_what_the_model_knows(paired):
 def test_the_card_does_not_say_more_than_is_known(paired):
     for sections, patients, held in (
         (paired(2), ["P0", "P1"], "on sections held out"),
+        (paired(3), None, "on sections held out"),
         ([paired()], None, "on strips of the only section held out"),
     ):
         alone = st.tl.train(sections, genes=GENES, group_key=None if patients is None else "patient")

@@ -154,6 +154,18 @@ def test_another_file_in_the_package_is_refused(slide, package, cache):
     assert not cache.exists()
 
 
+def test_weights_in_another_order_are_refused(slide, package, cache, monkeypatch):
+    """Parts of one shape could take each other's place unseen, if a version of timm ordered them in another way."""
+    stored = torch.load(package, weights_only=True)
+    first, second = [name for name, values in stored.items() if values.shape == (32,)][:2]
+    stored[first], stored[second] = stored[second], stored[first]
+    torch.save(stored, package)
+    monkeypatch.setattr(imagenet, "SHA256", digest(package))
+    with pytest.raises(ValueError, match="orders the parts of tf_efficientnet_lite0 in another way; install timm"):
+        encode(slide)
+    assert not cache.exists()
+
+
 class Evil:
     def __reduce__(self):
         return Path.touch, (EVIL,)

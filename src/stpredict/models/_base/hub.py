@@ -64,7 +64,6 @@ def send(save: Callable[[Path], None], card: str, repository: str, *, private: b
             commit = api.upload_folder(
                 repo_id=repository,
                 folder_path=new,
-                allow_patterns=[REST, ARRAYS, CARD],
                 commit_message="Model and card by stpredict",
             )
         except Exception as error:  # (of either HTTP library that the client may use)
