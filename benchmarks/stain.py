@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from common import C, encoder, joined, panels
+from common import C, joined, panels
 
 import stpredict as st
 
@@ -24,7 +24,7 @@ def prepared(adata, names):
     st.pp.tiles(adata)
     for name in names:
         for norm in NORMS:
-            st.pp.encode(adata, encoder(name), key_added=key_of(name, norm), stain_norm=norm, show_progress=False)
+            st.pp.encode(adata, name, key_added=key_of(name, norm), stain_norm=norm, show_progress=False)
     return adata
 
 

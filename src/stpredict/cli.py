@@ -68,7 +68,9 @@ class BadArguments(Exception):
 def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     predict = commands.add_parser("predict", help="predict the expression of many slides with a trained model")
     predict.add_argument("slides", type=Path, help="folder of slides, or CSV with a column 'path' (and slide, mpp, …)")
-    predict.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder that model.save wrote")
+    predict.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="folder that model.save wrote, or hf-hub:<repository>"
+    )
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     predict.add_argument("--pitch-um", type=float, default=100.0, metavar="UM", help="distance of spots (default: 100)")
     predict.add_argument("--mpp", type=float, metavar="UM", help="µm per pixel of slides that do not say it")

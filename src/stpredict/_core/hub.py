@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 SECONDS = 5
 """How long a hub may take to answer."""
 
+ON_HUB = "hf-hub:"
+"""What names of repositories start with, so that they are no paths."""
+
 
 def check_reachable(hub_id: str | None) -> None:
     """Say soon that a hub cannot be reached, where its own client would try again and again.
@@ -21,13 +24,29 @@ def check_reachable(hub_id: str | None) -> None:
     OSError
         If it cannot, and nothing of `hub_id` is kept on this machine.
     """
-    from huggingface_hub import constants, get_session
+    from huggingface_hub import constants
 
     kept = Path(constants.HF_HUB_CACHE) / f"models--{hub_id}".replace("/", "--")
     if not hub_id or kept.is_dir():
         return
     if constants.HF_HUB_OFFLINE:
         msg = f"{hub_id} is not on this machine, and HF_HUB_OFFLINE forbids to download it"
+        raise OSError(msg)
+    check_answers()
+
+
+def check_answers() -> None:
+    """Say soon that the hub cannot be reached.
+
+    Raises
+    ------
+    OSError
+        If it cannot, or may not.
+    """
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        msg = f"HF_HUB_OFFLINE forbids to reach {constants.ENDPOINT}"
         raise OSError(msg)
     try:
         get_session().head(constants.ENDPOINT, timeout=SECONDS)

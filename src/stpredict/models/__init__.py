@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stpredict.models._base import files
 from stpredict.models._base.contract import ExpressionModel, History, Prediction
+from stpredict.models._base.hub import fetched, on_hub
 from stpredict.models._base.load import rebuilt
 from stpredict.models.adapted.model import Adapted
 from stpredict.models.methods import METHODS
@@ -17,14 +18,16 @@ __all__ = ["METHODS", "ExpressionModel", "History", "Prediction", "load"]
 
 
 def load(path: str | Path) -> ExpressionModel:
-    """Read a model that ``model.save(path)`` wrote.
+    """Read a model that ``model.save(path)`` or ``model.push_to_hub`` wrote.
 
     Nothing is unpickled: arrays come from safetensors, the rest from JSON, and both are checked.
 
     Parameters
     ----------
     path
-        The model's folder.
+        The model's folder; or ``"hf-hub:<laboratory>/<name>"``, a repository of the Hugging Face hub, of which only the two
+        files of the model are downloaded. ``"hf-hub:<laboratory>/<name>@<revision>"`` is one commit, branch or tag of it;
+        a commit never changes.
 
     Returns
     -------
@@ -33,9 +36,10 @@ def load(path: str | Path) -> ExpressionModel:
     Raises
     ------
     FileNotFoundError
-        If there is no model at `path`.
+        If there is no model at `path`, or its repository cannot be reached.
     ValueError
-        If its files are damaged, of a newer format or of a method that this version does not know.
+        If its files are damaged, of a newer format or of a method that this version does not know, or the name of the
+        repository is none.
 
     Examples
     --------
@@ -48,4 +52,11 @@ def load(path: str | Path) -> ExpressionModel:
     >>> st.models.load(folder).method
     'mean'
     """
-    return rebuilt(files.read(path), path, METHODS | {Adapted.method: Adapted})
+    folder = fetched(str(path)) if on_hub(path) else path
+    try:
+        return rebuilt(files.read(folder), folder, METHODS | {Adapted.method: Adapted})
+    except ValueError as error:
+        if folder is path:
+            raise
+        msg = f"{path}: {error} Where the download was cut short, delete {folder} and load it again."
+        raise ValueError(msg) from error

