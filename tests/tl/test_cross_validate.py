@@ -74,7 +74,7 @@ def test_numbers_are_those_of_training_and_evaluating_by_hand(sections):
 
 def test_pearson_residuals_are_scored_as_by_hand(sections, tmp_path):
     run(sections, ["ridge"], test=["A"], n_genes=6, path=tmp_path)
-    with pytest.raises(ValueError, match="results of another run: target differ"):
+    with pytest.raises(ValueError, match="results of another run: metrics, target differ"):
         run(sections, ["ridge"], test=["A"], n_genes=6, path=tmp_path, target="pearson_residuals")
     table = run(sections, ["ridge"], test=["A"], n_genes=6, metrics=None, target="pearson_residuals")
     assert set(table["target"]) == {"pearson_residuals"}

@@ -48,9 +48,9 @@ def checked_metrics(
         one_of(metric, known, "metric")
     if refused := [metric for metric in metrics if metric not in allowed]:
         msg = (
-            f"{', '.join(map(repr, refused))} cannot be computed with target={target!r}: predictions are log1p of counts "
-            f"per 10,000, so only metrics that no units enter are left, {', '.join(map(repr, allowed))}. Choose among "
-            f"these, or pass target={LOG1P!r}."
+            f"{', '.join(map(repr, refused))} cannot be computed with target={target!r}: predictions are log1p of counts"
+            f" per 10,000, so only metrics that do not depend on units are left. Choose among "
+            f"{', '.join(map(repr, allowed))}, or pass target={LOG1P!r}."
         )
         raise ValueError(msg)
     return metrics

@@ -87,8 +87,8 @@ def calibration(
     KeyError
         If a layer, a gene, the section or a column of the table is not there.
     ValueError
-        If the table lacks ``"pcc"`` or ``"sd_ratio"`` or holds scores against two targets, counts are not raw counts, no gene can be drawn, there are
-        several sections and none is chosen, or `ax` has another number of axes.
+        If the table lacks ``"pcc"`` or ``"sd_ratio"`` or holds scores against two targets, counts are not raw counts,
+        no gene can be drawn, there are several sections and none is chosen, or `ax` has another number of axes.
 
     Examples
     --------

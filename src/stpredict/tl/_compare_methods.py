@@ -61,7 +61,8 @@ def compare_methods(
     KeyError
         If a column is missing.
     ValueError
-        If the table has no such metric, panel or method, it holds scores against two targets, or no baseline and `against` is not given.
+        If the table has no such metric, panel or method, if it holds scores against two targets, or if it has no
+        baseline and `against` is not given.
 
     Examples
     --------

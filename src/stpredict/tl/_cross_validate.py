@@ -103,8 +103,8 @@ def cross_validate(
     Returns
     -------
     Tidy table with columns ``method``, ``seed``, ``fold`` (the group held out), ``section``, ``panel``, ``gene``,
-    ``target``, ``metric`` and ``value``. Panels: ``"HEG"``, the 50 genes of highest mean, ``"HVG"``, the 250 most variable ones,
-    the markers, and ``"all"``, each chosen on training sections among the genes learned.
+    ``target``, ``metric`` and ``value``. Panels: ``"HEG"``, the 50 genes of highest mean, ``"HVG"``, the 250 most
+    variable ones, the markers, and ``"all"``, each chosen on training sections among the genes learned.
 
     Raises
     ------
@@ -112,8 +112,8 @@ def cross_validate(
         If a section lacks ``obs[group_key]``.
     ValueError
         If there are fewer than two groups, a section has too few spots or belongs to two groups, sections share no
-        gene, counts are not raw counts, a method, group, metric or target is unknown, a metric needs another target, spots of one group are found in another, or
-        `path` holds results of another run.
+        gene, counts are not raw counts, a method, group, metric or target is unknown, a metric needs another target,
+        spots of one group are found in another, or `path` holds results of another run.
 
     Warns
     -----

@@ -38,9 +38,10 @@ def evaluate(
 ) -> pd.DataFrame:
     """Score predicted against measured expression, per section and gene.
 
-    The truth is raw log1p of counts per 10,000 (or Pearson residuals, see `target`), never smoothed or rescaled. A correlation that is undefined (a
-    constant or unpredicted gene) counts as 0, so that leaving out hard genes gains nothing, and is counted in
-    ``"undefined"``. Average ``"pcc"`` over genes, then over sections; never over pooled spots.
+    The truth is raw log1p of counts per 10,000 (or Pearson residuals, see `target`), never smoothed or rescaled. A
+    correlation that is undefined (a constant or unpredicted gene) counts as 0, so that leaving out hard genes gains
+    nothing, and is counted in ``"undefined"``. Average ``"pcc"`` over genes, then over sections; never over pooled
+    spots.
 
     Parameters
     ----------
@@ -53,9 +54,9 @@ def evaluate(
     metrics
         Per gene: ``"pcc"``, ``"pcc_given_depth"`` (the PCC of what is left of both sides after a regression on the log
         total count of the spots and its square: what is predicted beyond how deeply a spot was sequenced),
-        ``"spearman"``, ``"mse"``, ``"sd_ratio"`` (contrast: predicted over measured standard
-        deviation) and ``"ceiling"`` (the PCC that the true expression itself would score against these noisy counts,
-        by binomial thinning). Per section, with ``gene`` empty: ``"ceiling_sd"`` (standard deviation by which another
+        ``"spearman"``, ``"mse"``, ``"sd_ratio"`` (contrast: predicted over measured standard deviation) and
+        ``"ceiling"`` (the PCC that the true expression itself would score against these noisy counts, by binomial
+        thinning). Per section, with ``gene`` empty: ``"ceiling_sd"`` (standard deviation by which another
         seed of the thinning moves the mean ceiling), ``"pcc_of_ceiling"`` (mean PCC over mean ceiling),
         ``"gene_structure"`` (correlation of the gene–gene correlation matrices), ``"spatial_structure"`` (correlation
         of Moran's I over genes) and ``"undefined"`` (genes whose PCC is undefined). All of these by default, and where
@@ -89,8 +90,8 @@ def evaluate(
         If there is no such layer, or metrics are asked for by name that need a standard deviation, intervals or the
         stated PCC, which are not there.
     ValueError
-        If counts are not raw counts, a metric or target is unknown, a metric needs another target, a section measures no gene of a panel, or too few spots
-        have `min_counts` counts.
+        If counts are not raw counts, a metric or target is unknown, a metric needs another target, a section measures
+        no gene of a panel, or too few spots have `min_counts` counts.
 
     Examples
     --------
