@@ -12,7 +12,11 @@ strata of expression; genes whose symbols share a stem (COL1A1, COL3A1) or whose
 section with an image; the reference is the counts-only sections of other patients.
 
 Scores are means over unseen genes and sections: PCC; partial PCC given the mean map of all seen genes' predictions; and
-partial PCC given log total counts. Below, differences of PCC with 95 % intervals by bootstrap over genes.
+partial PCC given log total counts. Below, differences with two 95 % intervals: Student's t over sections, which are few
+and here of one patient; and by bootstrap over families of genes, which says how much hangs on the choice of genes and
+nothing about other sections. Genes of one family are resampled together, since they are not independent.
+
+``--out`` keeps the scores of every gene, and ``--from`` makes the tables of such a file again.
 
 ``--ablation``: the published parts one by one, text only, one network of 15 epochs each.
 """
@@ -22,12 +26,14 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from common import encoded
 
 import stpredict as st
+from stpredict._evaluation.units import student_interval
 from stpredict._sections.anndata import section_from_anndata
 from stpredict.models._data.features import design
 
@@ -225,19 +231,27 @@ def told(table: pd.DataFrame, against: list[tuple[str, str]]) -> None:
     print("| method | PCC | partial, given the mean map | partial, given total counts |\n|---|---|---|---|")
     for label, rows in table[shared].groupby("method", sort=False):
         print(f"| {label} | " + " | ".join(f"{rows[s].mean():.3f}" for s in ("pcc", "partial", "partial_total")) + " |")
-    print("\n| difference | PCC | partial, given the mean map |\n|---|---|---|")
     wide = table[shared].pivot_table(index=["gene", "section", "seed"], columns="method", values=["pcc", "partial"])
+    n = table["section"].nunique()
+    over = f"over {n} sections" if n > 1 else "one section"
+    heads = [f"{score}, {over} | over gene families" for score in ("PCC", "partial, given the mean map")]
+    print(f"\n| difference | {' | '.join(heads)} |\n|---|---|---|---|---|")
     for a, b in against:
-        cells = [interval((wide[score][a] - wide[score][b]).groupby("gene").mean()) for score in ("pcc", "partial")]
+        cells = [cell for score in ("pcc", "partial") for cell in intervals(wide[score][a] - wide[score][b])]
         print(f"| {a} − {b} | {' | '.join(cells)} |")
 
 
-def interval(differences: pd.Series) -> str:
-    rng = np.random.default_rng(0)
-    values = differences.to_numpy()
-    means = values[rng.integers(0, len(values), (2000, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{values.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+def intervals(differences: pd.Series) -> tuple[str, str]:
+    """Mean over genes, then sections: with its interval over sections, and the interval over families of genes."""
+    table = differences.dropna().rename("value").reset_index()
+    kin = {gene: number for number, group in enumerate(families(sorted(set(table["gene"])))) for gene in group}
+    parts = table.groupby(["section", table["gene"].map(kin).rename("family")])["value"].agg(["sum", "count"])
+    sums, counts = (parts[what].unstack("family", fill_value=0).to_numpy() for what in ("sum", "count"))
+    mean, low, high = student_interval(sums.sum(axis=1) / counts.sum(axis=1))
+    drawn = np.random.default_rng(0).multinomial(sums.shape[1], np.full(sums.shape[1], 1 / sums.shape[1]), 2000)
+    means = (drawn @ sums.T / np.maximum(drawn @ counts.T, 1)).mean(axis=1)
+    reach = f" ({low:+.3f} to {high:+.3f})" if len(sums) > 1 else ""
+    return f"{mean:+.3f}{reach}", "{:+.3f} to {:+.3f}".format(*np.quantile(means, [0.025, 0.975]))
 
 
 def main() -> None:
@@ -246,19 +260,13 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", choices=NAMES, default=["C2", "C3", "C4", "C5"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--ablation", action="store_true")
+    parser.add_argument("--out", type=Path, help="keep the scores of every gene in this CSV")
+    parser.add_argument("--from", dest="made", type=Path, nargs="+", help="tables of such files, nothing is trained")
     arguments = parser.parse_args()
     start = time.time()
-    sections = {name: encoded(st.datasets.her2st(name), ENCODERS, [560.0]) for name in NAMES}
-    if arguments.ablation:
-        for section in sections.values():
-            st.pp.nuclei(section, show_progress=False)
-    tables = []
-    for held in arguments.sections:
-        train = [sections[name] for name in NAMES if name != held]
-        for seed in arguments.seeds:
-            tables.append(scored(train, sections[held], held, seed, arguments))
-            print(f"{held}, seed {seed}: {time.time() - start:.0f} s", flush=True)
-    table = pd.concat(tables)
+    table = measured(arguments, start) if arguments.made is None else pd.concat(map(pd.read_csv, arguments.made))
+    if arguments.out:
+        table.to_csv(arguments.out, index=False)
     if arguments.ablation:
         labels = list(ABLATION)
         told(
@@ -275,6 +283,21 @@ def main() -> None:
         ]
         told(table, [*pairs, *((label, "ridge, trained on them") for label in ours.values())])
     print(f"\n{time.time() - start:.0f} s")
+
+
+def measured(arguments, start: float) -> pd.DataFrame:
+    """Train and score everything that is asked for."""
+    sections = {name: encoded(st.datasets.her2st(name), ENCODERS, [560.0]) for name in NAMES}
+    if arguments.ablation:
+        for section in sections.values():
+            st.pp.nuclei(section, show_progress=False)
+    tables = []
+    for held in arguments.sections:
+        train = [sections[name] for name in NAMES if name != held]
+        for seed in arguments.seeds:
+            tables.append(scored(train, sections[held], held, seed, arguments))
+            print(f"{held}, seed {seed}: {time.time() - start:.0f} s", flush=True)
+    return pd.concat(tables)
 
 
 if __name__ == "__main__":
