@@ -7,7 +7,8 @@ turn (C → B4, B4 → C). ``mob`` is one bulb to the other; ``mouse_colon`` one
 strip as wide as the niche left out between them. Gene panels are chosen on the training sections of each fold: the
 1,000 genes of highest mean without MT-, RPL and RPS, of these the 50 highest (HEG) and the 250 most variable (HVG),
 and 14 markers. Scores are means over genes of each section, then over sections; ``ceiling`` is what the true
-expression would score, ``x of ceiling`` the share of it that is reached.
+expression would score, ``x of ceiling`` the share of it that is reached. ``given depth`` is the PCC of what the log
+total count of the spots and its square leave of both sides, ``residuals`` that with scanpy's analytic Pearson residuals.
 
 With several ``--niches`` (µm), each fold takes the width that its own inner folds prefer.
 
@@ -27,7 +28,7 @@ from common import encoded, joined, panels
 import stpredict as st
 
 METHODS = ("mean", "density", "ridge", "knn")
-METRICS = ("pcc", "spearman", "mse", "sd_ratio", "ceiling", "gene_structure", "spatial_structure")
+METRICS = ("pcc", "pcc_given_depth", "spearman", "mse", "sd_ratio", "ceiling", "gene_structure", "spatial_structure")
 
 
 def trained(train, method, genes, encoder_name, niches):
@@ -80,6 +81,8 @@ def main() -> None:
                 model = trained(train, method, genes, encoder_name, arguments.niches)
                 st.tl.predict_expression(test, model)
                 scores = st.tl.evaluate(test, panels=measured, metrics=METRICS)
+                residuals = st.tl.evaluate(test, panels=measured, metrics=["pcc"], target="pearson_residuals")
+                scores = pd.concat([scores, residuals.assign(metric="residuals")])
                 tables.append(scores.assign(fold=kind, encoder=encoder_name, method=method))
     table = pd.concat(tables, ignore_index=True)
     if arguments.out:
@@ -93,12 +96,13 @@ def main() -> None:
         ceiling = part[part["method"] == arguments.methods[0]].set_index("panel").loc[shown, "ceiling"]
         print(f"**{fold}, {name}** (ceiling {joined(ceiling)})\n")
         told = ["spearman", "mse", "sd_ratio", "gene_structure", "spatial_structure"]
-        print(f"| method | PCC {' / '.join(shown)} | of ceiling | " + " | ".join(f"HVG {c}" for c in told) + " |")
-        print("|---" * (len(told) + 3) + "|")
+        print(f"| method | PCC {' / '.join(shown)} | given depth | residuals | of ceiling | ", end="")
+        print(" | ".join(f"HVG {c}" for c in told) + " |\n" + "|---" * (len(told) + 5) + "|")
         for method in arguments.methods:
             rows = part[part["method"] == method].set_index("panel").loc[shown]
             others = " | ".join(joined([rows.loc["HVG", c]]) for c in told)
-            print(f"| {method} | {joined(rows['pcc'])} | {joined(rows['of ceiling'])} | {others} |")
+            first = " | ".join(joined(rows[name]) for name in ("pcc", "pcc_given_depth", "residuals", "of ceiling"))
+            print(f"| {method} | {first} | {others} |")
         print()
 
 

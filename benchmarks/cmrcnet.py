@@ -184,6 +184,7 @@ def told(kind: str, table, against: list[str]) -> None:
     shown = [(other, panel) for other in against for panel in panels[:2]]
     head = [
         f"PCC {' / '.join(panels)}",
+        "given depth",
         "of ceiling",
         "sd over seeds",
         "gene structure (HVG)",
@@ -194,6 +195,7 @@ def told(kind: str, table, against: list[str]) -> None:
         rows = first.loc[method].loc[panels]
         cells = [
             " / ".join(f"{v:.3f}" for v in rows["mean"]),
+            joined(rows["given_depth"]),
             joined(rows["of_ceiling"]),
             f"{rows['seed_sd'].max():.3f}",
             f"{structure.loc[(method, 'HVG'), 'mean']:.2f}",

@@ -20,6 +20,7 @@ from scipy import stats
 from sklearn.neighbors import NearestNeighbors, radius_neighbors_graph
 
 import stpredict as st
+from stpredict._evaluation.metrics import pearson_given_depth
 
 METHODS = ("ridge", "knn")
 C = ("C2", "C3", "C4", "C5")
@@ -200,12 +201,38 @@ def targets(sister: list[Fold], to_b: list[Fold]) -> None:
     print(f"min–maxed {np.mean([mse(zero_to_one(t), zero_to_one(p)) for t, p in pairs]):.3f}")
     for title, folds in (("C2 … C5", sister), ("B4, from C", to_b)):
         block(f"Depth as a rival: {title}")
-        row("the model", over(folds))
+        everywhere = "measured total counts, as the prediction of every gene"
+        for label, options in (("the model", {}), (everywhere, {"predicted": depth_everywhere})):
+            row(f"{label}: log1p CP10k", over(folds, **options))
+            row(f"{label}: log1p CP10k, given depth", given_depth(folds, **options))
+            row(f"{label}: Pearson residuals", over(folds, truth=residuals, **options))
 
-        def depth(fold, _):
-            return np.repeat(np.log1p(np.asarray(fold.test.X.sum(axis=1))), len(fold.genes), axis=1)
 
-        row("measured total counts, as the prediction of every gene", over(folds, predicted=depth))
+def depth_everywhere(fold: Fold, _=None) -> np.ndarray:
+    return np.repeat(np.log1p(np.asarray(fold.test.X.sum(axis=1))), len(fold.genes), axis=1)
+
+
+def residuals(fold: Fold) -> np.ndarray:
+    """scanpy's analytic Pearson residuals of the test section."""
+    import scanpy as sc
+
+    values = sc.experimental.pp.normalize_pearson_residuals(fold.test, inplace=False)["X"]
+    return np.nan_to_num(values[:, fold.test.var_names.get_indexer(fold.genes)])
+
+
+def given_depth(folds: list[Fold], predicted=None):
+    """Mean over folds of the correlation of what depth leaves of both sides."""
+
+    def value(method, panel):
+        scores = []
+        for fold in folds:
+            columns = fold.columns(fold.panels[panel])
+            values = fold.predicted[method] if predicted is None else predicted(fold)
+            totals = np.asarray(fold.test.X.sum(axis=1)).ravel()
+            scores.append(pearson_given_depth(fold.measured[:, columns], values[:, columns], totals).mean())
+        return np.mean(scores)
+
+    return value
 
 
 def pooled(sister: list[Fold], last: Fold) -> None:

@@ -7,7 +7,8 @@ Trained with and without ``reference=``, the counts-only sections of all patient
 patient A, all read at the coarse scale of that section's image. Panels as in accuracy.py, chosen on training sections.
 
 *given depth* is the PCC of what is left of measured and predicted values after a regression of each on the measured log
-total of the spots and its square: how much of a gene is predicted beyond how many counts a spot has.
+total of the spots and its square: how much of a gene is predicted beyond how many counts a spot has. *residuals* is the
+PCC with scanpy's analytic Pearson residuals in place of log1p CP10k.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import argparse
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from common import joined, panels
 
@@ -24,6 +24,7 @@ import stpredict as st
 
 METHODS = ("ridge", "knn", "mixture", "density")
 PANELS = ("HEG", "HVG", "markers", "all")
+COLUMNS = ("pcc", "pcc_given_depth", "residuals")
 C = ("C2", "C3", "C4", "C5")
 
 
@@ -52,21 +53,6 @@ def other_patients(test):
     return [adata for adata in several if adata.obs["patient"].iloc[0] != test.obs["patient"].iloc[0]]
 
 
-def given_depth(test, genes) -> pd.Series:
-    """PCC of every gene after measured log totals are regressed out of both sides."""
-    totals = np.asarray(test.X.sum(axis=1)).ravel()
-    used = totals >= 50
-    depth = np.log1p(totals[used])
-    terms = np.column_stack([np.ones(len(depth)), depth, depth**2])
-    columns = test.var_names.get_indexer(genes)
-    measured = np.log1p(test.X[used][:, columns].toarray() * (1e4 / totals[used])[:, None])
-    sides = []
-    for values in (measured, test.layers["predicted"][used][:, columns].astype(float)):
-        left = values - terms @ np.linalg.lstsq(terms, values, rcond=None)[0]
-        sides.append(left / np.where(left.std(axis=0) > 1e-6, left.std(axis=0), np.inf))
-    return pd.Series((sides[0] * sides[1]).mean(axis=0), index=genes)
-
-
 def scored(train, test, method, reference) -> pd.DataFrame:
     """Scores of one method, per panel."""
     chosen = panels(train)
@@ -74,11 +60,10 @@ def scored(train, test, method, reference) -> pd.DataFrame:
     model = st.tl.train(train, method=method, genes=genes, reference=reference)
     st.tl.predict_expression(test, model)
     measured = {name: [g for g in panel if g in set(test.var_names)] for name, panel in chosen.items()}
-    scores = st.tl.evaluate(test, panels=measured, metrics=["pcc"]).groupby("panel")["value"].mean()
-    left = {name: given_depth(test, panel).mean() for name, panel in measured.items()}
-    return pd.DataFrame(
-        {"panel": PANELS, "pcc": scores.loc[list(PANELS)].to_numpy(), "given depth": map(left.get, PANELS)}
-    )
+    scores = st.tl.evaluate(test, panels=measured, metrics=["pcc", "pcc_given_depth"])
+    residuals = st.tl.evaluate(test, panels=measured, metrics=["pcc"], target="pearson_residuals")
+    table = pd.concat([scores, residuals.assign(metric="residuals")])
+    return table.groupby(["panel", "metric"])["value"].mean().unstack("metric").loc[list(PANELS)].reset_index()
 
 
 def main() -> None:
@@ -98,12 +83,13 @@ def main() -> None:
         table.to_csv(arguments.out, index=False)
     print(f"{time.time() - start:.0f} s\n")
     for kind, part in table.groupby("fold", sort=False):
-        mean = part.groupby(["method", "reference", "panel"])[["pcc", "given depth"]].mean()
-        print(f"**{kind}**\n\n| method | reference | PCC {' / '.join(PANELS)} | given depth |\n|---|---|---|---|")
+        mean = part.groupby(["method", "reference", "panel"])[list(COLUMNS)].mean()
+        print(f"**{kind}**\n\n| method | reference | PCC {' / '.join(PANELS)} | given depth | residuals |")
+        print("|---|---|---|---|---|")
         for method in arguments.methods:
             for word in ("none", "other patients"):
                 rows = mean.loc[(method, word)].loc[list(PANELS)]
-                print(f"| {method} | {word} | {joined(rows['pcc'])} | {joined(rows['given depth'])} |")
+                print(f"| {method} | {word} | {' | '.join(joined(rows[name]) for name in COLUMNS)} |")
         print()
 
 

@@ -41,6 +41,37 @@ def test_float32_constants_are_constant():
     assert (correlation[0], undefined) == (0, 1)
 
 
+def test_correlation_given_depth_is_that_of_what_a_regression_on_depth_leaves(values):
+    a, b = values
+    totals = np.random.default_rng(1).integers(50, 3000, 80)
+    terms = np.log1p(totals)[:, None] ** [0, 1, 2]
+    left = [side - terms @ np.linalg.lstsq(terms, side, rcond=None)[0] for side in (a, b)]
+    expected = [stats.pearsonr(x, y).statistic for x, y in zip(left[0].T, left[1].T, strict=True)]
+    np.testing.assert_allclose(metrics.pearson_given_depth(a, b, totals), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nothing_is_left_of_a_prediction_that_follows_from_depth_alone(dtype):
+    rng = np.random.default_rng(0)
+    totals = rng.integers(50, 3000, 400)
+    depth = np.log1p(totals).astype(dtype)[:, None]
+    measured = depth + 0.1 * rng.standard_normal((400, 1))
+    predicted = 3 + 2 * depth
+    assert metrics.pearson(measured, predicted)[0][0] > 0.9
+    assert metrics.pearson_given_depth(measured, predicted, totals)[0] == 0
+
+
+def test_given_equal_depth_nothing_changes_and_few_spots_say_nothing(values):
+    a, b = values
+    b[:, 0] = np.nan
+    b[4, 1] = np.inf
+    same = metrics.pearson_given_depth(a, b, np.full(80, 700))
+    np.testing.assert_allclose(same, metrics.pearson(a, b)[0], atol=1e-9)
+    assert (same[:2] == 0).all()
+    assert np.isnan(metrics.pearson_given_depth(a[:4], b[:4], np.arange(50, 54))).all()
+    assert np.isfinite(metrics.pearson_given_depth(a[:5], b[:5], np.arange(50, 55))).all()
+
+
 def test_errors_and_contrast(values):
     a, b = values
     np.testing.assert_allclose(metrics.mse(a, b), ((a - b) ** 2).mean(axis=0))

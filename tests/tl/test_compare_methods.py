@@ -54,6 +54,23 @@ def test_means_ceilings_and_seeds(table):
     assert np.isnan(summary.loc["ridge", "seed_sd"])
 
 
+def test_correlations_given_depth_stand_beside_the_means(table):
+    assert "given_depth" not in st.tl.compare_methods(table)
+    of_pcc = table[table["metric"] == "pcc"]
+    both = pd.concat([table, of_pcc.assign(metric="pcc_given_depth", value=of_pcc["value"] / 2)])
+    summary = st.tl.compare_methods(both)
+    np.testing.assert_allclose(summary["given_depth"], summary["mean"] / 2)
+    assert "given_depth" not in st.tl.compare_methods(both, metric="pcc_given_depth")
+
+
+def test_scores_against_two_targets_are_not_averaged(table):
+    both = pd.concat([table.assign(target="log1p"), table.assign(target="pearson_residuals")])
+    with pytest.raises(ValueError, match=r"'log1p', 'pearson_residuals'.*Choose one, as in table\[table"):
+        st.tl.compare_methods(both)
+    chosen = st.tl.compare_methods(both[both["target"] == "log1p"])
+    pd.testing.assert_frame_equal(chosen, st.tl.compare_methods(table))
+
+
 @pytest.mark.parametrize(("sd", "share"), [(0.001, 0.57), (0.05, 0.6)])
 def test_shares_of_the_ceiling_have_no_more_digits_than_its_spread_allows(table, sd, share):
     """.3425 of .6; four sections whose ceilings another seed moves by `sd` each."""

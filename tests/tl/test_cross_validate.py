@@ -45,12 +45,14 @@ def test_patients_are_held_out_whole_and_everything_is_scored(sections, assert_s
     table = run(sections, markers={"mine": ["GENE3", "GENE4"]}, metrics=["pcc", "gene_structure"])
     for adata, old in zip(sections, before, strict=True):
         assert_same(adata, old)
-    assert table.columns.tolist() == ["method", "seed", "fold", "section", "panel", "gene", "metric", "value"]
+    columns = ["method", "seed", "fold", "section", "panel", "gene", "target", "metric", "value"]
+    assert table.columns.tolist() == columns
     held = table.groupby("fold")["section"].unique().map(list).to_dict()
     assert held == {"A": ["section0", "section1"], "B": ["section2"], "C": ["section3"]}
     assert table["method"].unique().tolist() == METHODS_USED
     assert table["panel"].unique().tolist() == ["HEG", "HVG", "mine", "all"]
-    assert table["metric"].unique().tolist() == ["pcc", "gene_structure", "ceiling", "ceiling_sd", "pcc_of_ceiling"]
+    metrics = ["pcc", "gene_structure", "pcc_given_depth", "ceiling", "ceiling_sd", "pcc_of_ceiling"]
+    assert table["metric"].unique().tolist() == metrics
     assert not table.duplicated(["method", "fold", "section", "panel", "gene", "metric"]).any()
     sizes = table.query("metric == 'pcc'").groupby(["method", "section", "panel"]).size().unstack("panel")
     assert (sizes == [15, 15, 15, 2]).to_numpy().all()
@@ -62,12 +64,29 @@ def test_numbers_are_those_of_training_and_evaluating_by_hand(sections):
     model = st.tl.train(sections[2:], method="ridge", genes=genes)
     for adata in sections[:2]:
         st.tl.predict_expression(adata, model)
-    by_hand = st.tl.evaluate(sections[:2], panels={"all": genes}, metrics=["pcc", "ceiling"])
+    by_hand = st.tl.evaluate(sections[:2], panels={"all": genes}, metrics=["pcc", "pcc_given_depth", "ceiling"])
     keys = ["section", "gene", "metric"]
     ours = table.query("panel == 'all' and gene != ''").set_index(keys)["value"]
     by_hand = by_hand.set_index(keys)["value"]
-    assert len(ours) == len(by_hand) == 2 * 6 * 2
+    assert len(ours) == len(by_hand) == 2 * 6 * 3
     np.testing.assert_allclose(ours, by_hand[ours.index], atol=1e-5)
+
+
+def test_pearson_residuals_are_scored_as_by_hand(sections, tmp_path):
+    run(sections, ["ridge"], test=["A"], n_genes=6, path=tmp_path)
+    with pytest.raises(ValueError, match="results of another run: metrics, target differ"):
+        run(sections, ["ridge"], test=["A"], n_genes=6, path=tmp_path, target="pearson_residuals")
+    table = run(sections, ["ridge"], test=["A"], n_genes=6, metrics=None, target="pearson_residuals")
+    assert set(table["target"]) == {"pearson_residuals"}
+    genes = st.pp.gene_panel(sections[2:], n_top=6)
+    model = st.tl.train(sections[2:], method="ridge", genes=genes)
+    for adata in sections[:2]:
+        st.tl.predict_expression(adata, model)
+    keys = ["section", "gene", "metric"]
+    by_hand = st.tl.evaluate(sections[:2], panels={"all": genes}, target="pearson_residuals").set_index(keys)["value"]
+    ours = table.query("panel == 'all'").set_index(keys)["value"]
+    assert set(ours.index) == set(by_hand.index)
+    np.testing.assert_allclose(ours, by_hand[ours.index], atol=1e-4)
 
 
 def test_what_predictions_say_of_themselves_is_scored_as_by_hand(sections):
@@ -433,6 +452,13 @@ def lost_features(sections):
         (list, {"markers": ["NOPE"]}, ValueError, "None of the markers in 'markers'"),
         (list, {"markers": {"all": ["GENE0"]}}, ValueError, "name of a panel of its own"),
         (list, {"metrics": ["r2"]}, ValueError, "metric must be one of"),
+        (list, {"target": "counts"}, ValueError, "target must be one of 'log1p', 'pearson_residuals'; got 'counts'"),
+        (
+            list,
+            {"metrics": ["pcc", "mse"], "target": "pearson_residuals"},
+            ValueError,
+            "'mse' cannot be computed with target='pearson_residuals'",
+        ),
         (list, {"seeds": []}, ValueError, "seeds must be one or more non-negative integers"),
         (list, {"n_jobs": 0}, ValueError, "n_jobs must be a positive integer"),
     ],
@@ -466,6 +492,6 @@ def test_methods_that_learn_from_pixels_need_no_features(two_sections):
     table = st.tl.cross_validate(
         small, methods={"pixels": {"method": "cmrcnet", **pixels}}, test=["P2"], n_genes=20, metrics=["pcc"]
     )
-    assert table["metric"].isin(["pcc", "ceiling", "ceiling_sd", "pcc_of_ceiling"]).all()
+    assert table["metric"].isin(["pcc", "pcc_given_depth", "ceiling", "ceiling_sd", "pcc_of_ceiling"]).all()
     with pytest.raises(ValueError, match="no image features"):
         st.tl.cross_validate(small, methods=["cmrcnet"], n_genes=20)

@@ -7,7 +7,7 @@ from scipy import sparse, stats
 import stpredict as st
 from stpredict._evaluation.stated import OF_STATED
 
-GENE_METRICS = ["pcc", "spearman", "mse", "sd_ratio", "ceiling"]
+GENE_METRICS = ["pcc", "pcc_given_depth", "spearman", "mse", "sd_ratio", "ceiling"]
 
 
 @pytest.fixture
@@ -24,7 +24,8 @@ def measured(adata):
 
 def test_the_table_is_tidy_and_complete(scored):
     table = st.tl.evaluate(scored, panels={"first": ["GENE0", "GENE1", "GENE2"], "one": ["GENE7"]})
-    assert table.columns.tolist() == ["section", "panel", "gene", "metric", "value"]
+    assert table.columns.tolist() == ["section", "panel", "gene", "target", "metric", "value"]
+    assert set(table["target"]) == {"log1p"}
     per_gene = table[table["gene"] != ""]
     assert len(per_gene) == len(GENE_METRICS) * 4
     assert set(table.loc[table["gene"] == "", "metric"]) == {

@@ -164,7 +164,9 @@ def _prepare(study: Study, split: Split) -> _Prepared:
     test = {study.names[i]: study.data[i] for i in split.test}
     shallow = {"min_counts": study.min_counts, "seed": settings.seed}
     ceilings = {
-        name: noise_ceilings(_section(one, study.where.table_key), genes, **shallow) for name, one in test.items()
+        name: noise_ceilings(_section(one, study.where.table_key), genes, **shallow)
+        for name, one in test.items()
+        if "ceiling" in study.metrics
     }
     options = {
         "genes": genes,
@@ -176,7 +178,7 @@ def _prepare(study: Study, split: Split) -> _Prepared:
     }
     if references := duplicates.without_group(study.references, split.fold, study.group_key):
         options["reference"] = references
-    scoring = {"panels": panels, "metrics": study.metrics, **shallow}
+    scoring = {"panels": panels, "metrics": study.metrics, "target": study.target, **shallow}
     return _Prepared([study.data[i] for i in split.train], test, panels, ceilings, options, scoring)
 
 
@@ -203,7 +205,7 @@ def _job_table(shared: _Prepared, options: dict[str, Any]) -> pd.DataFrame:
         rate = partial(
             score, section, prediction.mean, prediction.genes, std=prediction.std, stated=_stated(prediction)
         )
-        tables.append(rate(ceilings=shared.ceilings[name], **shared.scoring))
+        tables.append(rate(ceilings=shared.ceilings.get(name), **shared.scoring))
         tables[-1].insert(0, "section", name)
     return pd.concat(tables, ignore_index=True)
 

@@ -11,11 +11,12 @@ import numpy as np
 from stpredict._benchmark import duplicates
 from stpredict._benchmark.methods import check_image_features, method_specs
 from stpredict._benchmark.panels import shared_genes, wanted_genes
-from stpredict._core.checks import one_of, raw_counts
+from stpredict._core.checks import raw_counts
 from stpredict._core.settings import settings
 from stpredict._core.version import __version__
-from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, check_deep_spots
+from stpredict._evaluation.scoring import KNOWN, METRICS, MIN_SPOTS, OF_INTERVALS, check_deep_spots
 from stpredict._evaluation.stated import OF_STATED
+from stpredict._evaluation.target import LOG1P, checked_metrics
 from stpredict._sections.groups import section_groups
 from stpredict._sections.open import Where, listed, open_all, separate, table_of, unique_names
 from stpredict._sections.spread import kept_of_whole
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
 
-ALWAYS = ("ceiling", "ceiling_sd", "pcc_of_ceiling")
+ALWAYS = ("pcc_given_depth", "ceiling", "ceiling_sd", "pcc_of_ceiling")
+"""Metrics that every table has, as far as its target allows."""
+DEFAULT = (*(metric for metric in METRICS if metric not in ALWAYS), *OF_INTERVALS, *OF_STATED)
+"""Further metrics where none are asked for."""
 
 
 @dataclass
@@ -46,6 +50,7 @@ class Study:
     markers: dict[str, list[str]]
     shared: list[str]
     metrics: list[str]
+    target: str
     group_key: str | None
     features: list[str] | None
     min_counts: int
@@ -54,7 +59,7 @@ class Study:
 
     def plan(self) -> dict[str, Any]:
         """Everything that numbers depend on beside the method, for the store."""
-        own = ("n_genes", "markers", "metrics", "group_key", "features", "min_counts", "genes")
+        own = ("n_genes", "markers", "metrics", "target", "group_key", "features", "min_counts", "genes")
         return {
             "sections": self.digests,
             "groups": dict(zip(self.names, self.groups, strict=True)),
@@ -72,18 +77,18 @@ def open_study(
     genes: Iterable[str] | None,
     n_genes: int,
     markers: Iterable[str] | Mapping[str, Iterable[str]] | None,
-    metrics: Iterable[str],
+    metrics: Iterable[str] | None,
     seeds: Iterable[int],
     group_key: str | None,
     features: str | Sequence[str] | None,
     min_counts: int,
     where: Where,
+    target: str = LOG1P,
 ) -> Study:
     """Check everything that can be checked before anything is trained, planted leaks included."""
     specs = method_specs(methods)
-    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-    for metric in metrics:
-        one_of(metric, (*METRICS, *OF_INTERVALS, *OF_STATED), "metric")
+    metrics = checked_metrics(metrics, target, known=KNOWN, default=DEFAULT)
+    always = checked_metrics(None, target, known=KNOWN, default=ALWAYS)
     seeds = _checked_seeds(seeds)
     sections = open_all(data, where, least_spots=MIN_SPOTS)
     for section in sections:
@@ -110,7 +115,8 @@ def open_study(
         n_genes=n_genes,
         markers=marker_sets,
         shared=shared,
-        metrics=list(dict.fromkeys([*metrics, *ALWAYS])),
+        metrics=list(dict.fromkeys([*metrics, *always])),
+        target=target,
         group_key=group_key,
         features=keys,
         min_counts=min_counts,

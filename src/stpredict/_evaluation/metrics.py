@@ -26,6 +26,36 @@ def pearson(measured: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, in
     return np.clip(both, -1, 1), int((~defined).sum())
 
 
+def pearson_given_depth(measured: np.ndarray, predicted: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Pearson correlation of every gene over spots, given how many counts these have: what depth does not explain.
+
+    The log total count of the spots and its square are regressed out of both sides, and what is left is correlated: 0
+    for a prediction that follows from depth alone. NaN below five spots, which leave fewer than two free.
+
+    Parameters
+    ----------
+    measured, predicted
+        (spots, genes).
+    totals
+        Total count of every spot, (spots,).
+    """
+    if len(totals) < 5:
+        return np.full(measured.shape[1], np.nan)
+    depth = np.log1p(np.asarray(totals, dtype=np.float64))
+    depth = depth - depth.mean()
+    axes, lengths, _ = np.linalg.svd(np.column_stack([np.ones(len(depth)), depth, depth**2]), full_matrices=False)
+    axes = axes[:, lengths > 1e-9 * lengths[0]]
+    return pearson(*(_without(np.asarray(values, dtype=np.float64), axes) for values in (measured, predicted)))[0]
+
+
+def _without(values: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """Columns without what orthonormal `axes` explain; NaN for those of which nothing but rounding is left."""
+    with np.errstate(invalid="ignore"):
+        left = values - axes @ (axes.T @ values)
+        explained = np.linalg.norm(left, axis=0) <= 1e-6 * np.linalg.norm(values, axis=0)
+    return np.where(explained, np.nan, left)
+
+
 def spearman(measured: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, int]:
     """Spearman correlation of every gene over spots, and of how many genes it is undefined (and set to 0)."""
     from scipy.stats import rankdata

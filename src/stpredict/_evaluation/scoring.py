@@ -11,6 +11,7 @@ from stpredict._core.warning import warn
 from stpredict._evaluation import metrics as m
 from stpredict._evaluation.ceiling import ceiling_draws, spread
 from stpredict._evaluation.stated import OF_STATED, Stated, share_inside, stated_excess, stated_r
+from stpredict._evaluation.target import LOG1P, pearson_residuals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 METRICS = (
     "pcc",
+    "pcc_given_depth",
     "spearman",
     "mse",
     "sd_ratio",
@@ -32,10 +34,12 @@ METRICS = (
 )
 OF_INTERVALS = ("coverage", "interval_width")
 """Metrics of `INTERVAL` intervals, which need a predictive standard deviation."""
+KNOWN = (*METRICS, *OF_INTERVALS, *OF_STATED)
+"""All metrics."""
 
 INTERVAL = 0.9
 NOTHING = Stated()
-COLUMNS = ["panel", "gene", "metric", "value"]
+COLUMNS = ["panel", "gene", "target", "metric", "value"]
 MIN_SPOTS = 3
 
 
@@ -48,6 +52,7 @@ def score(
     stated: Stated = NOTHING,
     panels: Mapping[str, Iterable[str]] | None,
     metrics: Sequence[str],
+    target: str = LOG1P,
     min_counts: int,
     seed: int,
     ceilings: pd.DataFrame | None = None,
@@ -67,7 +72,9 @@ def score(
     panels
         Names of gene sets and their genes; None takes every predicted gene as ``"all"``.
     metrics
-        Which of `METRICS`, `OF_INTERVALS` and `OF_STATED`.
+        Which of `KNOWN`; those that `target` allows.
+    target
+        Measured expression as one of `target.TARGETS`.
     min_counts
         Spots with fewer counts are left out.
     seed
@@ -77,7 +84,7 @@ def score(
 
     Returns
     -------
-    Tidy table with the columns ``panel``, ``gene``, ``metric`` and ``value``.
+    Tidy table with the columns ``panel``, ``gene``, ``target``, ``metric`` and ``value``.
 
     Raises
     ------
@@ -89,13 +96,13 @@ def score(
         raise ValueError(msg)
     said = stated.metrics()
     metrics = [metric for metric in metrics if metric not in OF_STATED or metric in said]
-    compared = _Compared(section, values, genes, panels, min_counts, std, stated)
+    compared = _Compared(section, values, genes, panels, min_counts, std, stated, target)
     if {"ceiling", "ceiling_sd", "pcc_of_ceiling"} & set(metrics):
         if ceilings is None:
             ceilings = noise_ceilings(section, compared.genes, min_counts=min_counts, seed=seed)
         compared.ceiling = ceilings.loc[compared.genes].to_numpy()
     rows = [
-        pd.DataFrame({"panel": panel, "gene": names, "metric": metric, "value": values})
+        pd.DataFrame({"panel": panel, "gene": names, "target": target, "metric": metric, "value": values})
         for panel, panel_genes in compared.panels.items()
         for metric, names, values in _scores(compared, panel_genes, metrics)
     ]
@@ -133,9 +140,10 @@ class _Compared:
         min_counts: int,
         std: np.ndarray | None,
         stated: Stated,
+        target: str,
     ) -> None:
         section.lacks_genes()  # (which warns)
-        _, _, enough = _deep_spots(section, min_counts)
+        counts, totals, enough = _deep_spots(section, min_counts)
         values, known = values[enough], pd.Index(genes)
         if panels is None:
             panels = {"all": list(known[np.isfinite(values).any(axis=0)])}
@@ -145,7 +153,12 @@ class _Compared:
         self.predicted = np.where(places < 0, np.nan, values[:, places]).astype(np.float64)
         std = np.full(values.shape, np.nan) if std is None else std[enough]
         self.std = np.where(places < 0, np.nan, std[:, places]).astype(np.float64)
-        self.measured = section.log_expression(self.genes)[enough].astype(np.float64)
+        self.totals = totals[enough]
+        if target == LOG1P:
+            self.measured = section.log_expression(self.genes)[enough].astype(np.float64)
+        else:
+            chosen = _rows(counts[:, section.genes.get_indexer(self.genes)], enough)
+            self.measured = pearson_residuals(chosen, self.totals)
         self.stated = stated.taken(enough, places)
         self.ceiling = np.full((len(self.genes), 1), np.nan)
         self.adjacency = section.neighbours()[enough][:, enough]
@@ -179,6 +192,8 @@ def _scores(
         match metric:
             case "pcc":
                 yield metric, genes, pcc
+            case "pcc_given_depth":
+                yield metric, genes, m.pearson_given_depth(measured, predicted, compared.totals)
             case "spearman":
                 yield metric, genes, m.spearman(measured, predicted)[0]
             case "mse":

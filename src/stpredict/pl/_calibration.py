@@ -11,6 +11,7 @@ from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict._evaluation import metrics
 from stpredict._evaluation.stated import share_inside, stated_r
+from stpredict._evaluation.target import one_target
 from stpredict._sections.open import Where
 from stpredict.pl import _canvas
 from stpredict.pl._scores import LABELS
@@ -86,8 +87,8 @@ def calibration(
     KeyError
         If a layer, a gene, the section or a column of the table is not there.
     ValueError
-        If the table lacks ``"pcc"`` or ``"sd_ratio"``, counts are not raw counts, no gene can be drawn, there are
-        several sections and none is chosen, or `ax` has another number of axes.
+        If the table lacks ``"pcc"`` or ``"sd_ratio"`` or holds scores against two targets, counts are not raw counts,
+        no gene can be drawn, there are several sections and none is chosen, or `ax` has another number of axes.
 
     Examples
     --------
@@ -158,6 +159,7 @@ def _scale_of_table(table: pd.DataFrame, genes: Iterable[str] | None) -> pd.Data
     if missing:
         msg = f"The table lacks the column(s) {', '.join(missing)}; it has {', '.join(map(str, table.columns))}."
         raise KeyError(msg)
+    one_target(table)
     lost = [name for name in ("pcc", "sd_ratio") if name not in set(table["metric"])]
     if lost:
         msg = f"The table has no metric {', '.join(lost)}; call stpredict.tl.evaluate with metrics=['pcc', 'sd_ratio']."

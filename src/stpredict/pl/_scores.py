@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core.docs import with_shared_texts
+from stpredict._evaluation.target import RESIDUALS, one_target
 from stpredict._evaluation.units import student_interval, unit_of, unit_values
 from stpredict.pl import _canvas
 from stpredict.pl._tumor import COLOURS
@@ -23,6 +24,7 @@ MARKERS = "osD^vPX*"
 
 LABELS = {
     "pcc": "Pearson r",
+    "pcc_given_depth": "Pearson r given depth",
     "spearman": "Spearman ρ",
     "mse": "mean squared error",
     "sd_ratio": "sd, predicted / measured",
@@ -89,7 +91,7 @@ def scores(
     KeyError
         If a column is missing.
     ValueError
-        If the table is empty or lacks the metric, a method or a panel.
+        If the table is empty, lacks the metric, a method or a panel, or holds scores against two targets.
 
     Examples
     --------
@@ -128,7 +130,10 @@ def scores(
     for edge in np.arange(len(panels) - 1) + 0.5:
         axes.axvline(edge, color="#dddddd", linewidth=0.8)
     axes.set(xlim=(-0.5, len(panels) - 0.5), xticks=range(len(panels)), xticklabels=panels)
-    axes.set_ylabel(LABELS.get(metric, metric) + ("" if against is None else f"\nminus that of {against}"))
+    of_residuals = "\nwith Pearson residuals" if one_target(table) == RESIDUALS else ""
+    axes.set_ylabel(
+        LABELS.get(metric, metric) + of_residuals + ("" if against is None else f"\nminus that of {against}")
+    )
     axes.set_title(_title(samples, unit, paired=against is not None), size=9, loc="left")
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
@@ -213,6 +218,7 @@ def chosen_rows(
     if table.empty:
         msg = "The table has no rows."
         raise ValueError(msg)
+    one_target(table)
     if "method" not in table:
         table = table.assign(method="prediction")
     known = list(table["metric"].unique())

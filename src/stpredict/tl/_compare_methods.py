@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from stpredict._evaluation.target import one_target
 from stpredict._evaluation.units import LOWER_IS_BETTER, student_interval, unit_of, unit_values
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def compare_methods(
     - ``mean``, and ``seed_sd``, the standard deviation over ``n_seeds`` seeds of that mean
     - ``ceiling`` and ``of_ceiling``, mean noise ceiling and the share of it (for ``"pcc"``, where the table has it),
       the share with no more digits than the thinning allows: two, and one where another seed moves it by more than .01
+    - ``given_depth``, mean of ``"pcc_given_depth"`` (for ``"pcc"``, where the table has it): what of it the depth of
+      spots does not explain
     - ``against``, and the mean paired ``difference`` to it with its 95 % interval ``low`` to ``high``
     - ``wins`` in ``n`` units, and what the ``unit`` is, ``"group"`` or ``"section"``
     - ``clear``: whether the interval leaves out zero
@@ -58,7 +61,8 @@ def compare_methods(
     KeyError
         If a column is missing.
     ValueError
-        If the table has no such metric, panel or method, or no baseline and `against` is not given.
+        If the table has no such metric, panel or method, if it holds scores against two targets, or if it has no
+        baseline and `against` is not given.
 
     Examples
     --------
@@ -78,6 +82,7 @@ def compare_methods(
     if missing := [name for name in NEEDED if name not in scores]:
         msg = f"The table lacks the column(s) {', '.join(missing)}; pass what stpredict.tl.cross_validate returned."
         raise KeyError(msg)
+    one_target(scores)
     _known([metric], scores["metric"], "metric")
     _known(panels or [], scores["panel"], "panel")
     _known([] if against is None else [against], scores["method"], "method")
@@ -87,7 +92,8 @@ def compare_methods(
         raise KeyError(msg)
     by_seed = unit_values(scores[scores["metric"] == metric], unit)
     values = by_seed.groupby(["method", "panel", unit], observed=True).mean().unstack(unit)
-    ceilings = _ceilings(scores, metric)
+    ceilings = _over_units(scores, ["panel"], "ceiling") if metric == "pcc" else None
+    given_depth = _over_units(scores, ["panel", "method"], "pcc_given_depth") if metric == "pcc" else None
     moved = _ceilings_moved(scores)
     rows = []
     for panel in scores["panel"].unique() if panels is None else panels:
@@ -102,9 +108,11 @@ def compare_methods(
                 share = own.mean() / ceilings[panel]
                 digits = 1 if abs(share) * moved.get(panel, 0.0) / ceilings[panel] > SHARE_MOVED else 2
                 row |= {"ceiling": ceilings[panel], "of_ceiling": round(share, digits)}
+            if given_depth is not None:
+                row |= {"given_depth": given_depth.get((panel, method), np.nan)}
             rows.append(row | _paired(own, of_panel.loc[rival], metric) | {"against": rival})
     unit = "group" if unit == "fold" else unit
-    columns = ["panel", "method", "mean", "seed_sd", "n_seeds", "ceiling", "of_ceiling", "against"]
+    columns = ["panel", "method", "mean", "seed_sd", "n_seeds", "ceiling", "of_ceiling", "given_depth", "against"]
     columns += ["difference", "low", "high", "wins", "n", "unit", "clear"]
     table = pd.DataFrame(rows).assign(unit=unit)
     return table[[name for name in columns if name in table]]
@@ -117,14 +125,14 @@ def _known(wanted: Sequence[str], column: pd.Series, what: str) -> None:
         raise ValueError(msg)
 
 
-def _ceilings(scores: pd.DataFrame, metric: str) -> pd.Series | None:
-    """Mean noise ceiling of every panel, weighed as the scores are."""
-    table = scores[scores["metric"] == "ceiling"]
-    if metric != "pcc" or table.empty:
+def _over_units(scores: pd.DataFrame, by: list[str], metric: str) -> pd.Series | None:
+    """Mean of another metric, weighed as the scores are; None where the table does not have it."""
+    table = scores[scores["metric"] == metric]
+    if table.empty:
         return None
     unit = unit_of(scores) or next(name for name in ("fold", "section") if name in scores)
-    by_unit = unit_values(table, unit).groupby(["panel", unit], observed=True).mean()
-    return by_unit.groupby("panel", observed=True).mean()
+    by_unit = unit_values(table, unit).groupby([*by, unit], observed=True).mean()
+    return by_unit.groupby(by, observed=True).mean()
 
 
 def _ceilings_moved(scores: pd.DataFrame) -> dict[str, float]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stpredict._benchmark.jobs import Split, run
 from stpredict._benchmark.splits import leave_one_group_out
 from stpredict._benchmark.study import open_study
 from stpredict._core.docs import with_shared_texts
-from stpredict._evaluation.stated import OF_STATED
 from stpredict._sections.open import Where
 
 if TYPE_CHECKING:
@@ -18,19 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from stpredict._core.typing import Data
-
-METRICS = (
-    "pcc",
-    "spearman",
-    "mse",
-    "sd_ratio",
-    "gene_structure",
-    "spatial_structure",
-    "undefined",
-    "coverage",
-    "interval_width",
-    *OF_STATED,
-)
 
 
 @with_shared_texts
@@ -45,7 +31,8 @@ def cross_validate(
     markers: str | Iterable[str] | Mapping[str, Iterable[str]] | None = None,
     features: str | Sequence[str] | None = None,
     reference: Data | Sequence[Data] | None = None,
-    metrics: Iterable[str] = METRICS,
+    metrics: Iterable[str] | None = None,
+    target: Literal["log1p", "pearson_residuals"] = "log1p",
     seeds: Iterable[int] = (0,),
     min_counts: int = 50,
     n_jobs: int | None = 1,
@@ -91,9 +78,13 @@ def cross_validate(
         Expression without images, for methods that learn from it. Rows that ``obs[group_key]`` gives to the held-out
         group are left out of its fold. A method with ``"reference": None`` does without.
     metrics
-        Metrics of `stpredict.tl.evaluate`; ``"ceiling"``, ``"ceiling_sd"`` and ``"pcc_of_ceiling"`` are always added.
+        Metrics of `stpredict.tl.evaluate`, by default all that `target` allows; ``"pcc_given_depth"``, ``"ceiling"``,
+        ``"ceiling_sd"`` and ``"pcc_of_ceiling"`` are always added (those of the ceiling for ``"log1p"`` only).
         Those of what a prediction says of itself (``"stated_pcc"``, …) are left out of methods that say nothing;
         intervals are those of level 0.9.
+    target
+        What to score against, ``"log1p"`` of counts per 10,000 or ``"pearson_residuals"``, as in
+        `stpredict.tl.evaluate`. Methods learn and predict log1p all the same.
     seeds
         Seeds of methods that depend on chance; the others run once, under the first.
     %(min_counts)s
@@ -112,8 +103,8 @@ def cross_validate(
     Returns
     -------
     Tidy table with columns ``method``, ``seed``, ``fold`` (the group held out), ``section``, ``panel``, ``gene``,
-    ``metric`` and ``value``. Panels: ``"HEG"``, the 50 genes of highest mean, ``"HVG"``, the 250 most variable ones,
-    the markers, and ``"all"``, each chosen on training sections among the genes learned.
+    ``target``, ``metric`` and ``value``. Panels: ``"HEG"``, the 50 genes of highest mean, ``"HVG"``, the 250 most
+    variable ones, the markers, and ``"all"``, each chosen on training sections among the genes learned.
 
     Raises
     ------
@@ -121,8 +112,8 @@ def cross_validate(
         If a section lacks ``obs[group_key]``.
     ValueError
         If there are fewer than two groups, a section has too few spots or belongs to two groups, sections share no
-        gene, counts are not raw counts, a method or group is unknown, spots of one group are found in another, or
-        `path` holds results of another run.
+        gene, counts are not raw counts, a method, group, metric or target is unknown, a metric needs another target,
+        spots of one group are found in another, or `path` holds results of another run.
 
     Warns
     -----
@@ -148,6 +139,7 @@ def cross_validate(
         n_genes=n_genes,
         markers=markers,
         metrics=metrics,
+        target=target,
         seeds=seeds,
         group_key=group_key,
         features=features,

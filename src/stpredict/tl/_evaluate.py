@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from stpredict._core import keys
-from stpredict._core.checks import one_of
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.labels import layer_names
 from stpredict._core.settings import settings
-from stpredict._evaluation.scoring import METRICS, MIN_SPOTS, OF_INTERVALS, score
+from stpredict._evaluation.scoring import KNOWN, METRICS, MIN_SPOTS, OF_INTERVALS, score
 from stpredict._evaluation.stated import OF_STATED, OF_STATED_ENDS, OF_STATED_PCC, Stated
+from stpredict._evaluation.target import checked_metrics
 from stpredict._sections.open import Where, open_all, unique_names
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def evaluate(
     predicted: str = keys.PREDICTED,
     panels: Mapping[str, Iterable[str]] | None = None,
     metrics: Iterable[str] | None = None,
+    target: Literal["log1p", "pearson_residuals"] = "log1p",
     min_counts: int = 50,
     seed: int | None = None,
     library_key: str | None = None,
@@ -37,9 +38,10 @@ def evaluate(
 ) -> pd.DataFrame:
     """Score predicted against measured expression, per section and gene.
 
-    The truth is raw log1p of counts per 10,000, never smoothed or rescaled. A correlation that is undefined (a
-    constant or unpredicted gene) counts as 0, so that leaving out hard genes gains nothing, and is counted in
-    ``"undefined"``. Average ``"pcc"`` over genes, then over sections; never over pooled spots.
+    The truth is raw log1p of counts per 10,000 (or Pearson residuals, see `target`), never smoothed or rescaled. A
+    correlation that is undefined (a constant or unpredicted gene) counts as 0, so that leaving out hard genes gains
+    nothing, and is counted in ``"undefined"``. Average ``"pcc"`` over genes, then over sections; never over pooled
+    spots.
 
     Parameters
     ----------
@@ -50,9 +52,11 @@ def evaluate(
         Names of gene sets and their genes, chosen on training sections; by default ``"all"``, every predicted gene.
         Genes that a section does not measure are left out there, with a warning.
     metrics
-        Per gene: ``"pcc"``, ``"spearman"``, ``"mse"``, ``"sd_ratio"`` (contrast: predicted over measured standard
-        deviation) and ``"ceiling"`` (the PCC that the true expression itself would score against these noisy counts,
-        by binomial thinning). Per section, with ``gene`` empty: ``"ceiling_sd"`` (standard deviation by which another
+        Per gene: ``"pcc"``, ``"pcc_given_depth"`` (the PCC of what is left of both sides after a regression on the log
+        total count of the spots and its square: what is predicted beyond how deeply a spot was sequenced),
+        ``"spearman"``, ``"mse"``, ``"sd_ratio"`` (contrast: predicted over measured standard deviation) and
+        ``"ceiling"`` (the PCC that the true expression itself would score against these noisy counts, by binomial
+        thinning). Per section, with ``gene`` empty: ``"ceiling_sd"`` (standard deviation by which another
         seed of the thinning moves the mean ceiling), ``"pcc_of_ceiling"`` (mean PCC over mean ceiling),
         ``"gene_structure"`` (correlation of the gene–gene correlation matrices), ``"spatial_structure"`` (correlation
         of Moran's I over genes) and ``"undefined"`` (genes whose PCC is undefined). All of these by default, and where
@@ -63,6 +67,13 @@ def evaluate(
         ``"distance"`` (median distance of spots from training spots). Not by default, for predictions made with
         ``std=True``, per gene: ``"coverage"`` (share of spots inside the 90 % interval of a normal distribution) and
         ``"interval_width"`` (its mean width).
+    target
+        Measured expression as ``"log1p"`` of counts per 10,000, the units of predictions; or as
+        ``"pearson_residuals"``, those of ``scanpy.experimental.pp.normalize_pearson_residuals`` (theta 100, clipped at
+        the square root of the number of spots) over the spots that are scored and all genes, which take sequencing
+        depth out. Predictions stay as they are. Metrics whose meaning needs the same units on both sides are then left
+        out: there are ``"pcc"``, ``"pcc_given_depth"``, ``"spearman"``, ``"gene_structure"``,
+        ``"spatial_structure"``, ``"undefined"`` and ``"distance"``.
     %(min_counts)s
     %(seed)s
         Only the noise ceiling depends on it.
@@ -71,7 +82,7 @@ def evaluate(
 
     Returns
     -------
-    Tidy table with columns ``section``, ``panel``, ``gene``, ``metric`` and ``value``.
+    Tidy table with columns ``section``, ``panel``, ``gene``, ``target``, ``metric`` and ``value``.
 
     Raises
     ------
@@ -79,8 +90,8 @@ def evaluate(
         If there is no such layer, or metrics are asked for by name that need a standard deviation, intervals or the
         stated PCC, which are not there.
     ValueError
-        If counts are not raw counts, a metric is unknown, a section measures no gene of a panel, or too few spots
-        have `min_counts` counts.
+        If counts are not raw counts, a metric or target is unknown, a metric needs another target, a section measures
+        no gene of a panel, or too few spots have `min_counts` counts.
 
     Examples
     --------
@@ -96,9 +107,7 @@ def evaluate(
     {'pcc': 2, 'ceiling': 2}
     """
     asked = () if metrics is None else (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    chosen = (*METRICS, *OF_STATED) if metrics is None else asked
-    for metric in asked:
-        one_of(metric, (*METRICS, *OF_INTERVALS, *OF_STATED), "metric")
+    chosen = checked_metrics(None if metrics is None else asked, target, known=KNOWN, default=(*METRICS, *OF_STATED))
     if panels is not None:
         panels = {name: list(genes) for name, genes in panels.items()}
     sections = open_all(data, Where(library_key, table_key), least_spots=MIN_SPOTS)
@@ -109,7 +118,7 @@ def evaluate(
         std = _layer(section, keys.std(predicted)) if set(OF_INTERVALS) & set(chosen) else None
         stated = _stated(section, predicted, chosen)
         _check_stated(section, predicted, stated, asked)
-        what: dict[str, Any] = {"std": std, "stated": stated, "panels": panels, "metrics": chosen}
+        what: dict[str, Any] = {"std": std, "stated": stated, "panels": panels, "metrics": chosen, "target": target}
         table = score(section, values, section.genes, **what, min_counts=min_counts, seed=seed)
         table.insert(0, "section", name)
         tables.append(table)
