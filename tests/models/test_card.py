@@ -15,7 +15,7 @@ GENES = ["GENE1", "GENE4", "GENE9"]
 
 @pytest.fixture
 def model(paired):
-    return st.tl.train(paired(3), genes=GENES)
+    return st.tl.train(paired(3), genes=GENES, method="ridge")
 
 
 def encoded_by(sections, name):
@@ -33,7 +33,7 @@ def card_of(model, **how):
 
 def test_the_card_says_what_the_model_knows(paired):
     sections = paired(4, patients=["P0", "P0", "P1", "P2"])
-    model = st.tl.train(encoded_by(sections, "efficientnet_lite0"), genes=GENES)
+    model = st.tl.train(encoded_by(sections, "efficientnet_lite0"), genes=GENES, method="ridge")
     head, text = card_of(model, tissue="human breast", cite="Doe et al. 2026")
     assert head == {
         "license": "cc-by-4.0",
@@ -65,7 +65,7 @@ def test_the_card_does_not_say_more_than_is_known(paired):
         (paired(3), None, "on sections held out"),
         ([paired()], None, "on strips of the only section held out"),
     ):
-        alone = st.tl.train(sections, genes=GENES, group_key=None if patients is None else "patient")
+        alone = st.tl.train(sections, genes=GENES, group_key=None if patients is None else "patient", method="ridge")
         _, text = card_of(alone)
         assert held in text
         assert ("Only 2 patients" if patients else "Not told how many patients") in text
@@ -81,7 +81,7 @@ def test_features_of_ones_own_are_named(paired):
     sections = paired(3)
     for adata in sections:
         adata.obsm["mine"] = adata.obsm["X_fake"]
-    _, text = card_of(st.tl.train(sections, genes=GENES, features=["mine", "X_fake"]))
+    _, text = card_of(st.tl.train(sections, genes=GENES, features=["mine", "X_fake"], method="ridge"))
     assert "`adata.obsm` needs `mine`, `X_fake`" in text
     assert "predict_many" not in text
 

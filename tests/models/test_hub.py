@@ -164,7 +164,7 @@ def hub(away):
 
 @pytest.fixture
 def model(paired):
-    return st.tl.train(paired(3), genes=GENES)
+    return st.tl.train(paired(3), genes=GENES, method="ridge")
 
 
 def push(model, repository="lab/breast", **how):
@@ -349,7 +349,7 @@ def encoded_by(sections, name):
 
 @pytest.mark.parametrize("name", ["uni2-h", "UNI", "h0-mini"])
 def test_an_encoder_whose_licence_forbids_derivatives_needs_a_word(paired, hub, name):
-    model = st.tl.train(encoded_by(paired(3), name), genes=GENES)
+    model = st.tl.train(encoded_by(paired(3), name), genes=GENES, method="ridge")
     for one in (model, st.tl.adapt(encoded_by(paired(4)[3:], name)[0], model)):
         with pytest.raises(ValueError, match=rf"{name}.*CC-BY-NC-ND-4\.0 forbids derivatives.*has_permission=True"):
             push(one)
