@@ -21,11 +21,23 @@ def check_reachable(hub_id: str | None) -> None:
     OSError
         If it cannot, and nothing of `hub_id` is kept on this machine.
     """
-    from huggingface_hub import constants, get_session
+    from huggingface_hub import constants
 
     kept = Path(constants.HF_HUB_CACHE) / f"models--{hub_id}".replace("/", "--")
-    if not hub_id or kept.is_dir():
-        return
+    if hub_id and not kept.is_dir():
+        check_answers(hub_id)
+
+
+def check_answers(hub_id: str) -> None:
+    """Say soon that the hub cannot be reached, whatever of `hub_id` is kept on this machine.
+
+    Raises
+    ------
+    OSError
+        If so.
+    """
+    from huggingface_hub import constants, get_session
+
     if constants.HF_HUB_OFFLINE:
         msg = f"{hub_id} is not on this machine, and HF_HUB_OFFLINE forbids to download it"
         raise OSError(msg)

@@ -9,11 +9,12 @@ from stpredict.models._base.contract import ExpressionModel, History, Prediction
 from stpredict.models._base.load import rebuilt
 from stpredict.models.adapted.model import Adapted
 from stpredict.models.methods import METHODS
+from stpredict.models.published.pretrained import PUBLISHED, available, pretrained
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["METHODS", "ExpressionModel", "History", "Prediction", "load"]
+__all__ = ["METHODS", "ExpressionModel", "History", "Prediction", "available", "load", "pretrained"]
 
 
 def load(path: str | Path) -> ExpressionModel:
@@ -48,4 +49,4 @@ def load(path: str | Path) -> ExpressionModel:
     >>> st.models.load(folder).method
     'mean'
     """
-    return rebuilt(files.read(path), path, METHODS | {Adapted.method: Adapted})
+    return rebuilt(files.read(path), path, METHODS | PUBLISHED | {Adapted.method: Adapted})

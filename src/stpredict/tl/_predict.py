@@ -12,7 +12,6 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import HUMAN, describe_missing, match, match_once, species_of
 from stpredict._sections.open import Opened, Where, check_sizes
-from stpredict.models._base.contract import UNITS
 from stpredict.tl._given import given_genes, given_model
 from stpredict.tl._prediction.believed import ENDS
 from stpredict.tl._prediction.record import run_record
@@ -188,7 +187,7 @@ def predict_expression(
         check_section_names(section.name for section in sections)
     record = run_record(
         model, adata, {"genes": wanted or "all", "std": std} | ({} if interval is None else {"interval": interval})
-    ) | {"units": UNITS}
+    ) | {"units": model.units}
     kinds = {key_added: "mean"} | ({keys.std(key_added): "std"} if std else {})
     if interval is not None:
         kinds |= {keys.lower(key_added): "lower", keys.upper(key_added): "upper"}

@@ -1,0 +1,105 @@
+"""What is known of every published model: what it needs, what it gives, where it is and what it may be used for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+NOT_STATED = "not stated"
+"""Units of predictions whose authors do not say which they are."""
+
+
+class HubFile(NamedTuple):
+    """A file in a repository of the hub."""
+
+    repository: str
+    name: str
+    revision: str | None = None
+    """Commit that is loaded unless another is asked for; None where none is known, for the newest."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A published model.
+
+    Attributes
+    ----------
+    name, title
+        Name by which `stpredict.models.pretrained` knows it, and as its authors write it.
+    tissue, trained_on
+        What it was made for, and the collections it learned from.
+    n_genes
+        Genes that it predicts.
+    encoder
+        Image encoder whose features it takes, as `stpredict.pp.encode` takes it.
+    width
+        Features per spot.
+    spot_um, within
+        Side of the tiles, µm, and the relative difference from it that is still the same.
+    stain_norm
+        How stains were normalised, as `stpredict.pp.encode` takes it.
+    units
+        Units of its predictions.
+    licence, commercial
+        Licence of the weights, and whether it allows commercial use.
+    gated
+        Whether access must be asked for.
+    gigabytes
+        Size of the weights, GB.
+    files
+        Files that it is made of, by what they are: ``"network"`` and ``"genes"``.
+    source, paper
+        Where the weights are told of, and where the model is.
+    """
+
+    name: str
+    title: str
+    tissue: str
+    trained_on: str
+    n_genes: int
+    encoder: str
+    width: int
+    spot_um: float
+    units: str
+    licence: str
+    commercial: bool
+    gated: bool
+    gigabytes: float
+    files: dict[str, HubFile] = field(repr=False)
+    source: str
+    paper: str
+    within: float = 0.05
+    stain_norm: str | None = None
+    input_px: int = 224
+
+    @property
+    def mpp(self) -> float:
+        """Microns per pixel of its tiles."""
+        return self.spot_um / self.input_px
+
+
+_LAZYSLIDE = "RendeiroLab/LazySlide-models"
+
+PATH2SPACE = Card(
+    name="path2space",
+    title="Path2Space",
+    tissue="breast",
+    trained_on="the breast cancer sections of Bassiouni et al. (Visium)",
+    n_genes=14_000,
+    encoder="ctranspath",
+    width=768,
+    spot_um=100.0,
+    within=0.13,  # its authors cut 100 µm of whole slides, and 224 px of scans of about 0.5 µm per pixel
+    stain_norm="macenko",
+    units=NOT_STATED,
+    licence="Apache-2.0",
+    commercial=True,
+    gated=False,
+    gigabytes=6.7,
+    files={
+        "network": HubFile(_LAZYSLIDE, "Path2Space/Path2Space_exported.pt2"),
+        "genes": HubFile(_LAZYSLIDE, "Path2Space/Path2Space_genes.txt"),
+    },
+    source="https://doi.org/10.5281/zenodo.20174301",
+    paper="https://doi.org/10.1016/j.cell.2026.04.023",
+)

@@ -1,0 +1,109 @@
+"""Stand-ins of published models: their architecture, small, with random weights, in the layout of their own files."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+import stpredict as st
+
+GENES = ["ERBB2", "KRT8", "COL1A1", "EPCAM", "CD3D", "PTPRC", "VIM", "KRT6A"]
+"""Genes of the stand-ins; the simulated sections lack the last."""
+
+HIDDEN = 5
+
+
+def random_members(n, n_genes, seed=0):
+    """Weights of `n` members of Path2Space."""
+    rng = np.random.default_rng(seed)
+
+    def values(*shape):
+        return rng.normal(0.1, 0.2, shape).astype(np.float32)
+
+    return {
+        f"members.{i}.{name}": values(*shape)
+        for i in range(n)
+        for name, shape in {
+            "layer0.0.weight": (HIDDEN, 768),
+            "layer0.0.bias": (HIDDEN,),
+            "layer1.0.weight": (n_genes, HIDDEN),
+            "layer1.0.bias": (n_genes,),
+        }.items()
+    }
+
+
+def as_exported(path, tensors):
+    """Write an archive as ``torch.export.save`` does, without the program."""
+    with zipfile.ZipFile(path, "w") as archive:
+        index = {}
+        for number, (name, values) in enumerate(tensors.items()):
+            archive.writestr(f"model/data/weights/weight_{number}", values.tobytes())
+            strides = [s // values.itemsize for s in values.strides]
+            index[name] = {
+                "path_name": f"weight_{number}",
+                "is_param": True,
+                "use_pickle": False,
+                "tensor_meta": {
+                    "dtype": 7,
+                    "sizes": [{"as_int": n} for n in values.shape],
+                    "strides": [{"as_int": n} for n in strides],
+                    "storage_offset": {"as_int": 0},
+                },
+            }
+        archive.writestr("model/data/weights/model_weights_config.json", json.dumps({"config": index}))
+
+
+def with_features(adata, key, width, *, seed=0, **record):
+    """Give a section features of `width` that follow its truth, and a record of how they were made."""
+    rng = np.random.default_rng(seed)
+    features = adata.obsm["X_truth"] if "X_truth" in adata.obsm else rng.normal(size=(adata.n_obs, 4))
+    mixed = features @ np.random.default_rng(1).normal(size=(features.shape[1], width))
+    adata.obsm[key] = mixed.astype(np.float32)
+    adata.uns[key] = record
+    return adata
+
+
+@pytest.fixture
+def ctranspath():
+    """Give a section what `pp.encode` leaves for Path2Space; arguments change its record."""
+
+    def give(adata, key="X_ctranspath", width=768, **changed):
+        record = {"encoder": "ctranspath", "encoder_hash": "0", "spot_um": 100.0, "mpp": 100 / 224}
+        return with_features(adata, key, width, **record | {"stain_norm": "macenko"} | changed)
+
+    return give
+
+
+@pytest.fixture
+def write_exported():
+    return as_exported
+
+
+@pytest.fixture
+def path2space_tensors():
+    return random_members(3, len(GENES))
+
+
+@pytest.fixture
+def path2space_folder(tmp_path, path2space_tensors):
+    """A folder with the files of Path2Space as the hub has them."""
+    folder = tmp_path / "hub" / "Path2Space"
+    folder.mkdir(parents=True)
+    as_exported(folder / "Path2Space_exported.pt2", path2space_tensors)
+    (folder / "Path2Space_genes.txt").write_text("\n".join(GENES) + "\n")
+    return folder
+
+
+@pytest.fixture
+def path2space(path2space_folder):
+    return st.models.pretrained("path2space", path=path2space_folder)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Keep what is converted in a folder of the test's own."""
+    with st.settings.override(cache_dir=tmp_path / "cache"):
+        yield tmp_path / "cache"
