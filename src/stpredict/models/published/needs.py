@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
     from stpredict.models.published.cards import Card
 
-COARSE = 1.5
-"""Pixels of the image may be so many times as large as those of the model's tiles."""
+COARSE = 2.5
+"""Pixels of the image may be so many times as large as those of the model's tiles; `pp.encode` warns from 2 on."""
 
 
 def own_key(card: Card) -> str:
