@@ -56,12 +56,11 @@ def as_exported(path, tensors):
         archive.writestr("model/data/weights/model_weights_config.json", json.dumps({"config": index}))
 
 
-def with_features(adata, key, width, *, seed=0, **record):
-    """Give a section features of `width` that follow its truth, and a record of how they were made."""
-    rng = np.random.default_rng(seed)
-    features = adata.obsm["X_truth"] if "X_truth" in adata.obsm else rng.normal(size=(adata.n_obs, 4))
-    mixed = features @ np.random.default_rng(1).normal(size=(features.shape[1], width))
-    adata.obsm[key] = mixed.astype(np.float32)
+def with_features(adata, key, width, **record):
+    """Give a section features of `width` that follow its true expression, and a record of how they were made."""
+    truth = np.asarray(adata[:, GENES[:7]].layers["truth"])
+    mixing = np.random.default_rng(1).normal(size=(truth.shape[1], width))
+    adata.obsm[key] = ((truth - truth.mean(axis=0)) @ mixing).astype(np.float32)
     adata.uns[key] = record
     return adata
 

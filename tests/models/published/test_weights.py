@@ -48,7 +48,7 @@ def test_without_network_one_sentence_within_seconds(hub_cache):
     started = time.monotonic()
     with (
         pytest.warns(UserWarning, match=r"Path2Space is downloaded now \(6.7 GB\). Licence of its weights: Apache-2.0"),
-        pytest.raises(OSError, match="cannot be had from huggingface.co/RendeiroLab") as caught,
+        pytest.raises(OSError, match=r"cannot be had from huggingface.co/RendeiroLab") as caught,
     ):
         st.models.pretrained("path2space")
     assert time.monotonic() - started < 10
@@ -107,7 +107,7 @@ def test_a_gate_says_where_to_ask(hub_that_answers):
 @pytest.mark.parametrize(("status", "code"), [(404, "RevisionNotFound"), (404, "EntryNotFound"), (404, "RepoNotFound")])
 def test_what_the_hub_does_not_have(hub_that_answers, status, code):
     hub_that_answers(status, code)
-    with pytest.raises(OSError, match="Path2Space cannot be had from huggingface.co"):
+    with pytest.raises(OSError, match=r"Path2Space cannot be had from huggingface.co"):
         st.models.pretrained("path2space", revision="no-such")
 
 
@@ -115,7 +115,7 @@ def test_a_folder_without_the_files_names_them(tmp_path, path2space_folder):
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         st.models.pretrained("path2space", path=tmp_path / "nowhere")
     (path2space_folder / "Path2Space_genes.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="holds no Path2Space_genes.txt, the genes of Path2Space"):
+    with pytest.raises(FileNotFoundError, match=r"holds no Path2Space_genes.txt, the genes of Path2Space"):
         st.models.pretrained("path2space", path=path2space_folder)
 
 
