@@ -17,7 +17,7 @@ from stpredict._benchmark.panels import choose_panels
 from stpredict._benchmark.store import ResultStore
 from stpredict._core.device import resolve_device
 from stpredict._core.settings import settings
-from stpredict._evaluation.scoring import INTERVAL, noise_ceilings, score
+from stpredict._evaluation.scoring import INTERVAL, in_other_units, noise_ceilings, score
 from stpredict._evaluation.stated import Stated
 from stpredict._sections.open import Where, open_sections, table_of
 from stpredict.models._base.contract import UNITS
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
     from stpredict.models import Prediction
-
-OF_UNITS = ("mse", "sd_ratio")
-"""Metrics that say nothing of a prediction in other units than the measurement's."""
 
 GIB = 2**30
 WORKER_GIB = 1.5
@@ -208,9 +205,7 @@ def _job_table(shared: _Prepared, options: dict[str, Any]) -> pd.DataFrame:
             score, section, prediction.mean, prediction.genes, std=prediction.std, stated=_stated(prediction)
         )
         table = rate(ceilings=shared.ceilings[name], **shared.scoring)
-        if prediction.units != UNITS:
-            table.loc[table["metric"].isin(OF_UNITS), "value"] = np.nan
-        tables.append(table)
+        tables.append(table if prediction.units == UNITS else in_other_units(table))
         tables[-1].insert(0, "section", name)
     return pd.concat(tables, ignore_index=True)
 

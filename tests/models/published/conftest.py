@@ -7,8 +7,10 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 import stpredict as st
+from stpredict.datasets import genes as gene_table
 
 GENES = ["ERBB2", "KRT8", "COL1A1", "EPCAM", "CD3D", "PTPRC", "VIM", "KRT6A"]
 """Genes of the stand-ins; the simulated sections lack the last."""
@@ -106,3 +108,69 @@ def cache(tmp_path, monkeypatch):
     """Keep what is converted in a folder of the test's own."""
     with st.settings.override(cache_dir=tmp_path / "cache"):
         yield tmp_path / "cache"
+
+
+def random_stpath(n_genes, d=16, heads=2, blocks=2, seed=0):
+    """Weights of STPath."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "input_encoder.image_embed.weight": (d, 1536),
+        "input_encoder.image_embed.bias": (d,),
+        "input_encoder.gene_embed.weight": (d, n_genes + 2),
+        "input_encoder.tech_embed.weight": (5, d),
+        "input_encoder.organ_embed.weight": (25, d),
+        "gene_exp_head.0.weight": (d,),
+        "gene_exp_head.0.bias": (d,),
+        "gene_exp_head.1.weight": (n_genes + 2, d),
+        "gene_exp_head.1.bias": (n_genes + 2,),
+    }
+    for i in range(blocks):
+        shapes |= {
+            f"model.blks.{i}.attn.layernorm_qkv.0.weight": (d,),
+            f"model.blks.{i}.attn.layernorm_qkv.0.bias": (d,),
+            f"model.blks.{i}.attn.layernorm_qkv.1.weight": (3 * d, d),
+            f"model.blks.{i}.attn.layernorm_qkv.1.bias": (3 * d,),
+            f"model.blks.{i}.attn.W_output.0.weight": (d, d),
+            f"model.blks.{i}.attn.W_output.0.bias": (d,),
+            f"model.blks.{i}.attn.edge_bias.0.weight": (heads, 3),
+            f"model.blks.{i}.mlp.fc1.weight": (2 * d, d),
+            f"model.blks.{i}.mlp.fc1.bias": (2 * d,),
+            f"model.blks.{i}.mlp.norm.weight": (2 * d,),
+            f"model.blks.{i}.mlp.norm.bias": (2 * d,),
+            f"model.blks.{i}.mlp.fc2.weight": (d, 2 * d),
+            f"model.blks.{i}.mlp.fc2.bias": (d,),
+        }
+    return {name: torch.from_numpy(rng.normal(0, 0.2, shape).astype(np.float32)) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def gigapath():
+    """Give a section what `pp.encode` leaves for STPath; arguments change its record."""
+
+    def give(adata, key="X_prov-gigapath", width=1536, **changed):
+        record = {"encoder": "prov-gigapath", "encoder_hash": "0", "spot_um": 112.0, "mpp": 0.5}
+        return with_features(adata, key, width, **record | changed)
+
+    return give
+
+
+@pytest.fixture
+def stpath_tensors():
+    return random_stpath(len(GENES) + 1)
+
+
+@pytest.fixture
+def stpath_folder(tmp_path, stpath_tensors, cache):
+    """A folder with the files of STPath: the checkpoint, and symbols and aliases of the genes with their Ensembl ids."""
+    folder = tmp_path / "STPath"
+    folder.mkdir()
+    torch.save(stpath_tensors, folder / "stfm.pth")
+    ids = gene_table().set_index("symbol")["ensembl_id"].str.split("|").str[0]
+    known = {"HER2": ids["ERBB2"], **{gene: ids[gene] for gene in GENES}, "LOCAL1": "ENSG99999999999"}
+    (folder / "symbol2ensembl.json").write_text(json.dumps(known))
+    return folder
+
+
+@pytest.fixture
+def stpath(stpath_folder):
+    return st.models.pretrained("stpath", path=stpath_folder, organ="Breast", technology="Visium")

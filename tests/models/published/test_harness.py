@@ -17,10 +17,15 @@ GENES = ["ERBB2", "KRT8", "COL1A1", "EPCAM", "CD3D", "PTPRC", "VIM"]
 SEEN = "trained by others, on the breast cancer sections of Bassiouni"
 
 
+@pytest.fixture(scope="module")
+def _three():
+    return st.datasets.simulate(3)
+
+
 @pytest.fixture
-def cohort(ctranspath):
+def cohort(_three, ctranspath):
     """Three sections of three patients, with features of our own and of the published model's encoder."""
-    sections = [ctranspath(adata) for adata in st.datasets.simulate(3)]
+    sections = [ctranspath(adata.copy()) for adata in _three]
     for adata in sections:
         adata.obsm["X_small"] = adata.obsm["X_ctranspath"][:, :6] + np.float32(1)
         adata.uns["X_small"] = {"encoder": "small", "encoder_hash": "1"}
@@ -116,6 +121,9 @@ def test_adapting_improves_it_in_our_units(measured, path2space, tmp_path):
     assert adapted.units == "log1p CP10k"
     st.tl.predict_expression(measured, path2space)
     st.tl.predict_expression(measured, adapted, key_added="adapted")
+    assert st.tl.evaluate(measured, panels={"all": GENES}, metrics=["mse", "sd_ratio"])["value"].isna().all()
+    mse = st.tl.evaluate(measured, predicted="adapted", panels={"all": GENES}, metrics="mse")["value"]
+    assert mse.between(0.001, 1).all()
     assert measured.uns["adapted"]["units"] == "log1p CP10k"
     assert measured.uns["adapted"]["published"]["licence"] == "Apache-2.0"
     assert measured.uns["adapted"]["domain"]["verdict"] == "unknown"

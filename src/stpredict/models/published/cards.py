@@ -103,3 +103,25 @@ PATH2SPACE = Card(
     source="https://doi.org/10.5281/zenodo.20174301",
     paper="https://doi.org/10.1016/j.cell.2026.04.023",
 )
+
+STPATH = Card(
+    name="stpath",
+    title="STPath",
+    tissue="17 organs",
+    trained_on="HEST-1k and STimage-1K4M (most public Visium and ST sections, her2st among them)",
+    n_genes=38_982,
+    encoder="prov-gigapath",
+    width=1536,
+    spot_um=112.0,
+    units="log1p counts",
+    licence="none stated",
+    commercial=False,
+    gated=False,
+    gigabytes=0.2,
+    files={
+        "network": HubFile("tlhuang/STPath", "stfm.pth", "3346881771f2ddb5575532df3df1b5477846d10a"),
+        "genes": HubFile(_LAZYSLIDE, "STPath/symbol2ensembl.json"),
+    },
+    source="https://github.com/Graph-and-Geometric-Learning/STPath",
+    paper="https://doi.org/10.1038/s41746-025-02020-3",
+)

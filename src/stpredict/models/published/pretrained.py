@@ -8,6 +8,7 @@ import pandas as pd
 
 from stpredict._core.checks import one_of
 from stpredict.models.published.path2space import Path2Space
+from stpredict.models.published.stpath import STPath
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from stpredict.models.published.contract import FixedModel
 
-PUBLISHED: dict[str, type[FixedModel]] = {model.method: model for model in (Path2Space,)}
+PUBLISHED: dict[str, type[FixedModel]] = {model.method: model for model in (Path2Space, STPath)}
 """Name → class of every published model."""
 
 
