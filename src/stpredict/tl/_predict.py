@@ -98,7 +98,8 @@ def predict_expression(
       versions); ``distance``, the median over spots; ``nearest_section``; and ``why``. Of several sections, those of the
       farthest, and of each in ``sections``
     - ``uns["predicted"]``: ``model_id``, ``method``, ``encoder``, ``mpp``, ``units``, ``versions``, ``parameters``,
-      ``date``
+      ``date``; of a model that others trained (`stpredict.models.pretrained`) also ``published``, with its ``licence``,
+      ``revision``, ``sha256``, ``source`` and ``paper``
     - ``uns["predicted"]["unseen"]``, of a model that predicts genes it did not learn from (``"align_st"``): of those
       among the predicted, ``genes``, their names here; ``distance``, 1 − cosine between the places of the gene and of
       the most similar gene of training (0 alike, 1 unrelated); and ``reliability``, the Pearson correlation within a
