@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import stpredict as st
 from stpredict.datasets import genes as gene_table
@@ -174,3 +175,77 @@ def stpath_folder(tmp_path, stpath_tensors, cache):
 @pytest.fixture
 def stpath(stpath_folder):
     return st.models.pretrained("stpath", path=stpath_folder, organ="Breast", technology="Visium")
+
+
+def random_deepspotm(n_genes, d=64, width=8, blocks=2, layers=2, seed=0):
+    """Weights of DeepSpot-M, with low-rank changes to its vision transformer and two gene embeddings."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "embeddings.cls_token": (1, 1, d),
+        "embeddings.mask_token": (1, d),
+        "embeddings.position_embeddings": (1, 26, d),
+        "embeddings.patch_embeddings.projection.weight": (d, 3, 14, 14),
+        "embeddings.patch_embeddings.projection.bias": (d,),
+        "layernorm.weight": (d,),
+        "layernorm.bias": (d,),
+    }
+    for i in range(blocks):
+        at = f"encoder.layer.{i}"
+        for name in ("query", "key", "value"):
+            shapes |= {
+                f"{at}.attention.attention.{name}.base_layer.weight": (d, d),
+                f"{at}.attention.attention.{name}.base_layer.bias": (d,),
+                f"{at}.attention.attention.{name}.lora_A.default.weight": (2, d),
+                f"{at}.attention.attention.{name}.lora_B.default.weight": (d, 2),
+            }
+        shapes |= {f"{at}.attention.output.dense.weight": (d, d), f"{at}.attention.output.dense.bias": (d,)}
+        shapes |= {f"{at}.mlp.weights_in.weight": (48, d), f"{at}.mlp.weights_in.bias": (48,)}
+        shapes |= {f"{at}.mlp.weights_out.weight": (d, 24), f"{at}.mlp.weights_out.bias": (d,)}
+        names = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "layer_scale1.lambda1")
+        shapes |= {f"{at}.{name}": (d,) for name in (*names, "layer_scale2.lambda1")}
+    named = {f"backbone.base_model.model.model.{name}": shape for name, shape in shapes.items()}
+    shapes = {"patch_proj.weight": (width, d), "patch_proj.bias": (width,), "multi_source.modality_emb": (5, width)}
+    for i in range(layers):
+        at = f"layers.{i}"
+        shapes |= {f"{at}.cross_attn.in_proj_weight": (3 * width, width), f"{at}.cross_attn.in_proj_bias": (3 * width,)}
+        shapes |= {f"{at}.cross_attn.out_proj.weight": (width, width), f"{at}.cross_attn.out_proj.bias": (width,)}
+        shapes |= {f"{at}.{name}.{what}": (width,) for name in ("norm1", "norm2") for what in ("weight", "bias")}
+        shapes |= {f"{at}.ffn.0.weight": (4 * width, width), f"{at}.ffn.0.bias": (4 * width,)}
+        shapes |= {f"{at}.ffn.3.weight": (width, 4 * width), f"{at}.ffn.3.bias": (width,)}
+    for source, known in (("evo2", 6), ("scgpt", 5)):
+        shapes |= {f"multi_source.bio_{source}": (n_genes, known)}
+        shapes |= {
+            f"multi_source.adapters.{source}.0.weight": (width, known),
+            f"multi_source.adapters.{source}.0.bias": (width,),
+            f"multi_source.adapters.{source}.1.weight": (width,),
+            f"multi_source.adapters.{source}.1.bias": (width,),
+        }
+        for net, out in (("weight_net", width), ("bias_net", 1)):
+            at = f"routers.{source}.{net}"
+            shapes |= {f"{at}.0.weight": (16, known), f"{at}.0.bias": (16,)}
+            shapes |= {f"{at}.2.weight": (out, 16), f"{at}.2.bias": (out,)}
+    named |= {f"gene_decoder.{name}": shape for name, shape in shapes.items()}
+    return {name: torch.from_numpy(rng.normal(0, 0.3, shape).astype(np.float32)) for name, shape in named.items()}
+
+
+@pytest.fixture
+def deepspotm_tensors():
+    return random_deepspotm(len(GENES))
+
+
+@pytest.fixture
+def deepspotm_folder(tmp_path, deepspotm_tensors):
+    """A folder with the files of DeepSpot-M."""
+    folder = tmp_path / "DeepSpotM"
+    folder.mkdir()
+    save_file(deepspotm_tensors, folder / "model.safetensors")
+    rows = [f"{gene},gene,{i}" for i, gene in enumerate(GENES)]
+    (folder / "tokens.csv").write_text("\n".join(["token,token_type,token_id", *rows, "melanoma,disease,99"]))
+    told = {"encoder_model": "MidnightEncoder", "init_gene_embeddings": ["evo2", "scgpt"], "cross_attn_heads": 2}
+    (folder / "config.json").write_text(json.dumps(told | {"use_router": True, "use_lora": True, "r": 2}))
+    return folder
+
+
+@pytest.fixture
+def deepspotm(deepspotm_folder):
+    return st.models.pretrained("deepspotm", path=deepspotm_folder)

@@ -31,9 +31,10 @@ class Card:
     n_genes
         Genes that it predicts.
     encoder
-        Image encoder whose features it takes, as `stpredict.pp.encode` takes it.
+        Image encoder whose features it takes, as `stpredict.pp.encode` takes it; of a model that reads the image itself,
+        the one that is part of it.
     width
-        Features per spot.
+        Features per spot; 0 of a model that reads the image itself.
     spot_um, within
         Side of the tiles, µm, and the relative difference from it that is still the same.
     stain_norm
@@ -124,4 +125,29 @@ STPATH = Card(
     },
     source="https://github.com/Graph-and-Geometric-Learning/STPath",
     paper="https://doi.org/10.1038/s41746-025-02020-3",
+)
+
+_DEEPSPOTM = "ratschlab/DeepSpotM"
+
+DEEPSPOTM = Card(
+    name="deepspotm",
+    title="DeepSpot-M",
+    tissue="many organs",
+    trained_on="sections of many cancers (its preprint lists them)",
+    n_genes=19_338,
+    encoder="midnight (its own)",
+    width=0,
+    spot_um=112.0,
+    units="log1p CPM",
+    licence="CC-BY-NC-SA-4.0",
+    commercial=False,
+    gated=True,
+    gigabytes=5.3,
+    files={
+        "network": HubFile(_DEEPSPOTM, "model.safetensors"),
+        "genes": HubFile(_DEEPSPOTM, "tokens.csv"),
+        "settings": HubFile(_DEEPSPOTM, "config.json"),
+    },
+    source="https://huggingface.co/ratschlab/DeepSpotM",
+    paper="https://www.medrxiv.org/content/10.64898/2026.06.19.26356060v1",
 )

@@ -15,7 +15,7 @@ from stpredict.models._base import files
 from stpredict.models._base.contract import UNITS, ExpressionModel, History, Prediction
 from stpredict.models._base.load import rebuilt
 from stpredict.models._trust.trust import Judgement
-from stpredict.models.published.needs import check_needs, own_key
+from stpredict.models.published.needs import check_image, check_needs, own_key
 from stpredict.models.published.weights import Weights, again, in_folder, on_hub, read_tensors
 
 if TYPE_CHECKING:
@@ -77,12 +77,14 @@ class FixedModel(ExpressionModel):
         self._choices = self.checked(dict(choices or {}))
         self.arrays: dict[str, np.ndarray] = {}
         self.genes = self._all if genes is None else self._known(genes)
-        key = features or own_key(self.card)
-        made = {"n_features": self.card.width}
+        if features is not None and not self.card.width:
+            msg = f"{self.card.title} reads the image itself and takes no features=; leave it out."
+            raise ValueError(msg)
+        made: dict[str, Any] = {"n_features": self.card.width}
         if features is None:
             made |= {"encoder": self.card.encoder, "spot_um": self.card.spot_um}
         self.config: dict[str, Any] = {
-            "features": {key: made},
+            "features": {features or own_key(self.card): made} if self.card.width else {},
             "encoder": self.card.encoder,
             "min_counts": 0,
             "history": {"values": {}, "notes": [f"trained by others, on {self.card.trained_on}"]},
@@ -213,15 +215,17 @@ class FixedModel(ExpressionModel):
         raise TypeError(msg)
 
     def check(self, section: Section) -> None:
-        """Refuse a section without the features that the model needs.
+        """Refuse a section without the features that the model needs, or without an image where it reads that itself.
 
         Raises
         ------
         ValueError
             If they are missing, or were made differently; the message names the calls that mend it.
         """
-        ((key, made),) = self.config["features"].items()
-        check_needs(section, key, self.card, vouched="encoder" not in made)
+        if not self.card.width:
+            check_image(section, self.card)
+        for key in self.config["features"]:
+            check_needs(section, key, self.card, vouched=_vouched(self.config) is not None)
 
     def judge(self, section: Section) -> Judgement:
         """Say that nothing is known of where `section` lies.
@@ -312,9 +316,7 @@ class FixedModel(ExpressionModel):
         return other
 
     def _copy(self, genes: Sequence[str]) -> Self:
-        key, made = next(iter(self.config["features"].items()))
-        features = None if "encoder" in made else key
-        return type(self)(self.weights, genes=genes, features=features, choices=self._choices)
+        return type(self)(self.weights, genes=genes, features=_vouched(self.config), choices=self._choices)
 
     def _in_units(self, values: np.ndarray, genes: Sequence[str]) -> np.ndarray:
         if not self.arrays:
@@ -367,12 +369,15 @@ class FixedModel(ExpressionModel):
         shapes = {"slope": (1,), "intercept": ("g",)} if stored.arrays else {}
         files.check_shapes(stored, shapes, path)
         config = stored.config
-        key, made = next(iter(config["features"].items()))
-        features = None if "encoder" in made else key
         weights = again(cls.card, config["weights"], cls.names_in)
-        model = cls(weights, genes=stored.genes, features=features, choices=config["choices"])
+        model = cls(weights, genes=stored.genes, features=_vouched(config), choices=config["choices"])
         if model.genes != stored.genes:
             msg = f"The model at {path} is damaged: its genes are not those of {cls.card.title}; save it again."
             raise ValueError(msg)
         model.config, model.arrays = config, stored.arrays
         return model
+
+
+def _vouched(config: Mapping[str, Any]) -> str | None:
+    """``obsm`` key of features that the user vouches for, by a model's configuration; None where they are checked."""
+    return next((key for key, made in config["features"].items() if "encoder" not in made), None)

@@ -66,6 +66,23 @@ def check_needs(section: Section, key: str, card: Card, *, vouched: bool = False
         raise ValueError(msg)
 
 
+def check_image(section: Section, card: Card) -> None:
+    """Refuse a section whose image is missing, or too coarse for a model that reads it itself.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If so.
+    """
+    section.image  # noqa: B018 (opening checks the image and that all spots lie on it)
+    if section.mpp > COARSE * card.mpp:
+        msg = (
+            f"Section {section.name!r}: the image has {section.mpp:.3g} µm per pixel, and {card.title} needs "
+            f"{card.mpp:.3g} or finer. Use the image in full resolution."
+        )
+        raise ValueError(msg)
+
+
 def _check_record(section: Section, key: str, card: Card, record: Mapping[str, Any], *, vouched: bool) -> None:
     if record["encoder"] != card.encoder and not vouched:
         _refuse(

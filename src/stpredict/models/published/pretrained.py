@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from stpredict._core.checks import one_of
+from stpredict.models.published.deepspotm import DeepSpotM
 from stpredict.models.published.path2space import Path2Space
 from stpredict.models.published.stpath import STPath
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from stpredict.models.published.contract import FixedModel
 
-PUBLISHED: dict[str, type[FixedModel]] = {model.method: model for model in (Path2Space, STPath)}
+PUBLISHED: dict[str, type[FixedModel]] = {model.method: model for model in (Path2Space, STPath, DeepSpotM)}
 """Name → class of every published model."""
 
 
