@@ -12,6 +12,7 @@ import pytest
 import stpredict as st
 from stpredict._sections.open import Where, open_all
 from stpredict.models.adapted.units import in_our_units
+from stpredict.tl._batch.recipe import recipe_of
 
 GENES = ["ERBB2", "KRT8", "COL1A1", "EPCAM", "CD3D", "PTPRC", "VIM"]
 SEEN = "trained by others, on the breast cancer sections of Bassiouni"
@@ -100,6 +101,16 @@ def test_a_model_of_our_own_is_not_taken_as_it_is(cohort):
     model = st.tl.train(cohort[0], method="mean")
     with pytest.raises(TypeError, match="trained already, perhaps on the sections to be predicted"):
         cross_validate(cohort, {"mine": model})
+
+
+def test_many_slides_get_the_features_that_it_needs_without_being_told(path2space, path2space_folder, deepspotm):
+    (features,) = recipe_of(path2space, None, only_stores=False).features
+    assert (features.key, features.encoder, features.stain_norm) == ("X_ctranspath", "ctranspath", "macenko")
+    assert (features.windows, features.with_niche) == ({"spot_um": 100.0}, False)
+    assert recipe_of(deepspotm, None, only_stores=False).features == []
+    vouched = st.models.pretrained("path2space", path=path2space_folder, features="X_mine")
+    with pytest.raises(ValueError, match="features of your own"):
+        recipe_of(vouched, None, only_stores=False)
 
 
 @pytest.fixture

@@ -46,10 +46,7 @@ def test_what_the_hub_client_keeps_is_used_without_network(hub_cache, path2space
 
 def test_without_network_one_sentence_within_seconds(hub_cache):
     started = time.monotonic()
-    with (
-        pytest.warns(UserWarning, match=r"Path2Space is downloaded now \(6.7 GB\). Licence of its weights: Apache-2.0"),
-        pytest.raises(OSError, match=r"cannot be had from huggingface.co/RendeiroLab") as caught,
-    ):
+    with pytest.raises(OSError, match=r"cannot be had from huggingface.co/RendeiroLab") as caught:
         st.models.pretrained("path2space")
     assert time.monotonic() - started < 10
     assert "path= the folder" in str(caught.value)
@@ -58,7 +55,7 @@ def test_without_network_one_sentence_within_seconds(hub_cache):
 
 def test_another_revision_than_is_kept_needs_the_network(hub_cache, path2space_folder):
     fill(hub_cache, path2space_folder)
-    with pytest.warns(UserWarning, match="downloaded now"), pytest.raises(OSError, match=f"@{'f' * 40}"):
+    with pytest.raises(OSError, match=f"@{'f' * 40}"):
         st.models.pretrained("path2space", revision="f" * 40)
 
 
@@ -94,6 +91,18 @@ def hub_that_answers(hub_cache, monkeypatch):
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+def test_the_licence_is_told_before_anything_is_downloaded(hub_that_answers):
+    hub_that_answers(404, "EntryNotFound")
+    told = r"Path2Space is downloaded now \(6.7 GB\). Licence of its weights: Apache-2.0\."
+    with pytest.warns(UserWarning, match=told), pytest.raises(OSError, match="cannot be had"):
+        st.models.pretrained("path2space")
+    with (
+        pytest.warns(UserWarning, match=r"CC-BY-NC-SA-4.0, not for commercial use"),
+        pytest.raises(OSError, match=r"from huggingface.co/ratschlab/DeepSpotM"),
+    ):
+        st.models.pretrained("deepspotm")
 
 
 @pytest.mark.filterwarnings("ignore:Path2Space is downloaded now")

@@ -82,7 +82,8 @@ class FixedModel(ExpressionModel):
             raise ValueError(msg)
         made: dict[str, Any] = {"n_features": self.card.width}
         if features is None:
-            made |= {"encoder": self.card.encoder, "spot_um": self.card.spot_um}
+            made |= {"encoder": self.card.encoder, "spot_um": self.card.spot_um, "mpp": self.card.mpp}
+            made |= {"stain_norm": self.card.stain_norm} if self.card.stain_norm else {}
         self.config: dict[str, Any] = {
             "features": {features or own_key(self.card): made} if self.card.width else {},
             "encoder": self.card.encoder,
@@ -199,6 +200,11 @@ class FixedModel(ExpressionModel):
             "trained_on": card.trained_on,
             **self._choices,
         }
+
+    @property
+    def history(self) -> History:
+        """That nothing was learned here."""
+        return History(**self.config["history"])
 
     def fit(self, sections: Sequence[Section], *, genes: Sequence[str], groups: Sequence[str]) -> History:
         """Refuse: the weights are fixed.

@@ -186,10 +186,11 @@ class STPath(FixedModel):
             spots = F.layer_norm(spots, weight.shape, weight, bias)
             taken = torch.from_numpy(columns + SPECIAL).to(device)
             head, level = weights["gene_exp_head.1.weight"][taken], weights["gene_exp_head.1.bias"][taken]
-            step = size or rows_of(len(columns))
-            for start in range(0, len(spots), step):
-                part = spots[start : start + step]
-                yield slice(start, start + len(part)), F.linear(part, head, level).cpu().numpy()
+        step = size or rows_of(len(columns))
+        for start in range(0, len(spots), step):
+            with torch.inference_mode():
+                genes = F.linear(spots[start : start + step], head, level).cpu().numpy()
+            yield slice(start, start + len(genes)), genes
 
     def _spots(self, section: Section, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(spots, d): what the network starts from, with the mask in place of measured expression."""

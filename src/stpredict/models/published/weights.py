@@ -97,12 +97,11 @@ def on_hub(card: Card, revision: str | None = None) -> Weights:
     }
     kept = {what: _kept(file) for what, file in wanted.items()}
     if missing := [wanted[what] for what, path in kept.items() if path is None]:
+        try:
+            check_answers(missing[0].repository)
+        except OSError as error:
+            raise OSError(_no_access(card, missing[0], brief(error))) from error
         _tell_licence(card)
-        for repository in dict.fromkeys(file.repository for file in missing):
-            try:
-                check_answers(repository)
-            except OSError as error:
-                raise OSError(_no_access(card, missing[0], brief(error))) from error
     found = {what: path or _download(card, wanted[what]) for what, path in kept.items()}
     return Weights(found, _digests(found), revision=found["network"].parents[_depth(wanted["network"])].name)
 
