@@ -14,6 +14,7 @@ from stpredict._sections.open import Where, open_all
 from stpredict.models._base.contract import UNITS, ExpressionModel
 from stpredict.models.adapted.model import Adapted
 from stpredict.models.adapted.units import in_our_units
+from stpredict.models.published.contract import FixedModel
 from stpredict.tl._given import given_genes, given_model
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def adapt(
     sections = open_all(data, Where(library_key, table_key))
     masks = [_mask(section, measured) for section in sections]
     wanted = _wanted(model, genes, sections)
-    if model.units != UNITS:
+    if isinstance(model, FixedModel) and model.units != UNITS:
         model = in_our_units(model, sections, masks, min_counts=min_counts)
         wanted = [gene for gene in wanted if genes is not None or gene in set(model.genes)]
     adapted = Adapted(model, min_counts=min_counts, seed=settings.seed if seed is None else seed)

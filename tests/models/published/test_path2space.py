@@ -50,6 +50,13 @@ def test_uns_tells_where_it_comes_from_and_what_it_may_be_used_for(section, ctra
     section.write_h5ad(tmp_path / "section.h5ad")
 
 
+def test_figures_tell_its_units(section, gigapath, stpath):
+    gigapath(section)
+    st.tl.predict_expression(section, stpath, key_added="theirs")
+    ax = st.pl.expression(section, "ERBB2", layer="theirs", show=False)
+    assert any("log1p counts" in other.get_ylabel() for other in ax.figure.axes)
+
+
 def test_few_genes_by_any_name_give_the_same_numbers(section, ctranspath, path2space_folder, path2space):
     ctranspath(section)
     few = st.models.pretrained("path2space", path=path2space_folder, genes=["VIM", "HER2"])
