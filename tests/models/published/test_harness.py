@@ -47,6 +47,8 @@ def test_it_is_scored_on_the_same_folds_genes_panels_and_ceilings(cohort, path2s
     pd.testing.assert_series_equal(ours["value"][ceiling], theirs["value"][ceiling])
     assert theirs["value"][theirs["metric"] == "mse"].isna().all()
     assert ours["value"][ours["metric"] == "mse"].notna().all()
+    compared = st.tl.compare_methods(table, metric="pcc", against="ours").set_index(["panel", "method"])
+    assert compared.loc[("all", "theirs"), "n"] == 3
     held = theirs[(theirs["fold"] == "P2") & (theirs["panel"] == "all") & (theirs["metric"] == "pcc")].set_index("gene")
     adata = next(adata for adata in cohort if adata.obs["patient"].iloc[0] == "P2")
     st.tl.predict_expression(adata, path2space)
