@@ -28,7 +28,7 @@ LAYERS = (
     "pl",
     "cli",
 )
-METHODS = ("baselines", "adapted", "_aligned", "cmrcnet", "st_align", "align_st")
+METHODS = ("baselines", "adapted", "_aligned", "cmrcnet", "st_align", "align_st", "published")
 """Packages of `stpredict.models` that are methods: what all methods share may not know them."""
 SHARED = ("_base", "_data", "_retrieval", "_reference", "_training", "nn")
 HEAVY = ("torch", "timm", "lightning", "scanpy", "squidpy", "spatialdata", "skimage", "sklearn", "matplotlib.pyplot")

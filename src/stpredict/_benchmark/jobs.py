@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 
 from stpredict._benchmark import duplicates
-from stpredict._benchmark.methods import seeded
+from stpredict._benchmark.methods import FIXED, seeded
 from stpredict._benchmark.panels import choose_panels
 from stpredict._benchmark.store import ResultStore
 from stpredict._core.device import resolve_device
 from stpredict._core.settings import settings
-from stpredict._evaluation.scoring import INTERVAL, noise_ceilings, score
+from stpredict._evaluation.scoring import INTERVAL, in_other_units, noise_ceilings, score
 from stpredict._evaluation.stated import Stated
 from stpredict._sections.open import Where, open_sections, table_of
+from stpredict.models._base.contract import UNITS
 from stpredict.models.fit import fit
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _prepare(study: Study, split: Split) -> _Prepared:
 def _run_job(
     name: str, shared: _Prepared, spec: dict[str, Any], seed: int | None, values: dict[str, Any]
 ) -> tuple[str, pd.DataFrame]:
-    """Train, predict the held-out sections from their images alone, and score."""
+    """Train what is to be trained, predict the held-out sections from their images alone, and score."""
     options = shared.options | spec | ({} if seed is None else {"seed": seed})
     options = {key: value for key, value in options.items() if key != "reference" or value is not None}
     with _alone(seeded(spec)), settings.override(**values | {"progress": False}):
@@ -197,7 +198,7 @@ def _run_job(
 
 
 def _job_table(shared: _Prepared, options: dict[str, Any]) -> pd.DataFrame:
-    model = fit(shared.train, **options)
+    model = options.get(FIXED) or fit(shared.train, **options)
     tables = []
     for name, data in shared.test.items():
         section = _section(data, options["table_key"])
@@ -205,7 +206,8 @@ def _job_table(shared: _Prepared, options: dict[str, Any]) -> pd.DataFrame:
         rate = partial(
             score, section, prediction.mean, prediction.genes, std=prediction.std, stated=_stated(prediction)
         )
-        tables.append(rate(ceilings=shared.ceilings.get(name), **shared.scoring))
+        table = rate(ceilings=shared.ceilings.get(name), **shared.scoring)
+        tables.append(table if prediction.units == UNITS else in_other_units(table))
         tables[-1].insert(0, "section", name)
     return pd.concat(tables, ignore_index=True)
 

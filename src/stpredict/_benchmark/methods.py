@@ -1,14 +1,18 @@
-"""Methods to compare: a label and what `tl.train` is told."""
+"""Methods to compare: a label and what `tl.train` is told, or a model that others trained."""
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stpredict._core.checks import one_of
+from stpredict._core.warning import warn
+from stpredict._genes.symbols import match
+from stpredict.models._base.contract import ExpressionModel
 from stpredict.models._data.features import check_features, describe_features, find_features
 from stpredict.models.fit import fit, own_arguments
 from stpredict.models.methods import METHODS
+from stpredict.models.published.contract import FixedModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,23 +33,38 @@ OURS = (
 )
 """Arguments of `tl.train` that are the same for all methods, given by seeds=, or would carry one fold into another."""
 
+FIXED = "fixed"
+"""Key under which a method that is a model of others has the model, in place of ``"method"``."""
 
-def method_specs(methods: str | Iterable[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Label → arguments of `tl.train`, ``"method"`` among them, checked.
+Methods: TypeAlias = "str | Iterable[str | FixedModel] | Mapping[str, Mapping[str, Any] | str | FixedModel]"
+
+
+def method_specs(methods: Methods) -> dict[str, dict[str, Any]]:
+    """Label → arguments of `tl.train`, ``"method"`` among them, or a published model under `FIXED`; checked.
 
     Raises
     ------
     ValueError
         If there is none, a method is unknown, or an argument is not one that a method may have.
     """
-    if isinstance(methods, str):
+    if isinstance(methods, str | ExpressionModel):
         methods = [methods]
-    specs = methods if hasattr(methods, "items") else {name: {"method": name} for name in methods}
+    specs = methods if hasattr(methods, "items") else {getattr(given, "method", given): given for given in methods}
     if not specs:
         msg = f"No methods given; name some of {', '.join(METHODS)}."
         raise ValueError(msg)
     checked = {}
     for label, given in specs.items():
+        if isinstance(given, FixedModel):
+            checked[str(label)] = {FIXED: given}
+            continue
+        if isinstance(given, ExpressionModel):
+            msg = (
+                f"Method {label!r} is a model that was trained already, perhaps on the sections to be predicted. Name the "
+                f"method, {{{label!r}: {{'method': {given.method!r}}}}}, so that it is trained on each fold anew; only "
+                "models of stpredict.models.pretrained are taken as they are."
+            )
+            raise TypeError(msg)
         spec = {"method": given} if isinstance(given, str) else dict(given)
         if "method" not in spec:
             msg = f"Method {label!r} needs a 'method', one of {', '.join(METHODS)}."
@@ -82,7 +101,7 @@ def _model(spec: Mapping[str, Any]) -> FeatureModel:
 def check_image_features(
     specs: Mapping[str, Mapping[str, Any]], sections: Sequence[Section], features: Sequence[str] | None
 ) -> None:
-    """Refuse sections whose image features are missing or differ, where a method learns from them.
+    """Refuse sections whose image features are missing or differ, where a method looks at them.
 
     Raises
     ------
@@ -90,12 +109,39 @@ def check_image_features(
         As `tl.train` would, but for all sections at once.
     """
     for spec in specs.values():
-        if _model(spec).uses_features:
+        if FIXED in spec:
+            for section in sections:
+                spec[FIXED].check(section)
+        elif _model(spec).uses_features:
             expected = describe_features(sections[0], find_features(sections, spec.get("features", features)))
             for section in sections[1:]:
                 check_features(section, expected)
 
 
+def check_genes(specs: Mapping[str, Mapping[str, Any]], genes: Sequence[str]) -> None:
+    """Refuse published models that know none of the sections' `genes`, and tell what the others were trained on.
+
+    Raises
+    ------
+    ValueError
+        If a model knows none.
+    """
+    for label, spec in specs.items():
+        if FIXED not in spec:
+            continue
+        model = spec[FIXED]
+        if not match(genes, model.genes):
+            msg = (
+                f"Method {label!r} knows none of the genes that all sections share ({', '.join(genes[:3])}, …), but such as "
+                f"{', '.join(model.genes[:3])}. Is it of the same species?"
+            )
+            raise ValueError(msg)
+        warn(
+            f"Method {label!r} was trained by others, on {model.card.trained_on}: patients from there are not new to it, "
+            "and its scores on them are too good."
+        )
+
+
 def seeded(spec: Mapping[str, Any]) -> bool:
     """Whether the method's result depends on a seed."""
-    return getattr(METHODS[spec["method"]], "seeded", False)
+    return FIXED not in spec and METHODS[spec["method"]].seeded

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._benchmark import duplicates
-from stpredict._benchmark.methods import check_image_features, method_specs
+from stpredict._benchmark.methods import FIXED, check_genes, check_image_features, method_specs
 from stpredict._benchmark.panels import shared_genes, wanted_genes
 from stpredict._core.checks import raw_counts
 from stpredict._core.settings import settings
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from stpredict._benchmark.methods import Methods
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
 
@@ -71,7 +72,7 @@ class Study:
 
 def open_study(
     data: Data | Sequence[Data],
-    methods: Iterable[str] | Mapping[str, Mapping[str, Any]],
+    methods: Methods,
     *,
     reference: Data | Sequence[Data] | None,
     genes: Iterable[str] | None,
@@ -103,6 +104,7 @@ def open_study(
     keys = None if features is None else [features] if isinstance(features, str) else list(features)
     check_image_features(specs, sections, keys)
     wanted, marker_sets = wanted_genes(shared, genes, n_genes, markers)
+    check_genes(specs, shared)
     duplicates.warn_of_sisters(sections, groups, group_key)
     return Study(
         data=separate(data, where),
@@ -144,6 +146,7 @@ def _digests(
     import hashlib
 
     asked = {key for spec in specs.values() for key in np.atleast_1d(spec.get("features") or [])} | set(features or [])
+    asked |= {key for spec in specs.values() if FIXED in spec for key in spec[FIXED].config["features"]}
     digests = {}
     for section, name in zip(sections, names, strict=True):
         digest = hashlib.sha256("\n".join(section.genes).encode())

@@ -27,16 +27,12 @@ def check_reachable(hub_id: str | None) -> None:
     from huggingface_hub import constants
 
     kept = Path(constants.HF_HUB_CACHE) / f"models--{hub_id}".replace("/", "--")
-    if not hub_id or kept.is_dir():
-        return
-    if constants.HF_HUB_OFFLINE:
-        msg = f"{hub_id} is not on this machine, and HF_HUB_OFFLINE forbids to download it"
-        raise OSError(msg)
-    check_answers()
+    if hub_id and not kept.is_dir():
+        check_answers(hub_id)
 
 
-def check_answers() -> None:
-    """Say soon that the hub cannot be reached.
+def check_answers(hub_id: str | None = None) -> None:
+    """Say soon that the hub cannot be reached, whatever of `hub_id` is kept on this machine.
 
     Raises
     ------
@@ -47,6 +43,8 @@ def check_answers() -> None:
 
     if constants.HF_HUB_OFFLINE:
         msg = f"HF_HUB_OFFLINE forbids to reach {constants.ENDPOINT}"
+        if hub_id:
+            msg = f"{hub_id} is not on this machine, and HF_HUB_OFFLINE forbids to download it"
         raise OSError(msg)
     try:
         get_session().head(constants.ENDPOINT, timeout=SECONDS)

@@ -37,6 +37,9 @@ OF_INTERVALS = ("coverage", "interval_width")
 KNOWN = (*METRICS, *OF_INTERVALS, *OF_STATED)
 """All metrics."""
 
+OF_UNITS = ("mse", "sd_ratio")
+"""Metrics that say nothing of a prediction in other units than those of the measurement."""
+
 INTERVAL = 0.9
 NOTHING = Stated()
 COLUMNS = ["panel", "gene", "target", "metric", "value"]
@@ -107,6 +110,12 @@ def score(
         for metric, names, values in _scores(compared, panel_genes, metrics)
     ]
     return pd.concat(rows, ignore_index=True)[COLUMNS]
+
+
+def in_other_units(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `score` for a prediction in other units than log1p CP10k: metrics that depend on them are NaN."""
+    table.loc[table["metric"].isin(OF_UNITS), "value"] = np.nan
+    return table
 
 
 def noise_ceilings(section: Section, genes: Iterable[str], *, min_counts: int, seed: int) -> pd.DataFrame:

@@ -10,11 +10,12 @@ from stpredict.models._base.hub import fetched, on_hub
 from stpredict.models._base.load import rebuilt
 from stpredict.models.adapted.model import Adapted
 from stpredict.models.methods import METHODS
+from stpredict.models.published.pretrained import PUBLISHED, available, pretrained
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["METHODS", "ExpressionModel", "History", "Prediction", "load"]
+__all__ = ["METHODS", "ExpressionModel", "History", "Prediction", "available", "load", "pretrained"]
 
 
 def load(path: str | Path) -> ExpressionModel:
@@ -54,7 +55,7 @@ def load(path: str | Path) -> ExpressionModel:
     """
     folder = fetched(str(path)) if on_hub(path) else path
     try:
-        return rebuilt(files.read(folder), folder, METHODS | {Adapted.method: Adapted})
+        return rebuilt(files.read(folder), folder, METHODS | PUBLISHED | {Adapted.method: Adapted})
     except ValueError as error:
         if folder is path:
             raise

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict._sections.open import Where
-from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
-from stpredict.pl._values import expression_of
+from stpredict.pl._values import expression_of, units_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -100,6 +99,6 @@ def expression(
         spots.set_clim(low if vmin is None else vmin, high if vmax is None else vmax)
         known = values[gene].notna().any()
         panel.set_title(gene if known else f"{gene} (no values)", size=11)
-        _canvas.draw_colour_bar(panel, spots, UNITS if layer in (None, keys.PREDICTED) else layer)
+        _canvas.draw_colour_bar(panel, spots, units_of(section, layer))
     _canvas.draw_scale_bar(panels.axes[0], section)
     return panels.finish(show=show, save=save, return_fig=return_fig)

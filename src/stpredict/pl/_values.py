@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from stpredict._core import keys
 from stpredict._core.labels import layer_names
 from stpredict._core.names import gene_names
 from stpredict._genes import symbols
+from stpredict.models._base.contract import UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,6 +59,13 @@ def expression_of(section: Section, genes: str | Iterable[str], layer: str | Non
         if table[gene].isna().all():
             table[gene] = extra[column].to_numpy()[section.rows]
     return table
+
+
+def units_of(section: Section, layer: str | None) -> str:
+    """Units of a layer: those that its prediction was recorded with, else its name; of the counts our own."""
+    record = None if layer is None else section.adata.uns.get(layer)
+    told = record.get("units") if isinstance(record, Mapping) else None
+    return str(told or (UNITS if layer in (None, keys.PREDICTED) else layer))
 
 
 def both_of(

@@ -11,8 +11,10 @@ from stpredict._core.settings import settings
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import describe_missing, match, match_once
 from stpredict._sections.open import Where, open_all
-from stpredict.models._base.contract import ExpressionModel
+from stpredict.models._base.contract import UNITS, ExpressionModel
 from stpredict.models.adapted.model import Adapted
+from stpredict.models.adapted.units import in_our_units
+from stpredict.models.published.contract import FixedModel
 from stpredict.tl._given import given_genes, given_model
 
 if TYPE_CHECKING:
@@ -96,6 +98,9 @@ def adapt(
     own. The weights are an average over a grid by marginal likelihood; the part of single genes is chosen by left-out
     errors.
 
+    A model of `stpredict.models.pretrained` that predicts in other units is first brought to log1p of counts per 10,000: one
+    slope for all genes, an intercept for each, by least squares at measured spots. Genes without counts there are left out.
+
     Examples
     --------
     >>> import numpy as np
@@ -121,6 +126,9 @@ def adapt(
     sections = open_all(data, Where(library_key, table_key))
     masks = [_mask(section, measured) for section in sections]
     wanted = _wanted(model, genes, sections)
+    if isinstance(model, FixedModel) and model.units != UNITS:
+        model = in_our_units(model, sections, masks, min_counts=min_counts)
+        wanted = [gene for gene in wanted if genes is not None or gene in set(model.genes)]
     adapted = Adapted(model, min_counts=min_counts, seed=settings.seed if seed is None else seed)
     adapted.fit(sections, genes=wanted, measured=masks)
     if (n := adapted.config["n_spots"]) < FEW:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from stpredict._benchmark.jobs import Split, run
 from stpredict._benchmark.splits import leave_one_group_out
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from stpredict._benchmark.methods import Methods
     from stpredict._core.typing import Data
 
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def cross_validate(
     sections: Data | Sequence[Data],
     *,
-    methods: Iterable[str] | Mapping[str, Mapping[str, Any]],
+    methods: Methods,
     group_key: str | None = "patient",
     test: Sequence[str] | None = None,
     genes: Iterable[str] | None = None,
@@ -57,8 +58,11 @@ def cross_validate(
         Sections with raw counts, after `stpredict.pp.tiles` and `stpredict.pp.encode`: one object or a list. They stay
         as they are. Genes that all of them share are eligible.
     methods
-        Names of methods, or label → arguments of `stpredict.tl.train`, as
-        ``{"small": {"method": "ridge", "features": ["X_small"]}}``.
+        Names of methods, or label → name or arguments of `stpredict.tl.train`, as
+        ``{"small": {"method": "ridge", "features": ["X_small"]}}``. A model that others trained,
+        ``{"theirs": stpredict.models.pretrained("path2space")}``, is not trained: it is asked for the same genes of the
+        same sections; genes that it does not know count as PCC 0. Metrics that depend on units are NaN where its units
+        are not ours.
     group_key
         Column of ``obs`` that names each section's patient. None makes every section a group of its own, which says
         nothing about new patients where one patient has several.
@@ -118,7 +122,8 @@ def cross_validate(
     Warns
     -----
     UserWarning
-        If groups split the sections of one ``obs["patient"]``.
+        If groups split the sections of one ``obs["patient"]``. Of a model that others trained, which collections it has
+        seen.
 
     Examples
     --------

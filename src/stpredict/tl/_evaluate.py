@@ -11,10 +11,11 @@ from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.labels import layer_names
 from stpredict._core.settings import settings
-from stpredict._evaluation.scoring import KNOWN, METRICS, MIN_SPOTS, OF_INTERVALS, score
+from stpredict._evaluation.scoring import KNOWN, METRICS, MIN_SPOTS, OF_INTERVALS, in_other_units, score
 from stpredict._evaluation.stated import OF_STATED, OF_STATED_ENDS, OF_STATED_PCC, Stated
 from stpredict._evaluation.target import checked_metrics
 from stpredict._sections.open import Where, open_all, unique_names
+from stpredict.models._base.contract import UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -121,8 +122,14 @@ def evaluate(
         what: dict[str, Any] = {"std": std, "stated": stated, "panels": panels, "metrics": chosen, "target": target}
         table = score(section, values, section.genes, **what, min_counts=min_counts, seed=seed)
         table.insert(0, "section", name)
-        tables.append(table)
+        tables.append(table if _units(section, predicted) == UNITS else in_other_units(table))
     return pd.concat(tables, ignore_index=True)
+
+
+def _units(section: Section, predicted: str) -> str:
+    """Units of a prediction, as its record has them."""
+    record = section.adata.uns.get(predicted, {})
+    return str(record.get("units", UNITS)) if hasattr(record, "get") else UNITS
 
 
 def _stated(section: Section, predicted: str, chosen: Sequence[str]) -> Stated:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from math import comb
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from stpredict._benchmark.methods import Methods
     from stpredict._benchmark.splits import Fold
     from stpredict._core.typing import Data
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def learning_curve(
     sections: Data | Sequence[Data],
     *,
-    methods: Iterable[str] | Mapping[str, Mapping[str, Any]],
+    methods: Methods,
     sizes: Sequence[int] = (1, 2, 3),
     repeats: int = 3,
     group_key: str | None = "patient",

@@ -12,7 +12,6 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import HUMAN, describe_missing, match, match_once, species_of
 from stpredict._sections.open import Opened, Where, check_sizes
-from stpredict.models._base.contract import UNITS
 from stpredict.tl._given import given_genes, given_model
 from stpredict.tl._prediction.believed import ENDS
 from stpredict.tl._prediction.record import run_record
@@ -99,7 +98,8 @@ def predict_expression(
       versions); ``distance``, the median over spots; ``nearest_section``; and ``why``. Of several sections, those of the
       farthest, and of each in ``sections``
     - ``uns["predicted"]``: ``model_id``, ``method``, ``encoder``, ``mpp``, ``units``, ``versions``, ``parameters``,
-      ``date``
+      ``date``; of a model that others trained (`stpredict.models.pretrained`) also ``published``, with its ``licence``,
+      ``revision``, ``sha256``, ``source`` and ``paper``
     - ``uns["predicted"]["unseen"]``, of a model that predicts genes it did not learn from (``"align_st"``): of those
       among the predicted, ``genes``, their names here; ``distance``, 1 − cosine between the places of the gene and of
       the most similar gene of training (0 alike, 1 unrelated); and ``reliability``, the Pearson correlation within a
@@ -188,7 +188,7 @@ def predict_expression(
         check_section_names(section.name for section in sections)
     record = run_record(
         model, adata, {"genes": wanted or "all", "std": std} | ({} if interval is None else {"interval": interval})
-    ) | {"units": UNITS}
+    ) | {"units": model.units}
     kinds = {key_added: "mean"} | ({keys.std(key_added): "std"} if std else {})
     if interval is not None:
         kinds |= {keys.lower(key_added): "lower", keys.upper(key_added): "upper"}

@@ -112,6 +112,8 @@ class ExpressionModel(ABC):
         Whether `fit` takes sections that stay on disk.
     compares_spots
         Whether what is predicted for a spot depends on which others of its section are there.
+    units
+        Units of what it predicts.
     genes
         Genes that the model predicts.
     arrays
@@ -124,6 +126,7 @@ class ExpressionModel(ABC):
     seeded: ClassVar[bool] = False
     streams: ClassVar[bool] = False
     compares_spots: bool = False
+    units: str = UNITS
 
     trust: Trust = Trust()
     genes: list[str]
@@ -152,6 +155,11 @@ class ExpressionModel(ABC):
         spots at once give one part, as here.
         """
         yield slice(0, len(section)), self.predict(section, genes)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where a model that others trained comes from, and under which licence; empty for our own."""
+        return {}
 
     @property
     def trained_on(self) -> list[str]:

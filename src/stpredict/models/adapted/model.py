@@ -20,6 +20,7 @@ from stpredict.models._trust.trust import Trust
 from stpredict.models.adapted import residuals
 from stpredict.models.adapted.gaussian_process import LENGTHS, ROWS, Points, Process, kernel
 from stpredict.models.methods import METHODS
+from stpredict.models.published.pretrained import PUBLISHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from stpredict._sections.section import Section
     from stpredict.models._base.contract import ExpressionModel, History
+    from stpredict.models._trust.trust import Judgement
 
 MAX_SPOTS = 1500
 """More measured spots than this are thinned at random: the cost grows with their cube."""
@@ -169,6 +171,21 @@ class Adapted(StoredModel):
     def compares_spots(self) -> bool:  # type: ignore[override]
         """As the base model."""
         return self.base.compares_spots
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """As the base model."""
+        return self.base.provenance
+
+    def judge(self, section: Section) -> Judgement:
+        """How far `section` is from those that were learned from; what the base model says, where only that can tell.
+
+        Raises
+        ------
+        ValueError
+            If the section's features are missing or were made differently from those in training.
+        """
+        return self.base.judge(section) if self.trust.domain is None else super().judge(section)
 
     @property
     def trained_on(self) -> list[str]:
@@ -345,7 +362,7 @@ class Adapted(StoredModel):
         for name, array in stored.arrays.items():
             arrays[name.startswith(BASE)][name.removeprefix(BASE)] = array
         stored_base = files.Stored(content["method"], content["genes"], content["config"], arrays[True])
-        base = rebuilt(stored_base, path, METHODS | {cls.method: cls})
+        base = rebuilt(stored_base, path, METHODS | PUBLISHED | {cls.method: cls})
         width = {"n_design": len(arrays[False]["domain_level"])} if "domain_level" in arrays[False] else {}
         own = files.Stored(stored.method, stored.genes, width, arrays[False])
         files.check_shapes(own, cls.shapes | Trust.shapes_in(own.arrays), path)

@@ -165,9 +165,12 @@ def _shrunken(after: np.ndarray, base: np.ndarray, measured: np.ndarray, n: int)
     """Mean square error of every gene: left-out errors, drawn to what the base model expects of the gene.
 
     What the base model expects is first brought to the level of the left-out errors. Genes that it does not know are
-    drawn to the mean of their like; those that were not measured have its own.
+    drawn to the mean of their like; those that were not measured have its own. One that expects nothing (NaN) expects of
+    every gene what is the mean.
     """
     known = measured[: len(base)]
+    if np.isnan(base).any():
+        base = np.full(len(base), after[: len(base)][known].mean())
     expected = np.full(len(after), after[len(base) :].mean() if len(after) > len(base) else 0.0)
     expected[: len(base)] = base * (after[: len(base)][known].sum() / max(base[known].sum(), 1e-30))
     mixed = (n * after + BASE_SPOTS * expected) / (n + BASE_SPOTS)

@@ -83,6 +83,12 @@ KNOWN = {
     ),
     "prov-gigapath": KnownEncoder("prov-gigapath/prov-gigapath", "Apache-2.0 with conditions", True),
     "phikon-v2": KnownEncoder("owkin/phikon-v2", "Owkin non-commercial", False, pooling="transformers"),
+    "ctranspath": KnownEncoder(
+        "1aurent/swin_tiny_patch4_window7_224.CTransPath",
+        "GPL-3.0",
+        False,
+        arguments={"num_classes": 0, "conv_stem": True},
+    ),
 }
 
 
@@ -254,6 +260,10 @@ def _load_known(
         arguments = dict(spec.arguments)
         if arguments.pop("swiglu", False):
             arguments |= {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": torch.nn.SiLU}
+        if arguments.pop("conv_stem", False):
+            from stpredict.pp._encoders.conv_stem import ConvStem
+
+            arguments["embed_layer"] = ConvStem
         module = timm.create_model(f"hf-hub:{spec.hub_id}{_at(revision)}", pretrained=True, **arguments)
     except Exception as error:  # (damaged weights raise every kind of error)
         access = (

@@ -154,6 +154,8 @@ def _encoder(record: Mapping[str, Any], tools: Mapping[str, Encoder]) -> Encoder
     """What makes features with this record."""
     if record.get("encoder") == MORPHOLOGY and record["encoder_hash"] == _hash(MORPHOLOGY, {}):
         return MORPHOLOGY
+    if "encoder" in record and "encoder_hash" not in record:  # of a published model, which knows its encoder by name
+        return str(record["encoder"])
     return tools.get(record.get("encoder_hash", ""))
 
 

@@ -29,5 +29,7 @@ def run_record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any
         "parameters": {"features": list(features), **parameters},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if model.provenance:
+        record["published"] = model.provenance
     scales = [float(adata.uns[key]["mpp"]) for key in features if "mpp" in adata.uns.get(key, {})]
     return record | ({"mpp": scales[0]} if scales else {})

@@ -1,0 +1,1 @@
+"""Models that others trained and published, behind our contract: fixed weights, their encoder, their scale."""
