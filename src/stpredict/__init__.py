@@ -26,8 +26,7 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("stpredict.io"), name)
     if name == "doctor":
         return import_module("stpredict._doctor").doctor
-    msg = f"module 'stpredict' has no attribute {name!r}; it offers {', '.join(__all__)}"
-    raise AttributeError(msg)
+    raise import_module("stpredict._core.offered").nothing_called(__name__, name, __all__)
 
 
 def __dir__() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stpredict._core.offered import offers
 from stpredict.models._base import files
 from stpredict.models._base.contract import ExpressionModel, History, Prediction
 from stpredict.models._base.load import rebuilt
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["METHODS", "ExpressionModel", "History", "Prediction", "load"]
+
+__getattr__, __dir__ = offers(__name__, __all__)
 
 
 def load(path: str | Path) -> ExpressionModel:
