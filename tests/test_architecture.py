@@ -26,6 +26,7 @@ LAYERS = (
     "_benchmark",
     "tl",
     "pl",
+    "_doctor",
     "cli",
 )
 METHODS = ("baselines", "adapted", "_aligned", "cmrcnet", "st_align", "align_st", "published")

@@ -45,7 +45,7 @@ def resolve(name):
 
 
 def test_top_level_offers_the_packages_the_readers_and_settings():
-    assert set(st.__all__) == {*PACKAGES, "read_st", "read_visium", "read_wsi", "settings", "__version__"}
+    assert set(st.__all__) == {*PACKAGES, "doctor", "read_st", "read_visium", "read_wsi", "settings", "__version__"}
     assert dir(st) == sorted(st.__all__)
     assert st.read_visium is st.io.read_visium
     with pytest.raises(AttributeError, match="no attribute 'predict'; it offers datasets, io"):

@@ -10,12 +10,13 @@ from stpredict._core.version import __version__
 
 if TYPE_CHECKING:
     from stpredict import datasets, io, models, pl, pp, tl
+    from stpredict._doctor import doctor
     from stpredict.io import read_st, read_visium, read_wsi
 
 _MODULES = ("datasets", "io", "models", "pl", "pp", "tl")
 _READERS = ("read_st", "read_visium", "read_wsi")
 
-__all__ = [*_MODULES, *_READERS, "__version__", "settings"]
+__all__ = [*_MODULES, *_READERS, "__version__", "doctor", "settings"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,8 +24,9 @@ def __getattr__(name: str) -> Any:
         return import_module(f"stpredict.{name}")
     if name in _READERS:
         return getattr(import_module("stpredict.io"), name)
-    msg = f"module 'stpredict' has no attribute {name!r}; it offers {', '.join(__all__)}"
-    raise AttributeError(msg)
+    if name == "doctor":
+        return import_module("stpredict._doctor").doctor
+    raise import_module("stpredict._core.offered").nothing_called(__name__, name, __all__)
 
 
 def __dir__() -> list[str]:

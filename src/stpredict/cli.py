@@ -52,8 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--seed", type=_seed, default=0, help="seed of the simulation (default: 0)")
     demo.set_defaults(run=lambda chosen: run_demo(chosen.out, seed=chosen.seed))
     _add_predict(commands)
+    doctor = commands.add_parser("doctor", help="tell what is installed, which devices and encoders are at hand")
+    doctor.set_defaults(run=run_doctor, out=None)
     chosen = parser.parse_args(arguments)
-    if chosen.out.exists() and not chosen.out.is_dir():
+    if chosen.out is not None and chosen.out.exists() and not chosen.out.is_dir():
         parser.error(f"--out {chosen.out} is a file; name a folder.")
     try:
         return chosen.run(chosen) or 0
@@ -118,6 +120,13 @@ def run_predict(chosen: argparse.Namespace) -> int:
 def in_options(message: str) -> str:
     """A message of the package with the options of this command in place of the arguments that it names."""
     return NAMED.sub(lambda found: OPTIONS[found[1] or found[3]] + (" " if found[2] else ""), message)
+
+
+def run_doctor(chosen: argparse.Namespace) -> None:
+    """Tell what this installation has."""
+    import stpredict as st
+
+    st.doctor()
 
 
 def run_demo(out: Path, *, seed: int = 0) -> None:

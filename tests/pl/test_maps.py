@@ -85,6 +85,18 @@ def test_expression_of_the_measured_counts_and_by_alias(section):
     assert ax.get_title() == "HER2"
 
 
+def test_scanpys_names_of_arguments_are_understood(section):
+    ours = st.pl.expression(section, ["ERBB2"], layer=None, cmap="magma", alpha_img=0, show=False)
+    theirs = st.pl.expression(section, color=["ERBB2"], layer=None, color_map="magma", img_alpha=0, show=False)
+    assert ours.get_title() == theirs.get_title() == "ERBB2"
+    assert ours.collections[0].get_cmap() == theirs.collections[0].get_cmap()
+    assert len(ours.images) == len(theirs.images) == 0
+    axes = st.pl.compare(section, color="ERBB2", predicted="truth", show=False)
+    assert axes[0].get_title() == "ERBB2: measured"
+    with pytest.raises(TypeError, match="color= is another name of genes=; pass one of them"):
+        st.pl.expression(section, genes="ERBB2", color="KRT8", show=False)
+
+
 def test_expression_limits_colours_and_sizes_can_be_set(section):
     ax = st.pl.expression(section, "ERBB2", layer="truth", vmin=1, vmax=4, size=1.5, cmap="magma", show=False)
     assert spots_of(ax).get_clim() == (1, 4)

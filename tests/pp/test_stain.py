@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -96,3 +99,18 @@ def test_what_cannot_be_normalised_is_refused_before_any_work(section):
     ):
         st.pp.encode(section, stain_norm="macenko", show_progress=False)
     assert not section.obsm.keys() - {"spatial"}
+
+
+def test_what_other_packages_warn_of_when_imported_is_kept_out():
+    code = """
+import numpy as np
+from stpredict._images.stain import TARGET, _stains
+amounts = np.random.default_rng(0).gamma(1, 0.5, (4000, 2))
+pixels = (255 * np.exp(-amounts @ TARGET)).astype(np.uint8)
+assert np.abs(_stains(pixels, "tissue") - TARGET / np.linalg.norm(TARGET, axis=1)[:, None]).max() < 0.2
+"""
+    run = subprocess.run(
+        [sys.executable, "-W", "error::SyntaxWarning", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "SyntaxWarning" not in run.stderr

@@ -222,7 +222,10 @@ def nan_features(adata):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (no_features, r"has no features obsm\['X_fake'\].*pp.tiles\(adata\) and stpredict.pp.encode"),
+        (
+            no_features,
+            r"has no features obsm\['X_fake'\].*pp.tiles\(adata, .*\) and stpredict.pp.encode\(adata, 'fake', mpp=1\)",
+        ),
         (other_encoder, r"encoder_hash=beef.*other weights"),
         (other_scale, r"mpp=3.2, where the model was trained on 1.*pp.encode\(adata, 'fake', mpp=1\)"),
         (nan_features, "must be a matrix without NaN"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 
@@ -119,7 +120,10 @@ def _stains(pixels: np.ndarray, name: str) -> np.ndarray:
     """(2, 3): optical densities of haematoxylin and of eosin, of length 1, as squidpy finds them."""
     from spatialdata import SpatialData
     from spatialdata.models import Image2DModel, Labels2DModel
-    from squidpy.experimental.im import fit_stain_reference
+
+    with catch_warnings():
+        filterwarnings("ignore", category=SyntaxWarning, module="docrep")  # (what squidpy's docstrings are made with)
+        from squidpy.experimental.im import fit_stain_reference
 
     picture = Image2DModel.parse(pixels.T[:, None], dims=("c", "y", "x"), c_coords=["r", "g", "b"])
     everywhere = Labels2DModel.parse(np.ones((1, len(pixels)), dtype=np.int32), dims=("y", "x"))

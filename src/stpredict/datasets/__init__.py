@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stpredict._core.offered import offers
 from stpredict._genes.facts import gene_facts
 from stpredict._genes.markers import marker_sets
 from stpredict._genes.symbols import genes
@@ -29,3 +30,5 @@ __all__ = [
     "mouse_colon",
     "simulate",
 ]
+
+__getattr__, __dir__ = offers(__name__, __all__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stpredict._core.offered import offers
 from stpredict.models._base import files
 from stpredict.models._base.contract import ExpressionModel, History, Prediction
 from stpredict.models._base.hub import fetched, on_hub
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["METHODS", "ExpressionModel", "History", "Prediction", "available", "load", "pretrained"]
+
+__getattr__, __dir__ = offers(__name__, __all__)
 
 
 def load(path: str | Path) -> ExpressionModel:

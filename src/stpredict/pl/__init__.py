@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stpredict._core.offered import offers
 from stpredict.pl._attention import attention
 from stpredict.pl._calibration import calibration
 from stpredict.pl._compare import compare
@@ -41,3 +42,5 @@ __all__ = [
     "trust",
     "tumor",
 ]
+
+__getattr__, __dir__ = offers(__name__, __all__)

@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.renamed import SCANPY_NAMES, also_called
 from stpredict._evaluation import metrics
 from stpredict._sections.open import Where
 from stpredict.models._base.contract import UNITS
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 DIFFERENCE = "RdBu_r"
 
 
+@also_called(**SCANPY_NAMES)
 @with_shared_texts
 def compare(
     data: Data,
@@ -57,7 +59,8 @@ def compare(
     data
         A section with counts and a prediction.
     genes
-        One or more genes that were measured and predicted. Aliases and Ensembl ids are resolved.
+        One or more genes that were measured and predicted. Aliases and Ensembl ids are resolved. As in scanpy,
+        ``color=`` is understood too.
     %(predicted)s
     measured
         Layer to hold it against, in the same units; None normalises the measured counts.

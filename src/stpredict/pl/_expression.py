@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.renamed import SCANPY_NAMES, also_called
 from stpredict._sections.open import Where
 from stpredict.pl import _canvas
 from stpredict.pl._values import expression_of, units_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from stpredict._core.typing import Data
 
 
+@also_called(**SCANPY_NAMES)
 @with_shared_texts
 def expression(
     data: Data,
@@ -51,7 +53,7 @@ def expression(
         A section with expression in `layer`.
     genes
         One or more genes, of ``var`` or of those predicted beside it (``obsm["predicted_genes"]``). Aliases and
-        Ensembl ids are resolved.
+        Ensembl ids are resolved. As in scanpy, ``color=`` is understood too.
     %(layer)s
     cmap
         Colour map.

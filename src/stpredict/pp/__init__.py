@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stpredict._core.offered import offers
 from stpredict.pp._encode import encode
 from stpredict.pp._gene_embeddings import gene_embeddings
 from stpredict.pp._niches import niches
@@ -20,3 +21,5 @@ __all__ = [
     "tiles",
     "tissue_mask",
 ]
+
+__getattr__, __dir__ = offers(__name__, __all__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stpredict._core.offered import offers
 from stpredict.tl._adapt import adapt
 from stpredict.tl._compare_methods import compare_methods
 from stpredict.tl._cross_validate import cross_validate
@@ -31,3 +32,5 @@ __all__ = [
     "retrieve",
     "train",
 ]
+
+__getattr__, __dir__ = offers(__name__, __all__)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from stpredict.models._base.card import model_card
+from stpredict.models._base.described import as_html, as_text, facts_of_history
 from stpredict.models._base.hub import check_repository, send
 from stpredict.models._data.features import check_features
 from stpredict.models._trust.reliability import central
@@ -79,7 +80,7 @@ class Prediction:
         return replace(part, mean=mean, std=std, genes=list(genes))
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """What happened in training: one list of values by name, and remarks."""
 
@@ -91,6 +92,12 @@ class History:
         """Best PCC on inner held-out spots; NaN where none were held out."""
         scores = self.values.get("inner_pcc") or self.values.get("val_pcc") or [np.nan]
         return float(np.max(scores))
+
+    def __repr__(self) -> str:
+        return as_text("Training history", facts_of_history(self))
+
+    def _repr_html_(self) -> str:
+        return as_html("Training history", facts_of_history(self))
 
 
 class ExpressionModel(ABC):

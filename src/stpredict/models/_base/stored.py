@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from stpredict.models._base import files
 from stpredict.models._base.contract import ExpressionModel, History, Prediction
+from stpredict.models._base.described import Facts, as_html, as_text, facts_of_model
 from stpredict.models._base.load import rebuilt
 
 if TYPE_CHECKING:
@@ -40,6 +41,18 @@ class StoredModel(ExpressionModel):
     def history(self) -> History:
         """Losses, scores and remarks of the training."""
         return History(**self.config["history"])
+
+    def __repr__(self) -> str:
+        return as_text(*self._told())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._told())
+
+    def _told(self) -> tuple[str, Facts]:
+        """Title and facts, for people to read."""
+        if not self.arrays or "history" not in self.config:
+            return f"Model of method {self.method!r}, not trained", {}
+        return f"Model of method {self.method!r}", facts_of_model(self, self.history)
 
     def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:
         """Expression of `genes` (default: all that the model knows) for every spot of `section`.

@@ -110,7 +110,8 @@ def find_features(sections: Sequence[Section], features: str | Sequence[str] | N
         if any(other != keys for other in found.values()):
             told = "; ".join(f"{name}: {', '.join(k) or 'none'}" for name, k in found.items())
             msg = (
-                f"Sections carry different image features ({told}). Run stpredict.pp.encode on all, or pass features=."
+                f"Sections carry different image features ({told}). Run stpredict.pp.tiles and stpredict.pp.encode "
+                "on all, or pass features= with what all of them have."
             )
             raise ValueError(msg)
     if not keys:
@@ -167,6 +168,14 @@ def check_features(section: Section, expected: Mapping[str, Mapping[str, Any]]) 
     ValueError
         If features are missing, or differ in encoder, windows or scale; the message names the call that mends it.
     """
+    for key in expected:
+        if key not in section.adata.obsm:
+            there = ", ".join(_encoded_keys(section)) or "no image features"
+            msg = (
+                f"Section {section.name!r} has no features obsm[{key!r}], from which this model predicts (it has {there}). "
+                f"Run {_made_first(key, expected)} on it first."
+            )
+            raise ValueError(msg)
     found = describe_features(section, list(expected))
     for key, wanted in expected.items():
         _check_niche(section, key, found[key], expected)
@@ -238,6 +247,13 @@ def _differs(name: str, has: Any, wanted: Any) -> bool:
     if name in SAME_WITHIN:
         return not abs(has - wanted) <= TOLERANCE * wanted
     return has != wanted
+
+
+def _made_first(key: str, expected: Mapping[str, Mapping[str, Any]]) -> str:
+    """What makes the features under `key`; those that do not say how they were made may be anybody's."""
+    if "encoder" in expected[key]:
+        return _mend(key, expected)
+    return "stpredict.pp.tiles and stpredict.pp.encode, or the feature extraction of the training sections,"
 
 
 def _mend(key: str, expected: Mapping[str, Mapping[str, Any]]) -> str:
