@@ -427,7 +427,7 @@ def lost_features(sections):
         (other_genes, {}, ValueError, r"share no gene name \(section0: GENE0.*section1: ENSG0"),
         (logged, {}, ValueError, "fractional values"),
         (lost_features, {}, ValueError, r"different image features.*section3: none"),
-        (list, {"methods": ["ridge", "magic"]}, ValueError, "method of 'magic' must be one of 'mean'"),
+        (list, {"methods": ["ridge", "magic"]}, ValueError, "method of 'magic' must be one of 'consensus', 'mean'"),
         (list, {"methods": []}, ValueError, "No methods given"),
         (list, {"methods": {"a": {"features": "X_fake"}}}, ValueError, "'a' needs a 'method'"),
         (

@@ -134,7 +134,7 @@ def test_bad_sections_are_refused(paired, damage, error, message, assert_same):
     [
         (
             {"method": "magic"},
-            r"method must be one of 'mean', 'density', .*'cmrcnet', 'st_align', 'align_st'; got 'magic'",
+            r"method must be one of 'consensus', 'mean', 'density', .*'cmrcnet', 'st_align', 'align_st'; got 'magic'",
         ),
         ({"genes": []}, "genes is empty"),
         ({"genes": ["GENE0", "GENE0"]}, "GENE0 more than once"),
