@@ -173,7 +173,9 @@ def test_newer_formats_and_unknown_methods_are_told(saved):
         st.models.load(saved)
     stored = files.Stored("oracle", ["A"], {}, {"x": np.zeros(1)})
     files.write(saved, stored)
-    with pytest.raises(ValueError, match="is a 'oracle'; this version of stpredict knows consensus, mean, density, ridge, knn"):
+    with pytest.raises(
+        ValueError, match="is a 'oracle'; this version of stpredict knows consensus, mean, density, ridge, knn"
+    ):
         st.models.load(saved)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import match_once
-from stpredict.models.adapted.model import LEAST_SPOTS, part, well_measured
+from stpredict.models.adapted.model import LEAST_SPOTS, well_measured
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ def in_our_units(
     genes = [gene for gene in model.genes if all(gene in theirs for theirs in called)]
     measured = np.concatenate(
         [
-            part(section, own).log_expression([theirs[gene] for gene in genes])
+            section.part(own).log_expression([theirs[gene] for gene in genes])
             for section, own, theirs in zip(sections, rows, called, strict=True)
         ]
     )
