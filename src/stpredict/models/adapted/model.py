@@ -187,6 +187,9 @@ class Adapted(StoredModel):
         """
         return self.base.judge(section) if self.trust.domain is None else super().judge(section)
 
+    def _judged(self, section: Section) -> Judgement:
+        return self.base._judged(section) if self.trust.domain is None else super()._judged(section)
+
     @property
     def trained_on(self) -> list[str]:
         """Names of the sections that the base model and the correction learned from."""

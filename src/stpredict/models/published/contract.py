@@ -242,6 +242,9 @@ class FixedModel(ExpressionModel):
             If the section lacks the features that the model needs.
         """
         self.check(section)
+        return self._judged(section)
+
+    def _judged(self, section: Section) -> Judgement:
         return Judgement.unknown(len(section), UNKNOWN)
 
     def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:
