@@ -12,7 +12,7 @@ import stpredict as st
 from stpredict._sections.open import open_sections
 from stpredict.models.cmrcnet import CmrcNet
 from stpredict.models.consensus import model as consensus
-from stpredict.models.consensus.weights import learn_weights, level_and_spread
+from stpredict.models.consensus.weights import learn_weights, levels_and_spreads
 
 GENES = [f"GENE{i}" for i in range(15)]
 
@@ -91,10 +91,26 @@ def test_genes_without_values_are_left_out_and_nothing_to_learn_from_gives_equal
     np.testing.assert_array_equal(learn_weights([part[:5] for part in parts], truth[:5], np.zeros(5)), [0.5, 0.5])
 
 
-def test_spread_is_within_sections():
-    values = np.array([[0.0], [2.0], [10.0], [12.0]])
-    level, spread = level_and_spread(values, np.array([0, 0, 1, 1]))
-    np.testing.assert_allclose([level[0], spread[0]], [6, 1])
+def test_levels_are_over_all_spots_and_spreads_within_sections(rng):
+    section = np.repeat([0, 1], 30)
+    values = rng.normal(size=(60, 1)) + 10 * section[:, None]
+    levels, spreads = levels_and_spreads([values, 2 * values], section)
+    within = np.sqrt(np.mean([values[section == s].var() for s in (0, 1)]))
+    np.testing.assert_allclose(levels[:, 0], [values.mean(), 2 * values.mean()], rtol=1e-5)
+    np.testing.assert_allclose(spreads[:, 0], [within, 2 * within], rtol=1e-5)
+
+
+def test_predictions_are_added_as_they_are_where_their_spread_is_not_known(rng):
+    varies, constant, missing = rng.normal(size=(3, 40, 1))
+    constant[:] = 5
+    missing[:25] = np.nan
+    one, other = np.hstack([varies, constant, varies, varies]), np.hstack([varies, varies, missing, 100 * varies])
+    levels, spreads = levels_and_spreads([one, other], np.zeros(40))
+    np.testing.assert_array_equal(levels[:, 1:3], 0)
+    np.testing.assert_array_equal(spreads[:, 1:3], 1)
+    assert spreads[1, 3] / spreads[0, 3] <= 9
+    few = levels_and_spreads([one[:10], other[:10]], np.zeros(10))
+    np.testing.assert_array_equal(few, [np.zeros((2, 4)), np.ones((2, 4))])
 
 
 # ---------------------------------------------------------------------- the model
@@ -230,6 +246,60 @@ def test_one_gene_and_a_gene_that_is_never_there(sections):
     result = predicted(model, sections[3]).mean
     np.testing.assert_allclose(result[:, 3], 0, atol=1e-4)
     assert np.isfinite(result).all()
+
+
+def test_genes_that_a_section_did_not_measure_are_predicted(sections):
+    changed = [adata.copy() for adata in sections]
+    lacking = GENES[:2]
+    for held in (0, 1):
+        joined = [adata.copy() for adata in changed[:2]]
+        joined[held].X[:, joined[held].var_names.get_indexer(lacking)] = 0
+        with pytest.warns(UserWarning, match="learned from the other sections alone"):
+            model = trained(joined)
+        result = predicted(model, sections[3])
+        assert np.isfinite(result.mean).all()
+        truth = open_sections(sections[3])[0].log_expression(lacking)
+        assert np.corrcoef(result.mean[:, 0], truth[:, 0])[0, 1] > 0.5
+
+
+def test_a_gene_that_the_held_out_section_alone_shows_is_not_constant(sections):
+    two = [adata.copy() for adata in sections[:2]]
+    column = two[0].var_names.get_loc("GENE1")
+    for zero in (0, 1):
+        some = [adata.copy() for adata in two]
+        some[zero].X[:, column] = 0
+        some[zero].X[0, column] = 1
+        assert predicted(trained(some), sections[3]).mean[:, column].std() > 0.05
+
+
+def test_few_held_out_spots_do_not_blow_predictions_up(paired):
+    *train, new = paired(4, side=12)
+    train[2] = train[2][:22].copy()
+    measured = open_sections(new)[0].log_expression(GENES)
+    result = predicted(trained(train), new).mean
+    assert result.max() < measured.max() + 1
+    assert result.min() > -1
+    small = train[0][:14].copy()
+    result = predicted(trained(small), new).mean
+    assert result.max() < measured.max() + 1
+    assert result.min() > -1
+
+
+def test_sections_without_a_spot_among_the_few_are_left_out(sections, monkeypatch):
+    monkeypatch.setattr(consensus, "MOST_SPOTS", 100)
+    empty = sections[0].copy()
+    empty.X[:] = 0
+    empty.X[:, 0] = 1
+    model = trained([empty, *sections[1:3]])
+    assert len(model.parts["cmrcnet"].config["sections"]) == 2
+    assert np.isfinite(predicted(model, sections[3]).mean).all()
+
+
+def test_its_score_is_that_of_all_parts_together(model):
+    scores = {name: part.history.score for name, part in model.parts.items()}
+    assert model.history.score > max(scores.values()) - 0.05
+    assert model.history.score != scores["cmrcnet"]
+    assert st.pl.history(model, show=False) is not None
 
 
 def test_options_of_its_parts_are_refused(sections):

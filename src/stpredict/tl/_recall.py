@@ -43,7 +43,7 @@ def recall(
         Sections with raw counts, after `stpredict.pp.tiles` and `stpredict.pp.encode` as in training: one object or a
         list.
     model
-        A model that brings image and expression into one space: ``"cmrcnet"`` or ``"st_align"``.
+        A model that brings image and expression into one space: ``"consensus"``, ``"cmrcnet"`` or ``"st_align"``.
     k
         Ranks up to which a find counts.
     %(library_key)s

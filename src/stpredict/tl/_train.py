@@ -101,7 +101,8 @@ def train(
 
     Returns
     -------
-    The trained model; `sections` are unchanged. ``model.history`` tells how its hyper-parameter was chosen.
+    The trained model; `sections` are unchanged. ``model.history`` tells how its hyper-parameter, or the
+    weights of its parts, were chosen.
 
     Raises
     ------
@@ -140,7 +141,7 @@ def train(
     expect many counts, was not measured there: it is learned from the others alone. Where a method needs a value,
     the one that a ridge regression on those sections predicts stands in. ``model.config["not_measured"]`` lists such genes.
 
-    In processes that ``torchrun`` starts, ``"cmrcnet"`` and ``"st_align"`` share every batch: losses are those of the whole,
+    In processes that ``torchrun`` starts, ``"cmrcnet"``, also as a part of ``"consensus"``, and ``"st_align"`` share every batch: losses are those of the whole,
     contrastive ones with negatives from all processes, and each process returns the same model, the one that a single
     process trains but for rounding and what is left out at random. Each takes a GPU of its own, where there are some.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
+from stpredict._evaluation.metrics import pearson
 from stpredict._sections.niches import is_wider
 from stpredict.models._base import files
 from stpredict.models._base.contract import History
@@ -21,7 +22,7 @@ from stpredict.models.baselines.base import Baseline
 from stpredict.models.baselines.knn import Knn
 from stpredict.models.baselines.ridge import Ridge
 from stpredict.models.cmrcnet import CmrcNet
-from stpredict.models.consensus.weights import learn_weights, level_and_spread
+from stpredict.models.consensus.weights import learn_weights, levels_and_spreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,16 +47,13 @@ MOST_SPOTS = 10_000
 NETWORKS = 2
 """Networks in all."""
 
-LEAST_SPREAD = 1e-6
-"""A part whose prediction of a gene varies less than this on held-out spots predicts it as constant."""
-
 
 class Queries(NamedTuple):
     """Some spots of a section as the parts see them; of the section, how much each counts and how far it is for their structure."""
 
     weights: np.ndarray
     distances: list[float]
-    designs: list[Any]
+    designs: list[Callable[[], Any]]
 
 
 class Consensus(Banked, SpotwiseModel):
@@ -66,7 +64,8 @@ class Consensus(Banked, SpotwiseModel):
     of all widths, where there are several. They err differently, so that their sum is mostly better than the best
     of them, and none needs to be chosen by hand.
 
-    Every gene of every part is brought to one mean and one spread, known from held-out spots, before parts are added. Weights
+    Every gene of every part is brought to one mean and one spread, known from held-out spots, before parts are added; where few were
+    held out, or a part predicts a gene as constant, predictions are added as they are. Weights
     are those of `stpredict.models.consensus.weights.learn_weights` where a section is as near to the training sections as
     held-out ones were. The farther it is, and if it is of a patient that is none of the few that were trained on, the
     more the linear parts alone count: nothing in training says how well retrieved expression fits such a section.
@@ -149,16 +148,12 @@ class Consensus(Banked, SpotwiseModel):
                 part.fit(sections, genes=genes, groups=groups)
         predicted = [cast("HeldOut", part.held).predicted for part in self.parts.values()]
         measured, section = np.asarray(table.expression[rows]), table.section[rows]
-        levels, spreads = zip(*(level_and_spread(values, section) for values in predicted), strict=True)
-        self.arrays = {
-            "weights": learn_weights(predicted, measured, section),
-            "levels": np.stack(levels),
-            "spreads": np.stack(spreads),
-        }
+        levels, spreads = levels_and_spreads(predicted, section)
+        self.arrays = {"weights": learn_weights(predicted, measured, section), "levels": levels, "spreads": spreads}
         together = added(predicted, self.arrays["weights"], self.arrays)
         arrays = self.arrays | {"residual_sd": _errors(together, measured, table)}
         arrays |= self._learn_trust(sections, table, HeldOut(rows, together))
-        history = self._told(len(rows))
+        history = self._told(_score(together, measured, section), len(rows))
         return self._finish(genes, arrays | self._packed(), history)
 
     def _untrained(self, keys: Sequence[str]) -> dict[str, SpotwiseModel]:
@@ -183,23 +178,32 @@ class Consensus(Banked, SpotwiseModel):
         self, table: Table, sections: Sequence[Section], genes: Sequence[str], groups: Sequence[str]
     ) -> np.ndarray:
         """Train the networks, on few spots where there are many; returns the rows of the `table` that they held out."""
-        few = np.arange(len(table))
+        few, there = np.arange(len(table)), list(range(len(sections)))
         if len(table) > MOST_SPOTS:
             few = np.sort(np.random.default_rng(0).permutation(len(table))[:MOST_SPOTS])
-            of_section = [few[table.section[few] == number] for number in range(len(sections))]
-            sections = [section.part(table.row[rows]) for section, rows in zip(sections, of_section, strict=True)]
+            there = np.unique(table.section[few]).tolist()
+            sections = [sections[i].part(table.row[few[table.section[few] == i]]) for i in there]
         for part in self.parts.values():
             if isinstance(part, CmrcNet):
-                part.fit(sections, genes=genes, groups=groups)
+                part.not_measured = None if self.not_measured is None else self.not_measured[there]
+                part.fit(sections, genes=genes, groups=[groups[i] for i in there])
+                if part.config["n_spots"] != len(few):
+                    msg = (
+                        "Spots have other totals in a part of a section than in the whole: obs['total_counts'] does not belong to "
+                        "the counts. Run stpredict.pp.qc on every section."
+                    )
+                    raise ValueError(msg)
                 rows = few[cast("HeldOut", part.held).rows]  # (the same for all: the folds are)
         return rows
 
-    def _told(self, n_held: int) -> History:
-        """What every part scored and how much it counts, and the losses of the network with the larger weight."""
+    def _told(self, score: float, n_held: int) -> History:
+        """What all parts together scored, each by itself, how much it counts, and the losses of the network with the larger weight."""
         parts = zip(self.parts.items(), self.arrays["weights"], strict=True)
         told = ", ".join(f"{name} {weight:.2f} (PCC {part.history.score:.3f})" for (name, part), weight in parts)
         own = self._space.history
-        return History(own.values, [f"weights from {n_held} held-out spots: {told}", *own.notes])
+        return History(
+            {"inner_pcc": [score]} | own.values, [f"weights from {n_held} held-out spots: {told}", *own.notes]
+        )
 
     # ------------------------------------------------------------------ prediction
 
@@ -214,7 +218,7 @@ class Consensus(Banked, SpotwiseModel):
         kept = self._judged(section).kept
         weights = kept * self.arrays["weights"] + (1 - kept) * self._linear
         distances = [part.distance(section) for part in self.parts.values()]
-        return lambda rows: Queries(weights, distances, [of(rows) for of in designers])
+        return lambda rows: Queries(weights, distances, [partial(of, rows) for of in designers])
 
     def apply_to(self, queries: Parts[Queries]) -> Parts[tuple[np.ndarray, None]]:  # type: ignore[override]
         """Weighted sum of the parts, each drawn to the gene structure where it has one; those without weight are not asked."""
@@ -318,19 +322,28 @@ class Consensus(Banked, SpotwiseModel):
 def added(predicted: Sequence[np.ndarray], weights: np.ndarray, scales: Mapping[str, np.ndarray]) -> np.ndarray:
     """float32 (spots, genes): weighted sum of predictions, each brought to the mean level and spread of all.
 
-    `scales` has the ``levels`` and ``spreads`` (parts, genes) of them. Where a prediction does not vary, its level alone counts.
+    `scales` has the ``levels`` and ``spreads`` (parts, genes) of them.
     """
     level, spread = weights @ scales["levels"], weights @ scales["spreads"]
     out = np.repeat(level[None].astype(np.float32), len(predicted[0]), axis=0)
     for values, weight, own_level, own in zip(predicted, weights, scales["levels"], scales["spreads"], strict=True):
-        varies = own > LEAST_SPREAD
-        factor = np.where(varies, weight * spread / np.where(varies, own, 1), 0)
-        out += (values - own_level) * factor.astype(np.float32)
+        out += (values - own_level) * (weight * spread / own).astype(np.float32)
     return out
 
 
+def _score(predicted: np.ndarray, measured: np.ndarray, section: np.ndarray) -> float:
+    """Mean PCC over genes within sections, of genes that are known in all of a section's spots."""
+    scores = []
+    for number in np.unique(section):
+        rows = section == number
+        known = np.isfinite(predicted[rows] + measured[rows]).all(axis=0)
+        if known.any():
+            scores.append(pearson(measured[rows][:, known], predicted[rows][:, known])[0].mean())
+    return float(np.mean(scores)) if scores else np.nan
+
+
 def _of_part(part: SpotwiseModel, number: int, queries: Queries) -> np.ndarray:
-    return part.apply(part.arrays, queries.designs[number])[0]
+    return part.apply(part.arrays, queries.designs[number]())[0]
 
 
 def _kind(name: str) -> type[SpotwiseModel]:

@@ -15,6 +15,12 @@ EQUAL_SPOTS = 30
 FEW = 20
 """Sections with fewer held-out spots than this are not looked at."""
 
+LEAST_SPREAD = 1e-4
+"""Standard deviation, in log1p CP10k, below which a prediction is taken for constant."""
+
+MOST_APART = 3.0
+"""How many times larger or smaller the spread of a part may be than the mean of all."""
+
 
 def learn_weights(predicted: Sequence[np.ndarray], measured: np.ndarray, section: np.ndarray) -> np.ndarray:
     """float32 (parts,), the weights of several predictions, which sum to 1.
@@ -69,7 +75,29 @@ def _standardised(
             yield values[:-1], values[-1]
 
 
-def level_and_spread(predicted: np.ndarray, section: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (genes,) each: mean of a prediction over spots, and its standard deviation within sections."""
-    variances = [predicted[section == number].var(axis=0, dtype=np.float64) for number in np.unique(section)]
-    return predicted.mean(axis=0), np.sqrt(np.mean(variances, axis=0)).astype(np.float32)
+def levels_and_spreads(predicted: Sequence[np.ndarray], section: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (parts, genes) each: mean of every prediction over spots, and its standard deviation within sections.
+
+    Spots count for a gene where all parts predict it, in sections with at least `FEW` of them. Spreads of a gene are no more than
+    `MOST_APART` times larger or smaller than their mean. Where so little is known of a gene, or a part predicts it as constant,
+    levels are 0 and spreads 1 for all parts: their predictions are then added as they are.
+    """
+    values = np.stack(predicted).astype(np.float64)
+    known = np.isfinite(values).all(axis=0)
+    values = np.where(known, values, 0)
+    levels, variances = np.zeros((2, *values[:, 0].shape))
+    n_spots, n_sections = np.zeros((2, values.shape[2]))
+    for number in np.unique(section):
+        own, there = values[:, section == number], known[section == number]
+        n = np.where(there.sum(axis=0) >= FEW, there.sum(axis=0), 0)
+        mean = own.sum(axis=1) / np.maximum(n, 1)
+        away = np.where(there, np.square(own - mean[:, None]), 0).sum(axis=1) / np.maximum(n, 1)
+        levels += mean * n
+        variances += away * (n > 0)
+        n_spots += n
+        n_sections += n > 0
+    levels, spreads = levels / np.maximum(n_spots, 1), np.sqrt(variances / np.maximum(n_sections, 1))
+    usable = (spreads > LEAST_SPREAD).all(axis=0)
+    usual = spreads.mean(axis=0)
+    spreads = np.clip(spreads, usual / MOST_APART, usual * MOST_APART)
+    return np.where(usable, levels, 0).astype(np.float32), np.where(usable, spreads, 1).astype(np.float32)
