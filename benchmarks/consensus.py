@@ -16,6 +16,7 @@ The weights and constants of the default were chosen on other tasks (see docs/me
 from __future__ import annotations
 
 import argparse
+import time
 import warnings
 from pathlib import Path
 
@@ -77,12 +78,15 @@ def scores(task, methods, seeds):
             for reference in (None, others) if others and method != "mean" else (None,):
                 for seed in seeds if seeded else seeds[:1]:
                     own = {"seed": seed} if seeded else {}
+                    start = time.perf_counter()
                     model = st.tl.train(train, method=method, genes=genes, reference=reference, **own)
+                    seconds = time.perf_counter() - start
                     predicted = st.tl.predict_expression(test, model, copy=True)
                     table = st.tl.evaluate(predicted, panels=shown, metrics=["pcc", "pcc_given_depth"])
                     mean = table.groupby(["metric", "panel"], sort=False)["value"].mean()
                     row = mean["pcc"].to_dict()
                     row |= {f"{panel}, given depth": value for panel, value in mean["pcc_given_depth"].items()}
+                    row["seconds of training"] = seconds
                     told = method + (" + reference" if reference else "")
                     print(
                         f"# {task} {name} {told} seed {seed}: { ({k: round(v, 3) for k, v in row.items()}) }",
@@ -94,7 +98,9 @@ def scores(task, methods, seeds):
 def told(table: pd.DataFrame) -> None:
     """Print mean PCC per task and method, and how far the default stays behind the best other."""
     names = ("HEG", "HVG", "markers", "all")
-    shown = [name for name in (*names, *(f"{panel}, given depth" for panel in names)) if name in table]
+    shown = [
+        name for name in (*names, *(f"{panel}, given depth" for panel in names), "seconds of training") if name in table
+    ]
     means = table.groupby(["task", "method"], sort=False)[shown].mean()
     for task in means.index.unique("task"):
         rows = means.loc[task]
@@ -105,7 +111,7 @@ def told(table: pd.DataFrame) -> None:
             same = rows[[method.endswith("+ reference") == bool(suffix) for method in rows.index]]
             if f"consensus{suffix}" in same.index and len(same) > 1:
                 ours = same.loc[f"consensus{suffix}"]
-                regret = same.drop(f"consensus{suffix}").max() - ours
+                regret = (same.drop(f"consensus{suffix}").max() - ours).drop("seconds of training", errors="ignore")
                 cells = " | ".join("–" if np.isnan(v) else f"{v:+.3f}" for v in regret)
                 print(f"| regret{suffix} | {cells} |")
 

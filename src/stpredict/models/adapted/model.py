@@ -19,6 +19,7 @@ from stpredict.models._trust.span import Span
 from stpredict.models._trust.trust import Trust
 from stpredict.models.adapted import residuals
 from stpredict.models.adapted.gaussian_process import LENGTHS, ROWS, Points, Process, kernel
+from stpredict.models.adapted.measured import LEAST_SPOTS, measured_expression, well_measured
 from stpredict.models.methods import METHODS
 from stpredict.models.published.pretrained import PUBLISHED
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 MAX_SPOTS = 1500
 """More measured spots than this are thinned at random: the cost grows with their cube."""
 
-LEAST_SPOTS = 2
 SAME_PLACE = 0.05
 """Coordinates that differ by less than this share of the spots' distance are the same."""
 
@@ -137,7 +137,7 @@ class Adapted(StoredModel):
             "sections": [section.name for section in sections],
             "pitches": pitches,
             "spots": [str(name) for section in sections for name in section.obs_names],
-            "history": _history(learned, own["weights"], spots),
+            "history": residuals.history(learned, own["weights"], spots),
         }
         if "encoder" in self.base.config:
             self.config["encoder"] = self.base.config["encoder"]
@@ -223,12 +223,7 @@ class Adapted(StoredModel):
         measured = set(listed) - lacking
         there = [i for i, gene in enumerate(names) if gene in measured]
         expression = np.full((sum(map(len, rows)), len(names)), np.nan)
-        expression[:, there] = np.concatenate(
-            [
-                section.part(own).log_expression([theirs[names[i]] for i in there])
-                for section, own, theirs in zip(sections, rows, called, strict=True)
-            ]
-        )
+        expression[:, there] = measured_expression(sections, rows, called, [names[i] for i in there])
         starts = np.cumsum([0, *(len(section) for section in sections)])[:-1]
         spots = residuals.Spots(
             places=np.concatenate([_coordinates(section) / _pitch(section) for section in sections]),
@@ -384,15 +379,6 @@ class Adapted(StoredModel):
         return model
 
 
-def well_measured(section: Section, mask: np.ndarray, min_counts: int) -> np.ndarray:
-    """Row numbers of the spots in `mask` with at least `min_counts` counts; those of others are not looked at."""
-    rows = np.flatnonzero(mask)
-    if not len(rows):
-        return rows
-    totals = section.part(rows).totals()
-    return rows[totals >= max(min_counts, 1)]
-
-
 def _coordinates(section: Section) -> np.ndarray:
     """Spot centres in the container's own coordinates."""
     return section.centres / section.image_scale
@@ -401,16 +387,3 @@ def _coordinates(section: Section) -> np.ndarray:
 def _pitch(section: Section) -> float:
     """Distance of neighbouring spots in the container's own coordinates."""
     return section.lattice.pitch_px / section.image_scale if section.lattice else 1.0
-
-
-def _history(learned: residuals.Correction, weights: np.ndarray, spots: residuals.Spots) -> dict[str, Any]:
-    known = np.isfinite(spots.expression).all(axis=0)
-    known[spots.predicted.shape[1] :] = False
-    errors = [float(np.sqrt(square[known].mean())) for square in (learned.before, learned.after)]
-    share = weights / weights.sum()
-    told = ", ".join(f"{length:g} pitches {s:.0%}" for length, s in zip(LENGTHS, share[2:], strict=True))
-    notes = [
-        f"{len(spots.rows)} measured spots in {len(np.unique(spots.section[spots.rows]))} section(s)",
-        f"correction: level {share[0]:.0%}, alike to the model {share[1]:.0%}, near in space: {told}",
-    ]
-    return {"values": {"rmse_base": errors[:1], "rmse_adapted": errors[1:]}, "notes": notes}

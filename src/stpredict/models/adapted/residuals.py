@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from stpredict.models._data.linalg import principal_axes
-from stpredict.models.adapted.gaussian_process import Points, Process, choose_rest, choose_weights
+from stpredict.models.adapted.gaussian_process import LENGTHS, Points, Process, choose_rest, choose_weights
 
 N_AXES = 20
 
@@ -177,3 +178,17 @@ def _shrunken(after: np.ndarray, base: np.ndarray, measured: np.ndarray, n: int)
     unmeasured = np.append(~known, np.zeros(len(after) - len(base), dtype=bool))
     mixed[unmeasured] = base[~known]
     return mixed
+
+
+def history(learned: Correction, weights: np.ndarray, spots: Spots) -> dict[str, Any]:
+    """Errors before and after the correction, and in words what it is made of, ready for JSON."""
+    known = np.isfinite(spots.expression).all(axis=0)
+    known[spots.predicted.shape[1] :] = False
+    errors = [float(np.sqrt(square[known].mean())) for square in (learned.before, learned.after)]
+    share = weights / weights.sum()
+    told = ", ".join(f"{length:g} pitches {s:.0%}" for length, s in zip(LENGTHS, share[2:], strict=True))
+    notes = [
+        f"{len(spots.rows)} measured spots in {len(np.unique(spots.section[spots.rows]))} section(s)",
+        f"correction: level {share[0]:.0%}, alike to the model {share[1]:.0%}, near in space: {told}",
+    ]
+    return {"values": {"rmse_base": errors[:1], "rmse_adapted": errors[1:]}, "notes": notes}

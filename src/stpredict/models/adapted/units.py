@@ -8,7 +8,7 @@ import numpy as np
 
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import match_once
-from stpredict.models.adapted.model import LEAST_SPOTS, well_measured
+from stpredict.models.adapted.measured import LEAST_SPOTS, measured_expression, well_measured
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,12 +43,7 @@ def in_our_units(
         return model
     called = [match_once(model.genes, section.genes) for section in sections]
     genes = [gene for gene in model.genes if all(gene in theirs for theirs in called)]
-    measured = np.concatenate(
-        [
-            section.part(own).log_expression([theirs[gene] for gene in genes])
-            for section, own, theirs in zip(sections, rows, called, strict=True)
-        ]
-    )
+    measured = measured_expression(sections, rows, called, genes)
     there = measured.any(axis=0)
     if not there.any():
         msg = f"No gene that {model.card.title} knows has counts at the measured spots, so its units cannot be found."

@@ -122,7 +122,7 @@ class Consensus(Banked, SpotwiseModel):
     def learn_reference(
         self, tables: Sequence[AnnData], genes: Sequence[str], *, min_counts: int, study_key: str | None
     ) -> None:
-        """Learn the gene–gene structure of `tables` without images, to which the linear parts are drawn, before `fit`."""
+        """Learn the gene–gene structure of `tables` without images, to which ridge and neighbours are drawn, before `fit`."""
         self._learned = GeneStructure.learn(tables, genes, min_counts=min_counts, study_key=study_key)
 
     def fit(self, sections: Sequence[Section], *, genes: Sequence[str], groups: Sequence[str]) -> History:
@@ -235,20 +235,7 @@ class Consensus(Banked, SpotwiseModel):
         return mean, None
 
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
-        """float32 (n_spots, members · width): the joint space of the network with the larger weight, rows of length 1.
-
-        Parameters
-        ----------
-        section
-            What to embed.
-        use
-            ``"image"``, what spots look like, or ``"expression"``, what they express.
-
-        Raises
-        ------
-        ValueError
-            If the section's features were made differently from those in training, or it has no expression.
-        """
+        """`embed` of the network with the larger weight, see `stpredict.models._aligned.model.Aligned`."""
         return self._space.embed(section, use=use)
 
     def neighbours(self, section: Section, k: int) -> tuple[np.ndarray, np.ndarray]:
