@@ -1,9 +1,9 @@
 """The default method beside all others, on every kind of task: is there one that one would regret not having chosen?
 
-    python benchmarks/consensus.py [--tasks sections patient …] [--methods …] [--seeds 0 1 2] [--keep FOLDER]
+    python benchmarks/consensus.py [--tasks sections patient …] [--methods …] [--encoders morphology …] [--seeds 0 1 2] [--keep FOLDER]
 
-Features are those of the default encoder with niches of 336, 560, 1000 and 1600 µm; every method may use all of them, and
-chooses on inner folds whether it does. ``sections``: C2 … C5 of her2st in turn, trained on B4 and the other sections of patient
+Features are those of the default encoder, or of all that ``--encoders`` names, with niches of 336, 560, 1000 and 1600 µm; every
+method may use all of them, and chooses on inner folds whether it does. ``sections``: C2 … C5 of her2st in turn, trained on B4 and the other sections of patient
 C. ``patient``: C → B4, ``back``: B4 → C2 … C5. ``one``: a single section of patient C, C2, → C3. ``bulbs``: one bulb of
 spatial transcriptomics → the other, both ways. ``colon``: one half of the roll → the other, both ways. ``simulated``: three
 simulated patients → a fourth, half of whose expression no image shows. ``+ reference`` learns gene structure from the counts-only
@@ -16,13 +16,14 @@ The weights and constants of the default were chosen on other tasks (see docs/me
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import C, panels
+from common import ENCODERS, C, panels
 
 import stpredict as st
 
@@ -31,16 +32,22 @@ METHODS = ("mean", "density", "ridge", "knn", "mixture", "cmrcnet", "st_align", 
 TASKS = ("sections", "patient", "back", "one", "bulbs", "colon", "simulated")
 
 
-def encoded(adata):
+def encoded(adata, encoders):
     st.pp.tiles(adata, niche_um=WIDTHS)
-    st.pp.encode(adata, show_progress=False)
+    for encoder in encoders:
+        st.pp.encode(adata, encoder, show_progress=False)
     return adata
 
 
-def folds(task):
+@functools.cache
+def her2st(name, encoders):
+    return encoded(st.datasets.her2st(name), encoders)
+
+
+def folds(task, encoders):
     """Training sections and test section of every fold, and references without images."""
     if task in ("sections", "patient", "back", "one"):
-        sections = {name: encoded(st.datasets.her2st(name)) for name in ("B4", *C)}
+        sections = {name: her2st(name, encoders) for name in ("B4", *C)}
         only = {name: st.datasets.her2st_counts_only(name) for name in st.datasets.available("her2st_counts_only")}
         tests = {"sections": C, "patient": ("B4",), "back": C, "one": ("C3",)}[task]
         for test in tests:
@@ -53,23 +60,23 @@ def folds(task):
             others = [adata for name, adata in only.items() if not name.startswith(test[0])]
             yield test, [sections[name] for name in trained], sections[test], others
     elif task == "bulbs":
-        first, second = (encoded(st.datasets.mob(name)) for name in ("MOB1", "MOB2"))
+        first, second = (encoded(st.datasets.mob(name), encoders) for name in ("MOB1", "MOB2"))
         yield "MOB2", [first], second, None
         yield "MOB1", [second], first, None
     elif task == "colon":
-        whole = encoded(st.datasets.mouse_colon())
+        whole = encoded(st.datasets.mouse_colon(), encoders)
         x = whole.obsm["spatial"][:, 0]
         distance = (x - np.median(x)) * next(iter(whole.uns["tiles"].values()))["mpp"]
         left, right = whole[distance < -800].copy(), whole[distance > 800].copy()
         yield "right", [left], right, None
         yield "left", [right], left, None
     else:
-        *train, test = (encoded(adata) for adata in st.datasets.simulate(4, hidden=0.5))
+        *train, test = (encoded(adata, encoders) for adata in st.datasets.simulate(4, hidden=0.5))
         yield "P4", train, test, None
 
 
-def scores(task, methods, seeds):
-    for name, train, test, others in folds(task):
+def scores(task, methods, encoders, seeds):
+    for name, train, test, others in folds(task, encoders):
         chosen = panels(train)
         genes = list(dict.fromkeys(gene for panel in chosen.values() for gene in panel))
         shown = {panel: [gene for gene in of if gene in set(test.var_names)] for panel, of in chosen.items()}
@@ -120,6 +127,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS[:1])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--keep", type=Path, help="folder of finished tasks, which are not computed again")
     arguments = parser.parse_args()
@@ -131,7 +139,7 @@ def main():
         if kept and kept.exists():
             tables.append(pd.read_csv(kept))
             continue
-        table = pd.DataFrame(scores(task, arguments.methods, arguments.seeds))
+        table = pd.DataFrame(scores(task, arguments.methods, tuple(arguments.encoders), arguments.seeds))
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             table.to_csv(kept, index=False)

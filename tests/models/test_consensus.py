@@ -298,6 +298,8 @@ def test_its_score_is_that_of_all_parts_together(model):
     scores = {name: part.history.score for name, part in model.parts.items()}
     assert model.history.score > max(scores.values()) - 0.05
     assert model.history.score != scores["cmrcnet"]
+    assert repr(model).startswith("Model of method 'consensus'\n")
+    assert "method" in model._repr_html_()
     first, *_ = st.pl.history(model, show=False)
     assert first.get_ylabel() == "Pearson r on inner folds"
     np.testing.assert_allclose(first.lines[0].get_ydata(), [model.history.score])

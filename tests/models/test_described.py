@@ -56,6 +56,11 @@ def test_an_untrained_model_says_so():
     assert "not trained" in Ridge()._repr_html_()
 
 
+@pytest.mark.parametrize("method", sorted(st.models.METHODS))
+def test_a_model_of_every_method_prints(method):
+    assert repr(st.models.METHODS[method]()) == f"Model of method {method!r}, not trained"
+
+
 def test_an_adapted_model_tells_what_it_was_trained_on_and_adapted_to(paired, ridge):
     new = paired(4)[3]
     new.obs["measured"] = np.arange(new.n_obs) < 30

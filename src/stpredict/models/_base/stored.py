@@ -43,12 +43,12 @@ class StoredModel(ExpressionModel):
         return History(**self.config["history"])
 
     def __repr__(self) -> str:
-        return as_text(*self._told())
+        return as_text(*self._described())
 
     def _repr_html_(self) -> str:
-        return as_html(*self._told())
+        return as_html(*self._described())
 
-    def _told(self) -> tuple[str, Facts]:
+    def _described(self) -> tuple[str, Facts]:
         """Title and facts, for people to read."""
         if not self.arrays or "history" not in self.config:
             return f"Model of method {self.method!r}, not trained", {}

@@ -153,7 +153,7 @@ class Consensus(Banked, SpotwiseModel):
         together = added(predicted, self.arrays["weights"], self.arrays)
         arrays = self.arrays | {"residual_sd": _errors(together, measured, table)}
         arrays |= self._learn_trust(sections, table, HeldOut(rows, together))
-        history = self._told(_score(together, measured, section), len(rows))
+        history = self._history_of(_score(together, measured, section), len(rows))
         return self._finish(genes, arrays | self._packed(), history)
 
     def _untrained(self, keys: Sequence[str]) -> dict[str, SpotwiseModel]:
@@ -196,7 +196,7 @@ class Consensus(Banked, SpotwiseModel):
                 rows = few[cast("HeldOut", part.held).rows]  # (the same for all: the folds are)
         return rows
 
-    def _told(self, score: float, n_held: int) -> History:
+    def _history_of(self, score: float, n_held: int) -> History:
         """What all parts together scored, each by itself, how much it counts, and the losses of the network with the larger weight."""
         parts = zip(self.parts.items(), self.arrays["weights"], strict=True)
         told = ", ".join(f"{name} {weight:.2f} (PCC {part.history.score:.3f})" for (name, part), weight in parts)
