@@ -23,12 +23,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import encoded, joined, panels
+from common import cell, encoded, panels
+from common import table as printed
 
 import stpredict as st
 
 METHODS = ("mean", "density", "ridge", "knn")
 METRICS = ("pcc", "pcc_given_depth", "spearman", "mse", "sd_ratio", "ceiling", "gene_structure", "spatial_structure")
+SCORES = {"pcc": "PCC", "pcc_given_depth": "given depth", "residuals": "residuals", "of ceiling": "of ceiling"}
+ON_HVG = ("spearman", "mse", "sd_ratio", "gene_structure", "spatial_structure")
+"""Told of the most variable genes alone."""
 
 
 def trained(train, method, genes, encoder_name, niches):
@@ -94,16 +98,17 @@ def main() -> None:
     for (fold, name), part in mean.groupby(["fold", "encoder"], sort=False):
         shown = ["HEG", "HVG", *(["markers"] if "markers" in set(part["panel"]) else []), "all"]
         ceiling = part[part["method"] == arguments.methods[0]].set_index("panel").loc[shown, "ceiling"]
-        print(f"**{fold}, {name}** (ceiling {joined(ceiling)})\n")
-        told = ["spearman", "mse", "sd_ratio", "gene_structure", "spatial_structure"]
-        print(f"| method | PCC {' / '.join(shown)} | given depth | residuals | of ceiling | ", end="")
-        print(" | ".join(f"HVG {c}" for c in told) + " |\n" + "|---" * (len(told) + 5) + "|")
-        for method in arguments.methods:
-            rows = part[part["method"] == method].set_index("panel").loc[shown]
-            others = " | ".join(joined([rows.loc["HVG", c]]) for c in told)
-            first = " | ".join(joined(rows[name]) for name in ("pcc", "pcc_given_depth", "residuals", "of ceiling"))
-            print(f"| {method} | {first} | {others} |")
-        print()
+        print(f"**{fold}, {name}** (ceiling {' / '.join(map(cell, ceiling))})\n")
+        rows = part.set_index(["method", "panel"])
+        of_method = {method: rows.loc[method].loc[shown] for method in arguments.methods if method != "mean"}
+        printed(
+            ["method", "score", *shown],
+            [[method, SCORES[c], *own[c]] for c in SCORES for method, own in of_method.items()],
+        )
+        printed(
+            ["method", *(f"HVG {c}" for c in ON_HVG)],
+            [[method, *rows.loc[(method, "HVG"), list(ON_HVG)]] for method in arguments.methods],
+        )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from common import ENCODERS, FEATURES, MARKERS, C, encoded, her2st, joined
+from common import ENCODERS, FEATURES, MARKERS, C, cell, encoded, her2st
+from common import table as printed
 
 import stpredict as st
 
@@ -120,9 +121,8 @@ def curve(arguments):
         table[table["metric"] == "pcc"].groupby(["n_train", "method", "panel", "section"], sort=False)["value"].mean()
     )
     mean = mean.groupby(["n_train", "method", "panel"], sort=False).mean().unstack("panel")
-    print(f"| training sections | method | PCC {' / '.join(mean.columns)} |\n|---|---|---|")
-    for (n, method), row in mean.iterrows():
-        print(f"| {n} | {method} | {' / '.join(f'{v:.3f}' for v in row)} |")
+    rows = [[str(n), method, *row] for (n, method), row in mean.iterrows()]
+    printed(["training sections", "method", *mean.columns], rows, digits=3)
 
 
 def simulated(arguments):
@@ -140,11 +140,7 @@ def simulated(arguments):
         st.tl.predict_expression(test, model)
         scores = st.tl.evaluate(test, panels=panels, metrics=["pcc", "pcc_of_ceiling"])
         mean = scores.groupby(["metric", "panel"], sort=False)["value"].mean()
-        print(
-            f"| {method} | {mean['pcc', 'all genes']:.3f} | "
-            + joined(mean["pcc_of_ceiling"]).replace(" /", " |")
-            + " |"
-        )
+        print(f"| {method} | {mean['pcc', 'all genes']:.3f} | " + " | ".join(map(cell, mean["pcc_of_ceiling"])) + " |")
 
 
 def cross_validated(sections, kind, arguments, **how):
@@ -182,29 +178,21 @@ def told(kind: str, table, against: list[str]) -> None:
     first = compared[against[0]]
     structure = st.tl.compare_methods(table, against=against[0], metric="gene_structure").set_index(["method", "panel"])
     shown = [(other, panel) for other in against for panel in panels[:2]]
-    head = [
-        f"PCC {' / '.join(panels)}",
-        "given depth",
-        "of ceiling",
-        "sd over seeds",
-        "gene structure (HVG)",
-        *(f"− {o}, {p}" for o, p in shown),
-    ]
-    print(f"\n**{kind}**\n\n| method | {' | '.join(head)} |\n{'|---' * (len(head) + 1)}|")
-    for method in dict.fromkeys(table["method"]):
-        rows = first.loc[method].loc[panels]
-        cells = [
-            " / ".join(f"{v:.3f}" for v in rows["mean"]),
-            joined(rows["given_depth"]),
-            joined(rows["of_ceiling"]),
-            f"{rows['seed_sd'].max():.3f}",
-            f"{structure.loc[(method, 'HVG'), 'mean']:.2f}",
-        ]
+    methods = list(dict.fromkeys(table["method"]))
+    print(f"\n**{kind}**\n")
+    scores = {"mean": "PCC", "given_depth": "given depth", "of_ceiling": "of ceiling"}
+    rows = [[method, scores[c], *first.loc[method].loc[panels, c]] for c in scores for method in methods]
+    printed(["method", "score", *panels], rows, digits=3)
+    rows = []
+    for method in methods:
+        spread = f"{first.loc[method].loc[panels, 'seed_sd'].max():.3f}"
+        row = [method, spread, structure.loc[(method, "HVG"), "mean"]]
         for other, panel in shown:
-            row = compared[other].loc[(method, panel)]
-            interval = f" ({row['low']:+.3f} to {row['high']:+.3f})" if row["n"] > 1 else ""
-            cells.append("" if method == other else f"{row['difference']:+.3f}{interval}")
-        print(f"| {method} | {' | '.join(cells)} |")
+            paired = compared[other].loc[(method, panel)]
+            interval = f" ({paired['low']:+.3f} to {paired['high']:+.3f})" if paired["n"] > 1 else ""
+            row.append("" if method == other else f"{paired['difference']:+.3f}{interval}")
+        rows.append(row)
+    printed(["method", "sd over seeds", "gene structure (HVG)", *(f"− {o}, {p}" for o, p in shown)], rows)
 
 
 def main() -> None:

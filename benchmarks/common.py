@@ -50,5 +50,13 @@ def panels(train) -> dict[str, list[str]]:
     return chosen | ({"markers": markers} if markers else {})
 
 
-def joined(values) -> str:
-    return " / ".join(f"{v:.2f}" if np.isfinite(v) else "–" for v in values)
+def cell(value, digits: int = 2) -> str:
+    return value if isinstance(value, str) else f"{value:.{digits}f}" if np.isfinite(value) else "–"
+
+
+def table(columns, rows, digits: int = 2) -> None:
+    """Print a table with one number per cell."""
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    for row in rows:
+        print(f"| {' | '.join(cell(value, digits) for value in row)} |", flush=True)
+    print()

@@ -179,15 +179,13 @@ def told(table: pd.DataFrame, title: str) -> None:
     """Print mean PCC of every method, then what *adapted* is better by."""
     shares, methods = list(dict.fromkeys(table["percent"])), list(dict.fromkeys(table["method"]))
     name = {share: f"{share} %" if isinstance(share, int) else share for share in shares}
-    print(f"\n**{title}**\n\n| PCC HEG / HVG (MSE HVG) | {' | '.join(name.values())} |\n{'|---' * (len(shares) + 1)}|")
+    print(f"\n**{title}**\n\n| measured | method | PCC HEG | PCC HVG | MSE HVG |\n|---|---|---|---|---|")
     mean = table.groupby(["method", "percent", "panel"])[["pcc", "mse"]].mean()
-    for method in methods:
-        cells = [
-            f"{mean.loc[(method, s, 'HEG'), 'pcc']:.3f} / {mean.loc[(method, s, 'HVG'), 'pcc']:.3f} "
-            f"({mean.loc[(method, s, 'HVG'), 'mse']:.2f})"
-            for s in shares
-        ]
-        print(f"| {method} | {' | '.join(cells)} |")
+    for share in shares:
+        for method in methods:
+            pcc = [mean.loc[(method, share, panel), "pcc"] for panel in ("HEG", "HVG")]
+            cells = [*(f"{value:.3f}" for value in pcc), f"{mean.loc[(method, share, 'HVG'), 'mse']:.2f}"]
+            print(f"| {name[share]} | {method} | {' | '.join(cells)} |")
     wide = table.pivot_table(index=["percent", "panel", "section", "draw"], columns="method", values="pcc")
     print(f"\n| adapted − | panel | {' | '.join(name.values())} |\n{'|---' * (len(shares) + 2)}|")
     for method in methods:

@@ -18,13 +18,14 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from common import joined, panels
+from common import panels
+from common import table as printed
 
 import stpredict as st
 
 METHODS = ("ridge", "knn", "mixture", "density")
 PANELS = ("HEG", "HVG", "markers", "all")
-COLUMNS = ("pcc", "pcc_given_depth", "residuals")
+COLUMNS = {"pcc": "PCC", "pcc_given_depth": "given depth", "residuals": "residuals"}
 C = ("C2", "C3", "C4", "C5")
 
 
@@ -84,13 +85,16 @@ def main() -> None:
     print(f"{time.time() - start:.0f} s\n")
     for kind, part in table.groupby("fold", sort=False):
         mean = part.groupby(["method", "reference", "panel"])[list(COLUMNS)].mean()
-        print(f"**{kind}**\n\n| method | reference | PCC {' / '.join(PANELS)} | given depth | residuals |")
-        print("|---|---|---|---|---|")
-        for method in arguments.methods:
-            for word in ("none", "other patients"):
-                rows = mean.loc[(method, word)].loc[list(PANELS)]
-                print(f"| {method} | {word} | {' | '.join(joined(rows[name]) for name in COLUMNS)} |")
-        print()
+        print(f"**{kind}**\n")
+        of_row = {
+            (method, word): mean.loc[(method, word)].loc[list(PANELS)]
+            for method in arguments.methods
+            for word in ("none", "other patients")
+        }
+        printed(
+            ["method", "reference", "score", *PANELS],
+            [[*names, COLUMNS[c], *own[c]] for c in COLUMNS for names, own in of_row.items()],
+        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from common import C, joined, panels
+from common import C, cell, panels
 
 import stpredict as st
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", default=list(C), metavar="NAME", help="sections of patient C")
     arguments = parser.parse_args()
     start = time.time()
-    print("| fold | encoder | stains | PCC HEG / HVG / markers / all |\n|---|---|---|---|")
+    print("| fold | encoder | stains | HEG | HVG | markers | all |\n|---|---|---|---|---|---|---|")
     for title, train, test in folds(arguments.encoders, arguments.sections):
         chosen = panels(train)
         genes = list(dict.fromkeys(gene for panel in chosen.values() for gene in panel))
@@ -61,7 +61,7 @@ def main() -> None:
                 st.tl.predict_expression(test, model)
                 scores = st.tl.evaluate(test, panels=measured, metrics=["pcc"])
                 mean = scores.groupby("panel")["value"].mean().reindex(["HEG", "HVG", "markers", "all"])
-                print(f"| {title} | {name} | {norm or 'as they are'} | {joined(mean)} |", flush=True)
+                print(f"| {title} | {name} | {norm or 'as they are'} | {' | '.join(map(cell, mean))} |", flush=True)
     print(f"\n{time.time() - start:.0f} s")
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/tumour_markers.py
 
-prints the table "Marker sets" of docs/benchmarks.md. Needs the labelled her2st sections (docs/data.md).
+prints the table "Marker sets" of docs/benchmarks_tumour.md. Needs the labelled her2st sections (docs/data.md).
 """
 
 from __future__ import annotations

@@ -41,3 +41,5 @@ myst_heading_anchors = 3
 html_theme = "sphinx_book_theme"
 html_title = "stpredict"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_js_files = ["sortable.js"]

@@ -136,7 +136,7 @@ def test_bad_references_are_refused_before_training(paired, assert_same):
 def test_other_patients_without_images_help_on_an_unseen_patient(real):
     """her2st C → B4: expression of other patients lifts ridge from .12 / .23 to .21 / .26 (here from three of the four sections).
 
-    B4 is shallow, and nearly all that can be predicted there is how many counts a spot has; see docs/benchmarks.md.
+    B4 is shallow, and nearly all that can be predicted there is how many counts a spot has; see docs/benchmarks_reference.md.
     """
     train, new = [real("her2st", name) for name in ("C3", "C4", "C5")], real("her2st", "B4")
     references = [real("her2st_counts_only", name) for name in ("A1", "C1", "D1", "E1", "F1", "G2", "H1")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from stpredict.models._base.files import REST
 from stpredict.models._base.schema import check_config
@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 
     from stpredict.models._base.contract import ExpressionModel
     from stpredict.models._base.files import Stored
-    from stpredict.models._base.stored import StoredModel
 
 
-def rebuilt(stored: Stored, path: str | Path, methods: Mapping[str, type[StoredModel]]) -> ExpressionModel:
+def rebuilt(stored: Stored, path: str | Path, methods: Mapping[str, type[Any]]) -> ExpressionModel:
     """The model that was read from `path`, as its class in `methods` makes it.
 
     Raises
@@ -29,7 +28,7 @@ def rebuilt(stored: Stored, path: str | Path, methods: Mapping[str, type[StoredM
         raise ValueError(msg)
     check_config(stored, path)
     try:
-        model = methods[stored.method].from_stored(stored, path)
+        model = cast("ExpressionModel", methods[stored.method].from_stored(stored, path))
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError, MemoryError) as error:
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         msg = f"The model at {path} is damaged: {REST} describes no model of method {stored.method!r} ({told})."

@@ -102,8 +102,8 @@ def _best(similarity: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]
         tied = values[:, k - 1] == values[:, k]
         values, places = values[:, :k], places[:, :k]
         if tied.any():
-            order = similarity[tied].sort(dim=1, descending=True, stable=True)
-            values[tied], places[tied] = order.values[:, :k], order.indices[:, :k]
+            ordered = similarity[tied].sort(dim=1, descending=True, stable=True)
+            values[tied], places[tied] = ordered.values[:, :k], ordered.indices[:, :k]
     places, order = places.sort(dim=1)
     return values.gather(1, order), places
 
@@ -155,6 +155,6 @@ def _moments(
         chooser = sparse.csr_matrix((shares[few].ravel(), which.ravel(), ends), shape=(len(ends) - 1, len(rows)))
         gathered = np.asarray(values[rows], dtype=np.float32)
         mean[few] = chooser @ gathered
-        if square is not None:
+        if square is not None and level is not None:
             square[few] = chooser @ np.square(gathered - level)
     return mean, square

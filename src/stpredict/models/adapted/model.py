@@ -356,11 +356,12 @@ class Adapted(StoredModel):
         if not all(isinstance(name, str) for name in (*content["genes"], *stored.config["spots"])):
             msg = f"The model at {path} is damaged: not all of its genes and spots have names; save it again."
             raise ValueError(msg)
-        arrays = {True: {}, False: {}}
+        arrays: dict[bool, dict[str, np.ndarray]] = {True: {}, False: {}}
         for name, array in stored.arrays.items():
             arrays[name.startswith(BASE)][name.removeprefix(BASE)] = array
         stored_base = files.Stored(content["method"], content["genes"], content["config"], arrays[True])
-        base = rebuilt(stored_base, path, METHODS | PUBLISHED | {cls.method: cls})
+        kinds: dict[str, type[Any]] = {**METHODS, **PUBLISHED, cls.method: cls}
+        base = rebuilt(stored_base, path, kinds)
         width = {"n_design": len(arrays[False]["domain_level"])} if "domain_level" in arrays[False] else {}
         own = files.Stored(stored.method, stored.genes, width, arrays[False])
         files.check_shapes(own, cls.shapes | Trust.shapes_in(own.arrays), path)

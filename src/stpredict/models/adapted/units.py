@@ -44,7 +44,7 @@ def in_our_units(
     called = [match_once(model.genes, section.genes) for section in sections]
     genes = [gene for gene in model.genes if all(gene in theirs for theirs in called)]
     measured = measured_expression(sections, rows, called, genes)
-    there = measured.any(axis=0)
+    there = np.asarray(measured.any(axis=0))
     if not there.any():
         msg = f"No gene that {model.card.title} knows has counts at the measured spots, so its units cannot be found."
         raise ValueError(msg)

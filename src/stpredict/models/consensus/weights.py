@@ -83,7 +83,7 @@ def levels_and_spreads(predicted: Sequence[np.ndarray], section: np.ndarray) -> 
     levels are 0 and spreads 1 for all parts: their predictions are then added as they are.
     """
     values = np.stack(predicted).astype(np.float64)
-    known = np.isfinite(values).all(axis=0)
+    known = np.asarray(np.isfinite(values).all(axis=0))
     values = np.where(known, values, 0)
     levels, variances = np.zeros((2, *values[:, 0].shape))
     n_spots, n_sections = np.zeros((2, values.shape[2]))
