@@ -42,12 +42,19 @@ def model_card(
     Raises
     ------
     ValueError
-        If `licence` or `tissue` are none, or the licence of the model's encoder forbids derivatives.
+        If `licence` or `tissue` are none, the model is one that others trained, or the licence of its encoder forbids
+        derivatives.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     if not isinstance(licence, str) or not LICENCE.fullmatch(licence):
         msg = f"licence={licence!r} is no name of a licence on the hub, such as 'cc-by-4.0', 'apache-2.0' or 'other'."
+        raise ValueError(msg)
+    if model.provenance and "base" not in model.config:
+        msg = (
+            f"{model.provenance['model']} was trained by others, so it is not yours to pass on by a card of its own. What "
+            "model.save(path) writes holds what was learned here and no weights: pass that folder on, or the call that makes the model."
+        )
         raise ValueError(msg)
     if tissue is not None and (not tissue.strip() or len(tissue.splitlines()) > 1):
         msg = f"tissue={tissue!r} should be one line, such as 'human breast cancer'."

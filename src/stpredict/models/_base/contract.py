@@ -121,6 +121,8 @@ class ExpressionModel(ABC):
         Whether what is predicted for a spot depends on which others of its section are there.
     units
         Units of what it predicts.
+    known_spots
+        Which spots ``trust`` was learned from, in a word.
     genes
         Genes that the model predicts.
     arrays
@@ -134,6 +136,7 @@ class ExpressionModel(ABC):
     streams: ClassVar[bool] = False
     compares_spots: bool = False
     units: str = UNITS
+    known_spots: ClassVar[str] = "training"
 
     trust: Trust = Trust()
     genes: list[str]
@@ -174,6 +177,16 @@ class ExpressionModel(ABC):
         names: list[str] = self.config.get("sections", [])
         return names
 
+    def check(self, section: Section) -> None:
+        """Refuse a section whose features are missing or were made differently from those in training.
+
+        Raises
+        ------
+        ValueError
+            If so; the message names the call that mends it.
+        """
+        check_features(section, self.config.get("features", {}))
+
     def judge(self, section: Section) -> Judgement:
         """How far `section` is from those that the model learned from.
 
@@ -182,14 +195,14 @@ class ExpressionModel(ABC):
         ValueError
             If the section's features are missing or were made differently from those in training.
         """
-        check_features(section, self.config.get("features", {}))
+        self.check(section)
         return self._judged(section)
 
     def _judged(self, section: Section) -> Judgement:
         """`judge` for a section whose features were checked, as `design` does: that reads all of them."""
         features = self.config.get("features", {})
         patients, group_key = self.config.get("groups", []), self.config.get("group_key")
-        return self.trust.judge(section, list(features), self.trained_on, patients, group_key)
+        return self.trust.judge(section, list(features), self.trained_on, patients, group_key, known=self.known_spots)
 
     @abstractmethod
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:

@@ -177,17 +177,18 @@ class Adapted(StoredModel):
         """As the base model."""
         return self.base.provenance
 
-    def judge(self, section: Section) -> Judgement:
-        """How far `section` is from those that were learned from; what the base model says, where only that can tell.
+    def check(self, section: Section) -> None:
+        """As the base model.
 
         Raises
         ------
         ValueError
             If the section's features are missing or were made differently from those in training.
         """
-        return self.base.judge(section) if self.trust.domain is None else super().judge(section)
+        self.base.check(section)
 
     def _judged(self, section: Section) -> Judgement:
+        """How far `section` is from those that were learned from; what the base model says, where only that can tell."""
         return self.base._judged(section) if self.trust.domain is None else super()._judged(section)
 
     @property
