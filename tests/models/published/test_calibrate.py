@@ -24,8 +24,14 @@ def _four():
 
 
 @pytest.fixture
-def cohort(_four, ctranspath):
-    return [ctranspath(adata.copy()) for adata in _four]
+def four(_four):
+    """Fresh copies of four sections of four patients."""
+    return [adata.copy() for adata in _four]
+
+
+@pytest.fixture
+def cohort(four, ctranspath):
+    return [ctranspath(adata) for adata in four]
 
 
 @pytest.fixture
@@ -161,8 +167,8 @@ def test_a_calibrated_model_can_be_adapted(cohort, path2space, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:1 of the 8 genes of STPath")
-def test_a_model_that_looks_at_whole_sections(_four, gigapath, stpath):
-    sections = [gigapath(adata.copy()) for adata in _four[:2]]
+def test_a_model_that_looks_at_whole_sections(four, gigapath, stpath):
+    sections = [gigapath(adata) for adata in four[:2]]
     model = st.tl.calibrate(sections, stpath)
     st.tl.predict_expression(sections[0], model)
     assert sections[0].uns["predicted"]["units"] == "log1p CP10k"
@@ -170,8 +176,8 @@ def test_a_model_that_looks_at_whole_sections(_four, gigapath, stpath):
 
 
 @pytest.mark.filterwarnings("ignore:1 of the 8 genes of DeepSpot-M")
-def test_a_model_that_reads_the_image_has_no_distance(_four, deepspotm):
-    few = [adata[::6].copy() for adata in _four[:2]]
+def test_a_model_that_reads_the_image_has_no_distance(four, deepspotm):
+    few = [adata[::6].copy() for adata in four[:2]]
     model = st.tl.calibrate(few, deepspotm)
     st.tl.predict_expression(few[0], model)
     assert few[0].uns["predicted"]["domain"]["verdict"] == "unknown"

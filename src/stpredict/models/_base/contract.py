@@ -80,6 +80,15 @@ class Prediction:
         return replace(part, mean=mean, std=std, genes=list(genes))
 
 
+def needs_spots(method: str) -> str:
+    """What is said where a model of this `method` cannot do without the expression of single spots."""
+    return (
+        f"This model of method {method!r} predicts from the expression of single spots and cannot do without "
+        "(share_bank=False). Train one that can: 'consensus', or 'cmrcnet' or 'st_align' with a decoder (not with decoder=0 or "
+        "preset='published'), anew where an earlier version trained it; 'ridge', 'mean', 'density' and 'align_st' hold none."
+    )
+
+
 @dataclass(repr=False)
 class History:
     """What happened in training: one list of values by name, and remarks."""
@@ -208,8 +217,18 @@ class ExpressionModel(ABC):
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
         """float32 (n_spots, d): the space in which the model compares spots; `use` names what to bring there."""
 
+    def without_bank(self) -> ExpressionModel:
+        """The same without expression of single training spots, where the method predicts from any; else the model itself.
+
+        Raises
+        ------
+        ValueError
+            If it cannot predict without.
+        """
+        return self
+
     @abstractmethod
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, share_bank: bool = True) -> None:
         """Write the model as a folder of ``model.safetensors`` and ``model.json``."""
 
     def push_to_hub(
@@ -221,6 +240,7 @@ class ExpressionModel(ABC):
         cite: str | None = None,
         has_permission: bool = False,
         private: bool = True,
+        share_bank: bool = True,
     ) -> str:
         """Pass the model on by the Hugging Face hub, with a card of what it was trained on and how far it can be believed.
 
@@ -245,6 +265,10 @@ class ExpressionModel(ABC):
             weights forbids derivatives, as far as `stpredict` knows it.
         private
             Whether a new repository is seen by its laboratory only.
+        share_bank
+            Whether the expression of single training spots goes along, where the method predicts from it. Without it
+            ``"cmrcnet"``, ``"st_align"`` and ``"consensus"`` predict by their decoders; the card says what that costs.
+            ``"knn"`` and ``"mixture"`` cannot do without.
 
         Returns
         -------
@@ -253,8 +277,8 @@ class ExpressionModel(ABC):
         Raises
         ------
         ValueError
-            If the model was not trained, the name is none, or the encoder's licence forbids derivatives; before anything
-            is sent.
+            If the model was not trained, the name is none, the encoder's licence forbids derivatives, or the method cannot
+            do without what ``share_bank=False`` keeps back; before anything is sent.
         OSError
             If the hub cannot be reached, or refuses.
 
@@ -270,8 +294,9 @@ class ExpressionModel(ABC):
             msg = "This model was not trained, so there is nothing to pass on; stpredict.tl.train or stpredict.tl.adapt makes one."
             raise ValueError(msg)
         check_repository(repository)
-        card = model_card(self, repository, licence=licence, tissue=tissue, cite=cite, has_permission=has_permission)
-        return send(self.save, card, repository, private=private)
+        model = self if share_bank else self.without_bank()
+        card = model_card(model, repository, licence=licence, tissue=tissue, cite=cite, has_permission=has_permission)
+        return send(model.save, card, repository, private=private)
 
     @classmethod
     @abstractmethod

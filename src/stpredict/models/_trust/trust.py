@@ -104,10 +104,14 @@ class Trust:
     def learn(cls, sections: Sequence[Section], keys: Sequence[str], table: Table, held: HeldOut) -> Self:
         """Learn from predictions for held-out spots of the training `table`."""
         domain = Domain.learn(sections, keys, table) if keys else None
+        return cls(domain).relearned(table, held)
+
+    def relearned(self, table: Table, held: HeldOut) -> Trust:
+        """The same distances, with what other predictions for held-out spots of the training `table` reached."""
         measured = np.asarray(table.expression[held.rows])
         between = table.between_sections() if len(np.unique(table.section)) > 1 else None
         reliability = Reliability.learn(measured, held.predicted, table.section[held.rows], between)
-        return cls(domain, reliability, Span.learn(held.predicted))
+        return Trust(self.domain, reliability, Span.learn(held.predicted))
 
     def judge(
         self,

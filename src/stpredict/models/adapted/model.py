@@ -11,7 +11,7 @@ import pandas as pd
 from stpredict._genes.symbols import match_once
 from stpredict._sections.measured import gene_sums, not_measured, tell_of_not_measured
 from stpredict.models._base import files
-from stpredict.models._base.contract import Prediction
+from stpredict.models._base.contract import Prediction, needs_spots
 from stpredict.models._base.load import rebuilt
 from stpredict.models._base.stored import StoredModel
 from stpredict.models._trust.reliability import Reliability
@@ -350,6 +350,16 @@ class Adapted(StoredModel):
         return -1
 
     # ------------------------------------------------------------------ storage
+
+    def without_bank(self) -> Self:
+        """Refuse: measured spots are what it corrects by.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError(needs_spots(self.method))
 
     @classmethod
     def _checked(cls, stored: files.Stored, path: str | Path) -> Self:

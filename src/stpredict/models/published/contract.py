@@ -342,13 +342,15 @@ class FixedModel(ExpressionModel):
 
     # ------------------------------------------------------------------ storage
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, share_bank: bool = True) -> None:
         """Write the model as a folder of ``model.safetensors`` and ``model.json``: names and digests of its files.
 
         Parameters
         ----------
         path
             Folder to make; a model that is already there is replaced.
+        share_bank
+            Makes no difference: no expression is written.
 
         Raises
         ------
