@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*has not left chance", "ignore:
 def _small_networks():
     with pytest.MonkeyPatch.context() as patch:
         for kind in (CmrcNet, StAlign):
-            small = replace(kind.presets["default"], epochs=12, width=32, members=2)
+            small = replace(kind.presets["default"], epochs=25, width=32, members=2)
             patch.setattr(kind, "presets", {"default": small})
         yield
 
@@ -104,11 +104,9 @@ def test_it_predicts_and_says_what_that_costs(trained, sections, method, tmp_pat
     st.tl.predict_expression(new, model, key_added="whole")
     st.tl.predict_expression(new, less, key_added="less", std=True, interval=0.9)
     genes = list(new.var_names)
-    reached = {
-        key: st.tl.evaluate(new, predicted=key, panels={"all": genes}, metrics=["pcc"]) for key in ("whole", "less")
-    }
+    reached = {key: st.tl.evaluate(new, predicted=key, panels={"all": genes}) for key in ("whole", "less")}
     pcc = {key: table[table["metric"] == "pcc"]["value"].mean() for key, table in reached.items()}
-    assert pcc["less"] > 0.6 * pcc["whole"] > 0.1
+    assert pcc["less"] > 0.5 * pcc["whole"] > 0.25
     before, after = less.config["without_bank"]["inner_pcc"]
     assert after == pytest.approx(pcc["less"], abs=0.12)
     assert less.history.score == after
