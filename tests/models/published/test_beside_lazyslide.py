@@ -60,12 +60,13 @@ def test_path2space(section, ctranspath, path2space_folder, monkeypatch):
 @pytest.mark.parametrize(
     ("organ", "technology"), [("Breast", "Visium"), (None, None), ("Kidney", "Spatial Transcriptomics")]
 )
-def test_stpath(section, gigapath, stpath_folder, organ, technology):
+def test_stpath(section, gigapath, stpath_folder, organ, technology, monkeypatch):
     """Whole sections: every spot looks at all others."""
     from lazyslide_models.feature_prediction.stpath import N_ORGANS, N_TECH
     from lazyslide_models.feature_prediction.stpath._model import STFM
 
     ids = json.loads((stpath_folder / "symbol2ensembl.json").read_text())
+    monkeypatch.setattr("lazyslide_models.feature_prediction.stpath._vocab.N_UNIQUE_GENES", len(set(ids.values())))
     torch.manual_seed(1)
     torch.save(STFM(len(set(ids.values())) + 2, N_TECH, N_ORGANS).state_dict(), stpath_folder / "stfm.pth")
     spots = open_sections(gigapath(section))[0]
