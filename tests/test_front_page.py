@@ -112,7 +112,18 @@ def test_the_table_of_encoders_has_every_known_one_with_its_licence():
     for name, encoder in KNOWN.items():
         (row,) = [row for row in rows if f'`"{name}"`' in row]
         assert encoder.licence in row
-        assert ("access was granted" in row) == encoder.gated
+        assert (row.split("|")[4].strip() == "yes") == encoder.gated
+
+
+def test_the_table_of_published_models_has_all_of_them_with_their_licence():
+    page = (ROOT / "docs" / "which.md").read_text(encoding="utf-8")
+    rows = {cells[1]: cells for line in page.splitlines() if len(cells := [c.strip() for c in line.split("|")]) > 7}
+    for name, card in st.models.available().iterrows():
+        row = rows[f'`"{name}"`']
+        assert row[2] == card["tissue"]
+        assert row[4] == card["licence"]
+        assert row[5].startswith("yes" if card["gated"] else "no")
+        assert row[6] == ("yes" if card["commercial"] else "no")
 
 
 def test_the_page_of_methods_to_take_knows_every_method():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -96,6 +97,31 @@ def test_real_sections_follow_the_data_contract(reader, section, spots, mpp, tmp
     adata.write_h5ad(tmp_path / "section.h5ad")
     again = ad.read_h5ad(tmp_path / "section.h5ad")
     np.testing.assert_array_equal(again.obsm["spatial"], adata.obsm["spatial"])
+
+
+@pytest.mark.parametrize(("section", "spots"), [("MOB1", 379), ("MOB2", 407)])
+def test_two_real_sections_come_with_the_package(section, spots, tmp_path):
+    with st.settings.override(data_dir=tmp_path):
+        adata = st.datasets.mob_stutility(section)
+        with pytest.raises(FileNotFoundError, match="STPREDICT_DATA"):
+            st.datasets.mob_stutility("MOB3")
+    assert adata.shape == (spots, 1000)
+    metadata = adata.uns["spatial"][f"mob_stutility_{section}"]["metadata"]
+    assert metadata["licence"].startswith("MIT")
+    st.pp.tiles(adata, mpp=4.0)  # (a scale as good as any)
+    st.pp.encode(adata, show_progress=False)
+    depth = np.asarray(adata.X.sum(axis=1)).ravel()
+    names = list(adata.uns["X_morphology"]["feature_names"])
+    stained = adata.obsm["X_morphology"][:, names.index("hematoxylin")]
+    assert np.corrcoef(stained, depth)[0, 1] > 0.6  # the image belongs to the counts
+
+
+def test_what_comes_with_the_package_is_small_and_says_whose_it_is():
+    folder = Path(st.datasets.__file__).parent / "resources" / "mob_stutility"
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 2_000_000
+    told = (folder / "SOURCES.md").read_text(encoding="utf-8")
+    assert "Copyright (c) 2019 Joseph Bergenstråhle" in told
+    assert "Permission is hereby granted, free of charge" in told
 
 
 @needs_data

@@ -223,7 +223,7 @@ def test_the_name_is_offered_and_has_no_revision(slide):
 
 
 def test_the_page_of_encoders_has_all_of_them():
-    page = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "which.md").read_text(encoding="utf-8")
     rows = {cells[1]: cells for line in page.splitlines() if len(cells := [c.strip() for c in line.split("|")]) > 5}
     for name, spec in catalogue.KNOWN.items():
         row = rows[f'`"{name}"`']

@@ -136,9 +136,10 @@ def check_genes(specs: Mapping[str, Mapping[str, Any]], genes: Sequence[str]) ->
                 f"{', '.join(model.genes[:3])}. Is it of the same species?"
             )
             raise ValueError(msg)
+        own = f" It was calibrated on {', '.join(model.trained_on)}: so is what it states of itself there."
         warn(
             f"Method {label!r} was trained by others, on {model.card.trained_on}: patients from there are not new to it, "
-            "and its scores on them are too good."
+            f"and its scores on them are too good.{own * bool(model.trained_on)}"
         )
 
 

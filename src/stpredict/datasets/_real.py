@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +14,15 @@ from stpredict._core.settings import settings
 from stpredict.io._library import library_entry
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
     from anndata import AnnData
 
 SPOT_UM = {"legacy ST 1k array": (200.0, 100.0), "10x Visium": (100.0, 55.0)}
 """Technology → centre to centre distance and diameter of its spots, in µm."""
+
+SHIPPED = Path(__file__).parent / "resources"
+SHIPPED_SECTIONS = {"mob_stutility": ("MOB1", "MOB2")}
+"""Where the sections are that come with the package, laid out as those of the user's folder, and their names."""
 
 
 def available(dataset: str | None = None) -> list[str]:
@@ -210,12 +213,15 @@ def mob(section: str = "MOB1") -> AnnData:
 def mob_stutility(section: str = "MOB1") -> AnnData:
     """Read a small section of mouse olfactory bulb on the ST 2k array: 1,000 genes, a blurry image, no stated scale.
 
+    ``"MOB1"`` and ``"MOB2"``, two sections of one animal, come with the package, so that real tissue is at hand without a
+    download: from the R package STutility [1]_, MIT licence, see ``datasets/resources/mob_stutility/SOURCES.md``.
+
     The microns per pixel are unknown: functions that work in µm ask for ``mpp=``. Genes are Ensembl ids with version.
 
     Parameters
     ----------
     section
-        Section name; see `available`.
+        ``"MOB1"``, ``"MOB2"``, or another that is in ``stpredict.settings.data_dir``; see `available`.
 
     Returns
     -------
@@ -229,8 +235,13 @@ def mob_stutility(section: str = "MOB1") -> AnnData:
     Examples
     --------
     >>> import stpredict as st
-    >>> st.datasets.mob_stutility().n_vars  # doctest: +SKIP
-    1000
+    >>> st.datasets.mob_stutility("MOB2").shape
+    (407, 1000)
+
+    References
+    ----------
+    .. [1] Bergenstråhle, Larsson and Lundeberg, Seamless integration of image and molecular analysis for spatial
+       transcriptomics workflows. BMC Genomics 21, 482 (2020).
     """
     return _read_section("mob_stutility", section)
 
@@ -282,6 +293,8 @@ def _read_folder(folder: Path, dataset: str, section: str) -> AnnData:
 
 
 def _folder(dataset: str, section: str) -> Path:
+    if section in SHIPPED_SECTIONS.get(dataset, ()):
+        return SHIPPED / dataset / section
     sections = available(dataset)
     if not sections:
         msg = (

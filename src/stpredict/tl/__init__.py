@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stpredict._core.offered import offers
 from stpredict.tl._adapt import adapt
+from stpredict.tl._calibrate import calibrate
 from stpredict.tl._compare_methods import compare_methods
 from stpredict.tl._cross_validate import cross_validate
 from stpredict.tl._domains import domains
@@ -19,6 +20,7 @@ from stpredict.tl._tumor import localize_tumor
 
 __all__ = [
     "adapt",
+    "calibrate",
     "compare_methods",
     "cross_validate",
     "domains",

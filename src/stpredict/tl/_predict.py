@@ -94,8 +94,8 @@ def predict_expression(
       sections, learned from held-out training spots and less the farther they are; ``predicted_reliability_lower`` and
       ``_upper``, its 90 % interval
     - ``uns["predicted"]["domain"]``: ``verdict``, whether the section is ``"inside"`` of what the model was trained on, at
-      its ``"edge"`` or ``"outside"`` (``"unknown"`` for models that look at no encoded features or were saved by earlier
-      versions); ``distance``, the median over spots; ``nearest_section``; and ``why``. Of several sections, those of the
+      its ``"edge"`` or ``"outside"`` (``"unknown"`` for models that look at no encoded features, were saved by earlier
+      versions, or that others trained, until `stpredict.tl.calibrate`); ``distance``, the median over spots; ``nearest_section``; and ``why``. Of several sections, those of the
       farthest, and of each in ``sections``
     - ``uns["predicted"]``: ``model_id``, ``method``, ``encoder``, ``mpp``, ``units``, ``versions``, ``parameters``,
       ``date``; of a model that others trained (`stpredict.models.pretrained`) also ``published``, with its ``licence``,

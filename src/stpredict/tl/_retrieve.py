@@ -86,7 +86,7 @@ def retrieve(
     (True, True)
     """
     model = given_model(model)
-    if not isinstance(model, Banked):
+    if not isinstance(model, Banked) or not model.config.get("has_bank", True):
         raise TypeError(_no_bank(model))
     opened = Opened(data, Where(library_key, table_key), copy=copy)
     adata, sections = opened.table, opened.sections
@@ -112,5 +112,7 @@ def retrieve(
 
 
 def _no_bank(model: ExpressionModel) -> str:
+    if isinstance(model, Banked):
+        return "This model was saved without its reference spots (share_bank=False); there are none to retrieve. Ask its makers for them."
     with_bank = ", ".join(repr(name) for name, kind in METHODS.items() if issubclass(kind, Banked))
     return f"A model of method {model.method!r} keeps no reference spots to retrieve; train one that does: {with_bank}."

@@ -27,6 +27,9 @@ class AlignedNetwork(Protocol):
     def gene(self, *genes: Tensor) -> Tensor:
         """(batch, width): embedding of what spots express."""
 
+    def decoded(self, *images: Tensor) -> Tensor:
+        """(batch, genes): scaled expression that the decoder, if it has one, reads off what spots look like."""
+
     def contrastive(self, image: Tensor, gene: Tensor) -> Tensor:
         """Contrastive loss of embeddings of the same spots."""
 
@@ -39,6 +42,11 @@ def image_embeddings(network: AlignedNetwork, images: Rows) -> np.ndarray:
 def gene_embeddings(network: AlignedNetwork, genes: Rows) -> np.ndarray:
     """float32 (n, width): what spots express in the joint space."""
     return in_pieces(network, network.gene, genes)
+
+
+def decoded(network: AlignedNetwork, images: Rows) -> np.ndarray:
+    """float32 (n, genes): scaled expression that the decoder reads off what spots look like."""
+    return in_pieces(network, network.decoded, images)
 
 
 @torch.inference_mode()

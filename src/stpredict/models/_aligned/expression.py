@@ -51,6 +51,10 @@ class GeneScale:
             np.float32
         )
 
+    def unscaled(self, values: np.ndarray) -> np.ndarray:
+        """float32 (n, genes): what networks decode, at the scale of expression."""
+        return (values * self.sd + self.level if self.options.standardise_genes else values).astype(np.float32)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """What a model stores of it."""
         return {"gene_level": self.level.astype(np.float32), "gene_sd": self.sd.astype(np.float32)}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stpredict.models._aligned.embedding import AlignedNetwork
     from stpredict.models._aligned.inputs import Tensors
     from stpredict.models._base.contract import History
+    from stpredict.models._data.folds import HeldOut
     from stpredict.models._data.rows import RowStore
     from stpredict.models._data.table import Table
 
@@ -40,8 +41,14 @@ class Aligned(Banked, NetworkModel, SpotwiseModel):
     ----------
     features, min_counts, preset, seed, checkpoint, show_progress, **options
         See `stpredict.models._base.network.NetworkModel`.
+
+    Attributes
+    ----------
+    decoded
+        After `fit`, what decoders predicted for held-out training spots, if there are any; not stored.
     """
 
+    decoded: HeldOut | None = None
     streams: ClassVar[bool] = True
     spaces: ClassVar[tuple[str, ...]] = ("image", "expression")
     """What `embed` can bring into the joint space."""
@@ -102,6 +109,9 @@ class Aligned(Banked, NetworkModel, SpotwiseModel):
             networks = ensemble.train_members(training.SpotMaterial(inputs, self.options), chosen.epochs)
             arrays = training.arrays_of(networks, inputs.take(self.reference(inputs.table))) | chosen.arrays
             arrays |= self._learn_trust(sections, table, chosen.held, arrays)
+            self.decoded = chosen.decoded
+            if self.decoded is not None:
+                arrays |= self._learn_without_bank(table, self.decoded, chosen.scores)
         return self._finish(genes, arrays, chosen.history)
 
     def reference(self, table: Table) -> np.ndarray:
@@ -118,10 +128,18 @@ class Aligned(Banked, NetworkModel, SpotwiseModel):
 
     # ------------------------------------------------------------------ prediction
 
-    def apply(self, arrays: dict[str, np.ndarray], queries: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean over the retrieved reference spots, and standard deviation over them and between sections."""
-        from stpredict.models._aligned.embedding import image_embeddings
+    def apply(
+        self, arrays: dict[str, np.ndarray], queries: tuple[np.ndarray, ...]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Mean over the retrieved reference spots, and standard deviation over them and between sections.
 
+        Without reference spots, the mean over members of what their decoders read off the image.
+        """
+        from stpredict.models._aligned.embedding import decoded, image_embeddings
+
+        if "bank" not in arrays:
+            each = [decoded(network, queries) for network in self._networks(arrays)]
+            return self._scale.unscaled(np.mean(each, axis=0)), None
         embedded = normalise(self._over_members(arrays, lambda network: image_embeddings(network, queries)))
         mean, spread = retrieve(embedded, arrays["bank"], arrays["expression"], **self.options.read_out)
         return mean, np.hypot(spread, np.sqrt(arrays["between"]))

@@ -10,7 +10,8 @@ import torch
 
 from stpredict._core.warning import warn
 from stpredict._evaluation.metrics import pearson
-from stpredict.models._aligned.embedding import gene_embeddings, image_embeddings
+from stpredict.models._aligned.embedding import decoded, gene_embeddings, image_embeddings
+from stpredict.models._aligned.expression import GeneScale
 from stpredict.models._aligned.hard_negatives import HardNegatives
 from stpredict.models._aligned.inputs import drawn
 from stpredict.models._base.contract import History
@@ -97,8 +98,14 @@ def choose_epochs(ensemble: Ensemble, inputs: Inputs, not_measured: np.ndarray |
         f"(chance {best['chance_contrastive']:.3f})",
     ]
     history = History(run.values | {"best_epoch": [run.best_epoch]}, notes)
-    held_out_spots = HeldOut(rows[few], np.where(known, predicted, np.float32(np.nan))[few])
-    return Chosen(run.best_epoch, {"residual_sd": residual_sd.astype(np.float32)}, history, held_out_spots)
+    kept = [HeldOut(rows[few], np.where(known, predicted, np.float32(np.nan))[few])]
+    scores = [best["val_pcc"], np.nan]
+    if options.decoder:
+        decoded = monitor.decoded(GeneScale(inputs.arrays["gene_level"], inputs.arrays["gene_sd"], options))
+        kept.append(HeldOut(rows[few], np.where(known, decoded, np.float32(np.nan))[few]))
+        scores[1] = monitor.pcc(decoded)
+    arrays = {"residual_sd": residual_sd.astype(np.float32)}
+    return Chosen(run.best_epoch, arrays, history, *kept, scores=tuple(scores))
 
 
 class _Monitor:
@@ -116,6 +123,20 @@ class _Monitor:
         """Expression of the held-out spots, retrieved from the others."""
         return self._retrieved(image_embeddings(self.network, self.test.tensors.images))
 
+    def decoded(self, scale: GeneScale) -> np.ndarray:
+        """Expression of the held-out spots, read off their images by the decoder alone."""
+        return scale.unscaled(decoded(self.network, self.test.tensors.images))
+
+    def pcc(self, predicted: np.ndarray) -> float:
+        """Mean PCC over genes within sections."""
+        measured = self.test.table.expression
+        pccs = [
+            pearson(measured[rows], predicted[rows])[0][known].mean()
+            for rows, known in zip(self.sections, self.known, strict=True)
+            if known.any()
+        ]
+        return float(np.mean(pccs)) if pccs else 0.0
+
     def _retrieved(self, image: np.ndarray) -> np.ndarray:
         bank = normalise(gene_embeddings(self.network, self.bank.tensors.genes))
         return retrieve(normalise(image), bank, self.bank.table.expression, **self.options.read_out)[0]
@@ -126,14 +147,8 @@ class _Monitor:
             image_embeddings(self.network, self.test.tensors.images),
             gene_embeddings(self.network, self.test.tensors.genes),
         )
-        predicted, measured = self._retrieved(image), self.test.table.expression
-        pccs = [
-            pearson(measured[rows], predicted[rows])[0][known].mean()
-            for rows, known in zip(self.sections, self.known, strict=True)
-            if known.any()
-        ]
         return {
-            "val_pcc": float(np.mean(pccs)) if pccs else 0.0,
+            "val_pcc": self.pcc(self._retrieved(image)),
             "val_contrastive": self._contrastive(image, gene),
             "chance_contrastive": float(np.log(self.size)),
             "val_recall": float(np.mean([_recalled(image[rows], gene[rows]).mean() for rows in self.sections])),

@@ -80,6 +80,15 @@ class Prediction:
         return replace(part, mean=mean, std=std, genes=list(genes))
 
 
+def needs_spots(method: str) -> str:
+    """What is said where a model of this `method` cannot do without the expression of single spots."""
+    return (
+        f"This model of method {method!r} predicts from the expression of single spots and cannot do without "
+        "(share_bank=False). Train one that can: 'consensus', or 'cmrcnet' or 'st_align' with a decoder (not with decoder=0 or "
+        "preset='published'), anew where an earlier version trained it; 'ridge', 'mean', 'density' and 'align_st' hold none."
+    )
+
+
 @dataclass(repr=False)
 class History:
     """What happened in training: one list of values by name, and remarks."""
@@ -121,6 +130,8 @@ class ExpressionModel(ABC):
         Whether what is predicted for a spot depends on which others of its section are there.
     units
         Units of what it predicts.
+    known_spots
+        Which spots ``trust`` was learned from, in a word.
     genes
         Genes that the model predicts.
     arrays
@@ -134,6 +145,7 @@ class ExpressionModel(ABC):
     streams: ClassVar[bool] = False
     compares_spots: bool = False
     units: str = UNITS
+    known_spots: ClassVar[str] = "training"
 
     trust: Trust = Trust()
     genes: list[str]
@@ -174,6 +186,16 @@ class ExpressionModel(ABC):
         names: list[str] = self.config.get("sections", [])
         return names
 
+    def check(self, section: Section) -> None:
+        """Refuse a section whose features are missing or were made differently from those in training.
+
+        Raises
+        ------
+        ValueError
+            If so; the message names the call that mends it.
+        """
+        check_features(section, self.config.get("features", {}))
+
     def judge(self, section: Section) -> Judgement:
         """How far `section` is from those that the model learned from.
 
@@ -182,21 +204,31 @@ class ExpressionModel(ABC):
         ValueError
             If the section's features are missing or were made differently from those in training.
         """
-        check_features(section, self.config.get("features", {}))
+        self.check(section)
         return self._judged(section)
 
     def _judged(self, section: Section) -> Judgement:
         """`judge` for a section whose features were checked, as `design` does: that reads all of them."""
         features = self.config.get("features", {})
         patients, group_key = self.config.get("groups", []), self.config.get("group_key")
-        return self.trust.judge(section, list(features), self.trained_on, patients, group_key)
+        return self.trust.judge(section, list(features), self.trained_on, patients, group_key, known=self.known_spots)
 
     @abstractmethod
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
         """float32 (n_spots, d): the space in which the model compares spots; `use` names what to bring there."""
 
+    def without_bank(self) -> ExpressionModel:
+        """The same without expression of single training spots, where the method predicts from any; else the model itself.
+
+        Raises
+        ------
+        ValueError
+            If it cannot predict without.
+        """
+        return self
+
     @abstractmethod
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, share_bank: bool = True) -> None:
         """Write the model as a folder of ``model.safetensors`` and ``model.json``."""
 
     def push_to_hub(
@@ -208,6 +240,7 @@ class ExpressionModel(ABC):
         cite: str | None = None,
         has_permission: bool = False,
         private: bool = True,
+        share_bank: bool = True,
     ) -> str:
         """Pass the model on by the Hugging Face hub, with a card of what it was trained on and how far it can be believed.
 
@@ -232,6 +265,10 @@ class ExpressionModel(ABC):
             weights forbids derivatives, as far as `stpredict` knows it.
         private
             Whether a new repository is seen by its laboratory only.
+        share_bank
+            Whether the expression of single training spots goes along, where the method predicts from it. Without it
+            ``"cmrcnet"``, ``"st_align"`` and ``"consensus"`` predict by their decoders; the card says what that costs.
+            ``"knn"`` and ``"mixture"`` cannot do without.
 
         Returns
         -------
@@ -240,8 +277,8 @@ class ExpressionModel(ABC):
         Raises
         ------
         ValueError
-            If the model was not trained, the name is none, or the encoder's licence forbids derivatives; before anything
-            is sent.
+            If the model was not trained, the name is none, the encoder's licence forbids derivatives, or the method cannot
+            do without what ``share_bank=False`` keeps back; before anything is sent.
         OSError
             If the hub cannot be reached, or refuses.
 
@@ -257,8 +294,9 @@ class ExpressionModel(ABC):
             msg = "This model was not trained, so there is nothing to pass on; stpredict.tl.train or stpredict.tl.adapt makes one."
             raise ValueError(msg)
         check_repository(repository)
-        card = model_card(self, repository, licence=licence, tissue=tissue, cite=cite, has_permission=has_permission)
-        return send(self.save, card, repository, private=private)
+        model = self if share_bank else self.without_bank()
+        card = model_card(model, repository, licence=licence, tissue=tissue, cite=cite, has_permission=has_permission)
+        return send(model.save, card, repository, private=private)
 
     @classmethod
     @abstractmethod

@@ -85,6 +85,8 @@ FIELDS: dict[str, Kind] = {
     "own_facts": YES_OR_NO,
     "niches": TEXT,
     "bank": DICT,
+    "has_bank": YES_OR_NO,
+    "without_bank": DICT,
     "spots": TEXTS,
     "pitches": ("a list of positive numbers", _list_of(lambda value: _is_number(value) and value > 0)),
     "base": DICT,
@@ -99,6 +101,12 @@ HISTORY: dict[str, Kind] = {
     "notes": TEXTS,
 }
 BANK: dict[str, Kind] = {"sections": TEXTS, "section": ("a list of numbers", _list_of(_is_natural)), "spots": TEXTS}
+WITHOUT_BANK: dict[str, Kind] = {
+    "inner_pcc": (
+        "a list of two numbers",
+        lambda v: isinstance(v, list) and len(v) == 2 and all(isinstance(x, float) for x in v),
+    )
+}
 BASE: dict[str, Kind] = {"method": TEXT, "genes": TEXTS, "config": DICT}
 
 
@@ -145,7 +153,7 @@ def _check_fields(config: Mapping[str, Any]) -> None:
     if "n_design" in config:
         n = sum(made["n_features"] for made in config["features"].values())
         _refuse(n == config["n_design"], "config.features", f"of {config['n_design']} columns in all")
-    for name, kinds in (("history", HISTORY), ("bank", BANK), ("base", BASE)):
+    for name, kinds in (("history", HISTORY), ("bank", BANK), ("without_bank", WITHOUT_BANK), ("base", BASE)):
         if name in config:
             _check(config[name], kinds, f"config.{name}", required=tuple(kinds))
 

@@ -65,25 +65,29 @@ class StoredModel(ExpressionModel):
         asked = self.genes if genes is None else list(genes)
         return Prediction.of_parts(self.predict_parts(section, asked), len(section), asked)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, share_bank: bool = True) -> None:
         """Write the model as a folder of ``model.safetensors`` and ``model.json``.
 
         Parameters
         ----------
         path
             Folder to make; a model that is already there is replaced.
+        share_bank
+            Whether the expression of single training spots is written, where the method predicts from it. What is written
+            without it predicts by its decoder, somewhat worse: ``st.models.load(path).history`` says how much.
 
         Raises
         ------
         FileExistsError
             If `path` holds something else than a model.
         ValueError
-            If the model was not trained.
+            If the model was not trained, or its method cannot do without what ``share_bank=False`` keeps back.
         """
         if not self.arrays:
             msg = "This model was not trained, so there is nothing to save; stpredict.tl.train or stpredict.tl.adapt makes one."
             raise ValueError(msg)
-        files.write(path, files.Stored(self.method, self.genes, self.config, self.arrays))
+        model = self if share_bank else self.without_bank()
+        files.write(path, files.Stored(model.method, model.genes, model.config, model.arrays))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

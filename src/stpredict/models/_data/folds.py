@@ -154,6 +154,16 @@ def sample(n: int, n_genes: int, most: int = MAX_HELD) -> np.ndarray:
     return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).permutation(n)[:most])
 
 
+def residual_sd(table: Table, held: HeldOut) -> np.ndarray:
+    """float32 (genes,): root mean square error at held-out spots of the `table`; spread of genes of which none is known."""
+    square = np.square(held.predicted - np.asarray(table.expression[held.rows]), dtype=np.float64)
+    known = np.isfinite(square)
+    error = np.sqrt(np.sum(square, axis=0, where=known) / np.maximum(known.sum(axis=0), 1))
+    if not known.any(axis=0).all():
+        error = np.where(known.any(axis=0), error, np.nanstd(np.asarray(table.expression), axis=0))
+    return error.astype(np.float32)
+
+
 def _mask(rows: np.ndarray, n: int) -> np.ndarray:
     mask = np.zeros(n, dtype=bool)
     mask[rows] = True

@@ -41,12 +41,18 @@ class Chosen:
         Losses and scores after each epoch.
     held
         What was predicted for held-out spots.
+    decoded
+        What a decoder predicted for them without reference spots, of networks that have both.
+    scores
+        PCC of ``held`` and ``decoded`` on these spots.
     """
 
     epochs: int
     arrays: dict[str, np.ndarray]
     history: History
     held: HeldOut
+    decoded: HeldOut | None = None
+    scores: tuple[float, float] = (np.nan, np.nan)
 
 
 class Material(Protocol):

@@ -53,6 +53,8 @@ class Judgement:
         training spots did, NaN where unknown.
     other_patient
         Whether the section is of a patient that is not among the fewer than three that were trained on.
+    known
+        Which spots it is compared with, in a word: ``"training"``, or ``"measured"`` of a model that was calibrated on them.
     """
 
     verdict: str
@@ -61,6 +63,7 @@ class Judgement:
     why: str
     spots: np.ndarray
     other_patient: bool = False
+    known: str = "training"
 
     @property
     def kept(self) -> float:
@@ -101,10 +104,14 @@ class Trust:
     def learn(cls, sections: Sequence[Section], keys: Sequence[str], table: Table, held: HeldOut) -> Self:
         """Learn from predictions for held-out spots of the training `table`."""
         domain = Domain.learn(sections, keys, table) if keys else None
+        return cls(domain).relearned(table, held)
+
+    def relearned(self, table: Table, held: HeldOut) -> Trust:
+        """The same distances, with what other predictions for held-out spots of the training `table` reached."""
         measured = np.asarray(table.expression[held.rows])
         between = table.between_sections() if len(np.unique(table.section)) > 1 else None
         reliability = Reliability.learn(measured, held.predicted, table.section[held.rows], between)
-        return cls(domain, reliability, Span.learn(held.predicted))
+        return Trust(self.domain, reliability, Span.learn(held.predicted))
 
     def judge(
         self,
@@ -113,8 +120,13 @@ class Trust:
         trained_on: Sequence[str],
         patients: Sequence[str],
         group_key: str | None,
+        *,
+        known: str = "training",
     ) -> Judgement:
-        """How far a `section` is from the sections `trained_on`, whose `patients` were named by ``obs[group_key]``."""
+        """How far a `section` is from the sections `trained_on`, whose `patients` were named by ``obs[group_key]``.
+
+        `known` says in a word which spots these are of.
+        """
         if self.domain is None:
             why = (
                 "the model looks at no encoded features"
@@ -129,7 +141,7 @@ class Trust:
         names = column_names(section, keys)
         most = np.argsort(-np.abs(shift))[:2]
         told = " and ".join(f"{names[i]} ({shift[i]:+.1f} sd)" for i in most)
-        why = f"its spots lie {distance:.2g} times as far from training spots as held-out ones did"
+        why = f"its spots lie {distance:.2g} times as far from {known} spots as held-out ones did"
         if verdict != INSIDE:
             why += f"; its features differ most in {told}"
         if other:
@@ -140,7 +152,7 @@ class Trust:
                 else "; it is of another patient than that of training"
             )
         home = trained_on[np.bincount(nearest).argmax()]
-        return Judgement(verdict, distance, str(home), why, spots.astype(np.float32), other)
+        return Judgement(verdict, distance, str(home), why, spots.astype(np.float32), other, known)
 
     def expected(self, judgement: Judgement, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What to expect of genes in these columns, NaN where a column is −1 or nothing was learned.

@@ -11,7 +11,7 @@ import pandas as pd
 from stpredict._genes.symbols import match_once
 from stpredict._sections.measured import gene_sums, not_measured, tell_of_not_measured
 from stpredict.models._base import files
-from stpredict.models._base.contract import Prediction
+from stpredict.models._base.contract import Prediction, needs_spots
 from stpredict.models._base.load import rebuilt
 from stpredict.models._base.stored import StoredModel
 from stpredict.models._trust.reliability import Reliability
@@ -177,17 +177,18 @@ class Adapted(StoredModel):
         """As the base model."""
         return self.base.provenance
 
-    def judge(self, section: Section) -> Judgement:
-        """How far `section` is from those that were learned from; what the base model says, where only that can tell.
+    def check(self, section: Section) -> None:
+        """As the base model.
 
         Raises
         ------
         ValueError
             If the section's features are missing or were made differently from those in training.
         """
-        return self.base.judge(section) if self.trust.domain is None else super().judge(section)
+        self.base.check(section)
 
     def _judged(self, section: Section) -> Judgement:
+        """How far `section` is from those that were learned from; what the base model says, where only that can tell."""
         return self.base._judged(section) if self.trust.domain is None else super()._judged(section)
 
     @property
@@ -349,6 +350,16 @@ class Adapted(StoredModel):
         return -1
 
     # ------------------------------------------------------------------ storage
+
+    def without_bank(self) -> Self:
+        """Refuse: measured spots are what it corrects by.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError(needs_spots(self.method))
 
     @classmethod
     def _checked(cls, stored: files.Stored, path: str | Path) -> Self:

@@ -59,8 +59,13 @@ def in_our_units(
     predicted = np.concatenate(
         [model.predict(section.without_counts(), genes).mean[own] for section, own in zip(sections, rows, strict=True)]
     ).astype(np.float64)
+    return model.brought_to(genes, *slope_and_intercept(predicted, measured))
+
+
+def slope_and_intercept(predicted: np.ndarray, measured: np.ndarray) -> tuple[float, np.ndarray]:
+    """Slope of all genes and intercept of each, by least squares, from what was `predicted` to what was `measured`."""
     level = predicted.mean(axis=0), measured.mean(axis=0)
     x, y = predicted - level[0], measured - level[1]
     square = max(np.square(x).sum(), 1e-30)
     slope = max((x * y).sum() / square, LEAST_SLOPE * np.sqrt(np.square(y).sum() / square))
-    return model.brought_to(genes, slope, level[1] - slope * level[0])
+    return float(slope), level[1] - slope * level[0]

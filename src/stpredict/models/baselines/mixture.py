@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stpredict._sections.spread import moments
+from stpredict.models._base.contract import needs_spots
 from stpredict.models._data.chunks import Parts
 from stpredict.models._data.folds import Choice, choose
 from stpredict.models.baselines.base import Baseline
@@ -16,6 +17,7 @@ from stpredict.models.baselines.ridge import Ridge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     from stpredict.models._data.table import Table
 
@@ -50,6 +52,16 @@ class Mixture(Baseline):
     def apply_to(self, queries: Parts[np.ndarray]) -> Parts[tuple[np.ndarray, None]]:
         """`apply` to a section that comes in parts, which are predicted once beforehand."""
         return mixed(queries.map(partial(self._both, self.arrays))).map(lambda mean: (mean, None))
+
+    def without_bank(self) -> Self:
+        """Refuse: neighbours are half of it.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError(needs_spots(self.method))
 
     def _both(self, arrays: dict[str, np.ndarray], queries: np.ndarray) -> list[np.ndarray]:
         return [part.apply(_own(arrays, name), queries)[0] for name, part in self._parts.items()]

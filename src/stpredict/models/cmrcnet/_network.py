@@ -69,6 +69,10 @@ class CmrcnetNetwork(nn.Module):
         """(batch, width): embedding of what spots express."""
         return self.gene_head(expression)
 
+    def decoded(self, x: Tensor) -> Tensor:
+        """(batch, genes): scaled expression that the decoder reads off what spots look like."""
+        return self.decoder(self.image(x))
+
     def losses(self, x: Tensor, expression: Tensor, *, share: Share = ALONE) -> Losses:
         """Losses of a batch of spots, of which `x` and `expression` are the `share` of this process."""
         options = self.options

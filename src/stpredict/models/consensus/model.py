@@ -14,9 +14,9 @@ from stpredict.models._base.contract import History
 from stpredict.models._base.load import rebuilt
 from stpredict.models._base.spotwise import SpotwiseModel
 from stpredict.models._data.chunks import Parts
-from stpredict.models._data.folds import HeldOut
+from stpredict.models._data.folds import HeldOut, residual_sd
 from stpredict.models._reference.gene_correlation import GeneStructure
-from stpredict.models._retrieval.bank import Banked
+from stpredict.models._retrieval.bank import WITHOUT, Banked
 from stpredict.models._trust.trust import Trust
 from stpredict.models.baselines.base import Baseline
 from stpredict.models.baselines.knn import Knn
@@ -151,10 +151,26 @@ class Consensus(Banked, SpotwiseModel):
         levels, spreads = levels_and_spreads(predicted, section)
         self.arrays = {"weights": learn_weights(predicted, measured, section), "levels": levels, "spreads": spreads}
         together = added(predicted, self.arrays["weights"], self.arrays)
-        arrays = self.arrays | {"residual_sd": _errors(together, measured, table)}
-        arrays |= self._learn_trust(sections, table, HeldOut(rows, together))
-        history = self._history_of(_score(together, measured, section), len(rows))
+        held, score = HeldOut(rows, together), _score(together, measured, section)
+        arrays = self.arrays | {"residual_sd": residual_sd(table, held)}
+        arrays |= self._learn_trust(sections, table, held)
+        arrays |= self._weighed_without_bank(table, rows, score)
+        history = self._history_of(score, len(rows))
         return self._finish(genes, arrays | self._packed(), history)
+
+    def _weighed_without_bank(self, table: Table, rows: np.ndarray, score: float) -> dict[str, np.ndarray]:
+        """Weights of what is left without reference spots, ridge and decoders, and how far to believe their sum."""
+        kept = [part for part in self.parts.values() if not isinstance(part, Knn)]
+        held = [part.decoded if isinstance(part, CmrcNet) else part.held for part in kept]
+        predicted = [cast("HeldOut", one).predicted for one in held]
+        measured, section = np.asarray(table.expression[rows]), table.section[rows]
+        levels, spreads = levels_and_spreads(predicted, section)
+        weights = {"weights": learn_weights(predicted, measured, section), "levels": levels, "spreads": spreads}
+        together = added(predicted, weights["weights"], weights)
+        scores = score, _score(together, measured, section)
+        return {f"{WITHOUT}{name}": array for name, array in weights.items()} | self._learn_without_bank(
+            table, HeldOut(rows, together), scores
+        )
 
     def _untrained(self, keys: Sequence[str]) -> dict[str, SpotwiseModel]:
         """The parts by name: each learns from spot and niche, and where there are several widths once more from all."""
@@ -260,7 +276,7 @@ class Consensus(Banked, SpotwiseModel):
     def _packed(self) -> dict[str, np.ndarray]:
         """Arrays of all parts under ``<part>.<name>``; ``config`` gets theirs.
 
-        What parts say of their own trustworthiness is dropped. The record of reference spots and their expression are kept once,
+        What parts say of their own trustworthiness, with and without reference spots, is dropped. The record of reference spots and their expression are kept once,
         for all parts that have the same.
         """
         out = {"expression": self._space.arrays["expression"]}
@@ -268,7 +284,9 @@ class Consensus(Banked, SpotwiseModel):
         for name, part in self.parts.items():
             trust = Trust.shapes_in(part.arrays)
             part.trust, part.held = Trust(), None
-            part.arrays = own = {key: array for key, array in part.arrays.items() if key not in trust}
+            own = {key: array for key, array in part.arrays.items() if not key.startswith(WITHOUT)}
+            part.arrays = own = {key: array for key, array in own.items() if key not in trust}
+            part.config.pop("without_bank", None)
             config = part.config
             if config.get("bank") == self.config["bank"]:
                 config = {key: value for key, value in config.items() if key != "bank"}
@@ -277,6 +295,18 @@ class Consensus(Banked, SpotwiseModel):
             self.config["parts"][name] = config
             out |= {f"{name}.{key}": array for key, array in own.items() if array is not out["expression"]}
         return out
+
+    def _stripped(self) -> files.Stored:
+        """Content of the model without its reference spots: of its parts, those that predict without."""
+        stored = super()._stripped()
+        parts = {name: dict(config) for name, config in stored.config["parts"].items() if _kind(name) is not Knn}
+        for name, config in parts.items():
+            if issubclass(_kind(name), Banked):
+                config.pop("bank", None)
+                config["has_bank"] = False
+        gone = self.parts.keys() - parts.keys()
+        arrays = {name: array for name, array in stored.arrays.items() if name.split(".")[0] not in gone}
+        return files.Stored(stored.method, stored.genes, stored.config | {"parts": parts}, arrays)
 
     @classmethod
     def _checked(cls, stored: files.Stored, path: str | Path) -> Self:
@@ -292,7 +322,7 @@ class Consensus(Banked, SpotwiseModel):
                 if key.startswith(f"{name}.")
             }
             kind = _kind(name)
-            if issubclass(kind, Banked):
+            if issubclass(kind, Banked) and config.get("has_bank", True):
                 config = {"bank": stored.config["bank"]} | config
                 arrays.setdefault("expression", own["expression"])
             part = rebuilt(files.Stored(kind.method, stored.genes, config, arrays), path, {kind.method: kind})
@@ -336,13 +366,3 @@ def _of_part(part: SpotwiseModel, number: int, queries: Queries) -> np.ndarray:
 def _kind(name: str) -> type[SpotwiseModel]:
     """Class of the part of this name."""
     return PARTS[name.removesuffix(WIDE)]
-
-
-def _errors(predicted: np.ndarray, measured: np.ndarray, table: Table) -> np.ndarray:
-    """float32 (genes,): root mean square error; of genes that were not both predicted and measured, their spread."""
-    square = np.square(predicted - measured, dtype=np.float64)
-    known = np.isfinite(square)
-    error = np.sqrt(np.sum(square, axis=0, where=known) / np.maximum(known.sum(axis=0), 1))
-    if not known.any(axis=0).all():
-        error = np.where(known.any(axis=0), error, np.nanstd(np.asarray(table.expression), axis=0))
-    return error.astype(np.float32)

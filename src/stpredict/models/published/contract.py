@@ -14,7 +14,7 @@ from stpredict._genes.symbols import describe_missing, match
 from stpredict.models._base import files
 from stpredict.models._base.contract import UNITS, ExpressionModel, History, Prediction
 from stpredict.models._base.load import rebuilt
-from stpredict.models._trust.trust import Judgement
+from stpredict.models._trust.trust import Judgement, Trust
 from stpredict.models.published.needs import check_image, check_needs, own_key
 from stpredict.models.published.weights import Weights, again, in_folder, on_hub, read_tensors
 
@@ -28,15 +28,19 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
     from stpredict.models.published.cards import Card
 
-UNKNOWN = "the model was trained by others, and nothing is known here of where its training sections lie"
+UNKNOWN = (
+    "the model was trained by others, and nothing is known here of where its training sections lie; "
+    "stpredict.tl.calibrate(data, model) learns from measured sections how far to believe it"
+)
 
 
 class FixedModel(ExpressionModel):
     """A model that others trained.
 
     It predicts from the features of its own encoder, made at its own scale; it cannot be trained, and says nothing of its
-    own errors: standard deviations are NaN and the judgement is ``"unknown"``. `stpredict.tl.cross_validate` tells how
-    good it is on one's own sections, and `stpredict.tl.adapt` corrects it by them.
+    own errors: standard deviations are NaN and the judgement is ``"unknown"``, until `stpredict.tl.calibrate` learns both
+    from measured sections. `stpredict.tl.cross_validate` tells how good it is on these, and `stpredict.tl.adapt` corrects
+    it by them.
 
     Saved, it is the names and digests of its files, not their content, so that what is saved can be passed on whatever
     the licence.
@@ -62,6 +66,7 @@ class FixedModel(ExpressionModel):
     """
 
     card: ClassVar[Card]
+    known_spots: ClassVar[str] = "measured"
 
     def __init__(
         self,
@@ -183,7 +188,7 @@ class FixedModel(ExpressionModel):
     @property
     def units(self) -> str:  # type: ignore[override]
         """Units of what it predicts: those of the card, or ours once it was brought to them."""
-        return UNITS if self.arrays else self.card.units
+        return UNITS if "slope" in self.arrays else self.card.units
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -199,11 +204,12 @@ class FixedModel(ExpressionModel):
             "sha256": dict(weights.sha256),
             "trained_on": card.trained_on,
             **self._choices,
+            **({"calibrated_on": self.trained_on} if self.trained_on else {}),
         }
 
     @property
     def history(self) -> History:
-        """That nothing was learned here."""
+        """What was learned here, if anything."""
         return History(**self.config["history"])
 
     def fit(self, sections: Sequence[Section], *, genes: Sequence[str], groups: Sequence[str]) -> History:
@@ -233,19 +239,11 @@ class FixedModel(ExpressionModel):
         for key in self.config["features"]:
             check_needs(section, key, self.card, vouched=_vouched(self.config) is not None)
 
-    def judge(self, section: Section) -> Judgement:
-        """Say that nothing is known of where `section` lies.
-
-        Raises
-        ------
-        ValueError
-            If the section lacks the features that the model needs.
-        """
-        self.check(section)
-        return self._judged(section)
-
     def _judged(self, section: Section) -> Judgement:
-        return Judgement.unknown(len(section), UNKNOWN)
+        """How far `section` is from those that it was calibrated on; nothing is known of others."""
+        if self.trust.reliability is None:
+            return Judgement.unknown(len(section), UNKNOWN)
+        return super()._judged(section)
 
     def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:
         """Expression of `genes` (default: all that the model knows) for every spot of `section`; NaN of unknown ones.
@@ -265,29 +263,30 @@ class FixedModel(ExpressionModel):
         judgement = self.judge(section)
         asked = self.genes if genes is None else list(genes)
         known = dict(zip(asked, asked, strict=True)) if asked is self.genes else match(asked, self.genes)
-        there = np.array([gene in known for gene in asked], dtype=bool)
-        own = [known[gene] for gene in asked if gene in known]
-        number = {gene: i for i, gene in enumerate(self._all)}
-        columns = np.array([number[gene] for gene in own], dtype=int)
-        return self._parts(section, asked, there, own, columns, judgement, size)
+        number = {gene: i for i, gene in enumerate(self.genes)}
+        taken = np.array([number[known[gene]] if gene in known else -1 for gene in asked], dtype=int)
+        return self._parts(section, asked, taken, judgement, size)
 
     def _parts(
-        self,
-        section: Section,
-        asked: list[str],
-        there: np.ndarray,
-        own: list[str],
-        columns: np.ndarray,
-        judgement: Judgement,
-        size: int | None,
+        self, section: Section, asked: list[str], taken: np.ndarray, judgement: Judgement, size: int | None
     ) -> Iterable[tuple[slice, Prediction]]:
+        """Predictions of the genes of these numbers, -1 of those that it does not know."""
+        there = taken >= 0
+        place = {gene: i for i, gene in enumerate(self._all)}
+        columns = np.array([place[self.genes[i]] for i in taken[there]], dtype=int)
+        reached, errors = self.trust.expected(judgement, taken)
+        width = self.trust.error_width(judgement, has_spread=False)
+        sd = np.full(len(asked), np.nan, dtype=np.float32)
+        if width is not None:
+            sd[there] = width[taken[there]]
         for rows, values in self.values(section, columns, size):
-            mean = self._in_units(values, own)
+            mean = self._in_units(values, taken[there])
             if not there.all():
                 mean, few = np.full((len(values), len(asked)), np.nan, dtype=np.float32), mean
                 mean[:, there] = few
-            nothing = np.broadcast_to(np.float32(np.nan), mean.shape)
-            yield rows, Prediction(mean, nothing, asked, units=self.units, judgement=judgement)
+            std = np.broadcast_to(sd, mean.shape)
+            known = {"judgement": judgement, "reached": reached, "errors": errors}
+            yield rows, Prediction(mean, std, asked, units=self.units, **known)
 
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
         """float32 (n_spots, d): the features that the model takes.
@@ -317,31 +316,41 @@ class FixedModel(ExpressionModel):
 
     def brought_to(self, genes: Sequence[str], slope: float, intercept: np.ndarray) -> Self:
         """The same model of some of its `genes`, in our units: `slope` times what it predicts, plus an `intercept` for each."""
-        other = self._copy(genes)
+        other = self.anew(genes)
         other.arrays = {
             "slope": np.array([slope], dtype=np.float32),
             "intercept": np.asarray(intercept, dtype=np.float32),
         }
         return other
 
-    def _copy(self, genes: Sequence[str]) -> Self:
+    def anew(self, genes: Sequence[str]) -> Self:
+        """The model as it was made, of some of its `genes`."""
         return type(self)(self.weights, genes=genes, features=_vouched(self.config), choices=self._choices)
 
-    def _in_units(self, values: np.ndarray, genes: Sequence[str]) -> np.ndarray:
-        if not self.arrays:
+    def calibrated(self, trust: Trust, learned_from: Mapping[str, Any]) -> Self:
+        """The same model, which knows how far to believe it; `learned_from` is what ``config`` keeps of how it was learned."""
+        other = self.anew(self.genes)
+        other.arrays, other.trust = self.arrays | trust.arrays(), trust
+        other.config |= {"n_design": self.card.width, **learned_from}
+        return other
+
+    def _in_units(self, values: np.ndarray, genes: np.ndarray) -> np.ndarray:
+        """`values` of the `genes` of these numbers."""
+        if "slope" not in self.arrays:
             return values
-        number = {gene: i for i, gene in enumerate(self.genes)}
-        return self.arrays["slope"] * values + self.arrays["intercept"][[number[gene] for gene in genes]]
+        return self.arrays["slope"] * values + self.arrays["intercept"][genes]
 
     # ------------------------------------------------------------------ storage
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, share_bank: bool = True) -> None:
         """Write the model as a folder of ``model.safetensors`` and ``model.json``: names and digests of its files.
 
         Parameters
         ----------
         path
             Folder to make; a model that is already there is replaced.
+        share_bank
+            Makes no difference: no expression is written.
 
         Raises
         ------
@@ -375,15 +384,15 @@ class FixedModel(ExpressionModel):
         ValueError
             If they are not those that it was made with, or what was read is damaged.
         """
-        shapes = {"slope": (1,), "intercept": ("g",)} if stored.arrays else {}
-        files.check_shapes(stored, shapes, path)
+        shapes = {"slope": (1,), "intercept": ("g",)} if "slope" in stored.arrays else {}
+        files.check_shapes(stored, shapes | Trust.shapes_in(stored.arrays), path)
         config = stored.config
         weights = again(cls.card, config["weights"], cls.names_in)
         model = cls(weights, genes=stored.genes, features=_vouched(config), choices=config["choices"])
         if model.genes != stored.genes:
             msg = f"The model at {path} is damaged: its genes are not those of {cls.card.title}; save it again."
             raise ValueError(msg)
-        model.config, model.arrays = config, stored.arrays
+        model.config, model.arrays, model.trust = config, stored.arrays, Trust.stored_in(stored.arrays)
         return model
 
 

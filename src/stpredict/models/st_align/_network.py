@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 HEADS = 8
 
 
+BOTH = 2**0.5
+"""Length of embeddings of spot and niche side by side, each of length 1."""
+
+
 @dataclass(frozen=True)
 class Losses:
     """Losses of one batch, and their sum."""
@@ -85,6 +89,10 @@ class StAlignNetwork(nn.Module):
         return _side_by_side(
             self.spot.gene(self.spot.gene_tokens(spot)), self.niche.gene(self.niche.gene_tokens(niche))
         )
+
+    def decoded(self, spot: Tensor, niche: Tensor) -> Tensor:
+        """(batch, genes): scaled expression that the decoder reads off what spots and their niches look like."""
+        return self.decoder(self.image(spot, niche) * BOTH)
 
     def fused(self, spot: Tensor, niche: Tensor, spot_genes: Tensor, niche_genes: Tensor, known: Tensor) -> Tensor:
         """(batch, 2 · width): embedding of image and expression together; without the latter where not `known`.
@@ -266,7 +274,7 @@ def _gene_encoder(n_inputs: int, width: int, n_tokens: int, layers: int) -> nn.M
 
 def _side_by_side(spot: Tensor, niche: Tensor) -> Tensor:
     """Join embeddings of length 1 to one of length 1, whose cosines are means of theirs."""
-    return torch.cat([spot, niche], dim=1) / 2**0.5
+    return torch.cat([spot, niche], dim=1) / BOTH
 
 
 def _direction(x: Tensor) -> Tensor:

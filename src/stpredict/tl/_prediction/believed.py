@@ -72,9 +72,10 @@ class Believed:
         if away:
             section, judgement = away[0]
             more = f" So do {len(away) - 1} other sections." if len(away) > 1 else ""
+            done, do = ("calibrated", "calibrate it") if judgement.known == "measured" else ("trained", "train")
             msg = (
-                f"Section {section.name!r} lies outside of what the model was trained on: {judgement.why}.{more} Do not "
-                "believe its prediction; train on sections of this kind, or check the scale and the stain of the image."
+                f"Section {section.name!r} lies outside of what the model was {done} on: {judgement.why}.{more} Do not "
+                f"believe its prediction; {do} on sections of this kind, or check the scale and the stain of the image."
             )
             warn(msg)
 
