@@ -8,7 +8,7 @@ import pytest
 import stpredict as st
 from stpredict._sections.open import open_sections
 from stpredict.models._data import features
-from stpredict.models._trust import domain
+from stpredict.models._trust import sight
 from stpredict.models._trust.reliability import Reliability
 from stpredict.models._trust.span import Span
 from stpredict.models._trust.trust import FAR, NEAR, Judgement
@@ -288,6 +288,56 @@ def test_a_spread_of_its_own_is_as_wide_as_the_errors_on_held_out_spots(sections
     assert known.spread * model.trust.error_width(inside, has_spread=True) == pytest.approx(known.width(), rel=1e-4)
 
 
+PIXELS = {"epochs": 1, "members": 1, "batch_size": 8, "show_progress": False}
+"""A network trained on tiles of pixels, as small as one can be."""
+
+
+@pytest.mark.parametrize(
+    ("method", "encoder", "widths"),
+    [
+        ("cmrcnet", {"image_encoder": "vit_tiny_patch16_224", "depth": 1}, 1),
+        ("st_align", {"image_encoder": "resnet10t"}, 2),
+    ],
+)
+def test_networks_that_look_at_pixels_tell_another_kind_of_slide_by_its_tiles(
+    sections, tmp_path, method, encoder, widths
+):
+    small = [adata[::12].copy() for adata in sections]
+    model = st.tl.train(small[:2], method=method, genes=GENES, **encoder, **PIXELS)
+    assert model.sight.width == widths * model.config["tiles"]["n_features"]
+    model.save(tmp_path / "model")
+    model = st.models.load(tmp_path / "model")
+    near, other = small[3].copy(), small[3].copy()
+    (library,) = other.uns["spatial"].values()
+    library["images"] = {"hires": np.ascontiguousarray(library["images"]["hires"][..., ::-1])}  # blue for red
+    for key in model.config["features"]:
+        other.obsm[key] = moved(near, 8).obsm[key]
+    inside, outside = (model.judge(st_section(adata)) for adata in (near, other))
+    assert inside.distance < NEAR
+    assert outside.verdict == "outside"
+    assert "tile:" in outside.why
+    part = model.judge(st_section(near[10:20].copy()))
+    np.testing.assert_allclose(part.spots, inside.spots[10:20], rtol=1e-4)
+    with pytest.warns(UserWarning, match="outside of what the model was trained on"):
+        st.tl.predict_expression(other, model)
+    assert (other.var.loc[GENES, "predicted_reliability"] == 0).all()
+    model.config["tiles"]["encoder_hash"] = "of another version"
+    assert "described tiles in another way" in model.judge(st_section(near)).why
+
+
+def test_measured_spots_bring_a_section_nearer_to_a_network_that_looks_at_pixels(sections, tmp_path):
+    small = [adata[::12].copy() for adata in sections]
+    how = {"image_encoder": "vit_tiny_patch16_224", "depth": 1} | PIXELS
+    model = st.tl.train(small[0], method="cmrcnet", genes=GENES, **how)
+    new = small[3]
+    new.obs["measured"] = np.arange(new.n_obs) % 2 == 0
+    adapted = st.tl.adapt(new, model, measured="measured")
+    adapted.save(tmp_path / "adapted")
+    after, before = (one.judge(st_section(new)) for one in (st.models.load(tmp_path / "adapted"), model))
+    assert after.distance < 0.8 * before.distance
+    assert after.nearest_section == st_section(new).name
+
+
 def test_the_mean_promises_nothing(sections):
     model = st.tl.train(sections[:2], method="mean", genes=GENES)
     new = sections[3].copy()
@@ -333,10 +383,11 @@ def test_results_can_be_stored(model, sections, tmp_path):
 
 
 def test_rows_of_a_section_are_read_block_by_block(paired, monkeypatch):
-    monkeypatch.setattr(domain, "ROWS", 10)
+    monkeypatch.setattr(sight, "ROWS", 10)
     (section,) = open_sections(paired(1))
     rows = np.array([0, 9, 10, 11, 35, 80])
-    np.testing.assert_array_equal(domain._rows(section, ["X_fake"], rows), section.features("X_fake")[rows])
+    seen = sight.Sight({"X_fake": {"n_features": section.features("X_fake").shape[1]}}).of_rows(section, rows)
+    np.testing.assert_array_equal(seen, section.features("X_fake")[rows])
 
 
 @pytest.mark.parametrize("method", ["ridge", "align_st"])
