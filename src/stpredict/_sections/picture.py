@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core.warning import warn
-from stpredict._images import whole
+from stpredict._images import SlideImage, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from stpredict._images import SlideImage
 
 SIDE = 128
 """Pixels of the longer side at which pictures are compared."""
@@ -73,12 +71,14 @@ def check_same_picture(image: SlideImage, small: np.ndarray, name: str, key: str
 
 
 def _resized(picture: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Brightness of a picture in memory, read as images are: a black background, exactly so or after JPEG, is white."""
     from skimage.transform import resize
 
     values = np.asarray(picture)
-    values = values[..., :3].mean(axis=-1) if values.ndim == 3 else values
-    values = values * 255 if values.max(initial=0) <= 1 else values
-    resized: np.ndarray = resize(values.astype(np.float32), shape, order=1, anti_aliasing=True, preserve_range=True)
+    if values.dtype != np.uint8:
+        values = np.clip(values * (255 / max(float(values.max(initial=0)), 1e-9)), 0, 255).astype(np.uint8)
+    read = SlideImage([values]).read(0, 0, values.shape[1], values.shape[0]).mean(axis=-1, dtype=np.float32)
+    resized: np.ndarray = resize(read, shape, order=1, anti_aliasing=True, preserve_range=True)
     return resized
 
 
