@@ -51,7 +51,7 @@ def counts(run):
 
 def packed_image(run):
     path = run / "spatial" / "tissue_hires_image.png"
-    (run / "spatial" / "tissue_hires_image.png.gz").write_bytes(gzip.compress(path.read_bytes() + bytes(N)))
+    (run / "spatial" / "tissue_hires_image.png.gz").write_bytes(gzip.compress(path.read_bytes() + bytes(10 * N)))
     path.unlink()
 
 

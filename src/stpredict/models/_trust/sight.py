@@ -81,13 +81,13 @@ class Sight:
         return MorphologyEncoder(resolve_device(), mpp=float(self.tiles["mpp"]))
 
     def _described(self, section: Section, rows: np.ndarray) -> np.ndarray:
-        """float32 (rows, features): the tiles of spots, described."""
-        few, encoder = section.part(rows), self._encoder
-        windows = [Windows(SPOT_UM, few.centres)]
-        parts = encoder.parts(few, windows)
+        """float32 (rows, features): the tiles of spots, described; `rows` are in order."""
+        encoder, windows = self._encoder, [Windows(SPOT_UM, section.centres)]
+        parts = (part[np.isin(part, rows)] for part in encoder.parts(section, windows))
+        wanted = [part for part in parts if len(part)]
         out = np.empty((len(rows), int(self.tiles["n_features"])), dtype=np.float32)
-        for own, (features,) in zip(parts, encoder.encode(few, parts, windows, lambda _: None), strict=True):
-            out[own] = features
+        for own, (features,) in zip(wanted, encoder.encode(section, wanted, windows, lambda _: None), strict=True):
+            out[np.searchsorted(rows, own)] = features
         return out
 
 
