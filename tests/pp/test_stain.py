@@ -52,9 +52,9 @@ def test_glass_becomes_white_in_whatever_light_the_slide_was_seen(section):
     (dim,) = open_sections(dim)
     whole = (0, 0, *white.image.shape[::-1])
     before = white.image.read(*whole)
-    glass = before.min(axis=-1) > 245
+    glass = before.min(axis=-1) > 230
     assert 0.01 < glass.mean() < 0.9
-    assert dim.image.read(*whole)[glass].mean() < 235
+    assert dim.image.read(*whole)[glass].mean() < 230
     one, other = (view.stained_alike().image.read(*whole).astype(int) for view in (white, dim))
     assert np.median(other[glass], axis=0).min() >= 253
     assert np.abs(one - other)[::5, ::5].mean() < 2
