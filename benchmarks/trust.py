@@ -1,6 +1,9 @@
 """How well a model knows when it is not to be believed: stated against reached correlation, intervals, verdicts.
 
-python benchmarks/trust.py [--method ridge] [--genes 1000] [--parts known new kinds]
+python benchmarks/trust.py [--method ridge] [--genes 1000] [--parts known new kinds] [--features X_morphology]
+
+Of spot features alone (``--features X_morphology``), verdicts are those of networks that look at the pixels of tiles, which are
+described by the same numbers.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,12 +21,21 @@ from anndata import AnnData
 from common import C
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from sklearn.metrics import roc_auc_score
 
 import stpredict as st
 from stpredict._sections.anndata import section_from_anndata
+from stpredict.datasets._real import _read_section
+
+if TYPE_CHECKING:
+    from stpredict.models._base.contract import ExpressionModel
+    from stpredict.models._trust.trust import Judgement
 
 COARSE = 3.2
 """µm per pixel at which her2st_midres A1 is."""
+
+BULB = 3.43
+"""µm per pixel of the first scan of the bulbs; the second is a little finer."""
 
 
 def encoded(adata: AnnData, mpp: float | None = None) -> AnnData:
@@ -33,6 +46,7 @@ def encoded(adata: AnnData, mpp: float | None = None) -> AnnData:
 
 def trained(sections: list[AnnData], chosen: argparse.Namespace):
     options = {} if chosen.method in ("ridge", "knn", "mixture", "density") else {"show_progress": False}
+    options |= {"features": chosen.features} if chosen.features else {}
     genes = st.pp.gene_panel(sections, n_top=chosen.genes)
     start = time.perf_counter()
     model = st.tl.train(sections, method=chosen.method, genes=genes, **options)
@@ -78,13 +92,20 @@ def known(chosen: argparse.Namespace) -> None:
         scored(trained([sections[other] for other in C if other != name], chosen), sections[name], f"C → {name}")
     bulbs = {name: encoded(st.datasets.mob(name)) for name in ("MOB1", "MOB2")}
     for name, other in (("MOB2", "MOB1"), ("MOB1", "MOB2")):
-        scored(trained([bulbs[other]], chosen), bulbs[name], f"{other} → {name}")
+        model = trained([bulbs[other]], chosen)
+        scored(model, bulbs[name], f"{other} → {name}")
+        scored(model, second_scan(name), f"{other} → {name}, second scan")
     colon = encoded(st.datasets.mouse_colon())
     x = colon.obsm["spatial"][:, 0]
     gap = 800 / colon.uns["tiles"]["mouse_colon_d0"]["mpp"]
     left, right = colon[x < np.median(x) - gap].copy(), colon[x > np.median(x) + gap].copy()
     scored(trained([left], chosen), right, "colon left → right")
     scored(trained([right], chosen), left, "colon right → left")
+
+
+def second_scan(name: str) -> AnnData:
+    """A bulb as another microscope saw it: the same spots and counts."""
+    return encoded(_read_section("mob_splotch", name), BULB)
 
 
 def new_patients(chosen: argparse.Namespace) -> None:
@@ -146,8 +167,11 @@ def tiles_of(kind: str, own: float, folder: Path, mpp: float, n: int = 30):
 
 def kinds(chosen: argparse.Namespace) -> None:
     """Slides of another kind, under models of breast."""
-    counts: dict[str, list[str]] = {}
-    away: dict[str, list[float]] = {}
+    judged: dict[str, list[Judgement]] = {}
+
+    def judge(model: ExpressionModel, adata: AnnData, what: str) -> None:
+        judged.setdefault(what, []).append(model.judge(section_from_anndata(adata)))
+
     with tempfile.TemporaryDirectory() as folder:
         sections = {name: encoded(st.datasets.her2st(name)) for name in C}
         mpp = float(sections["C2"].uns["X_morphology"]["mpp"])
@@ -160,24 +184,40 @@ def kinds(chosen: argparse.Namespace) -> None:
             model = trained([sections[other] for other in C if other != name], chosen)
             slides = [(what, adata) for what, several in others.items() for adata in several]
             for what, adata in [("held out", sections[name]), *slides, *changed_slides(name, Path(folder), mpp)]:
-                judged = model.judge(section_from_anndata(adata))
-                counts.setdefault(what, []).append(judged.verdict)
-                away.setdefault(what, []).append(judged.distance)
-        coarse = [encoded(st.datasets.her2st(name), 3.43) for name in C]
+                judge(model, adata, what)
+        coarse = [encoded(st.datasets.her2st(name), BULB) for name in C]
         model = trained(coarse, chosen)
         for name in ("MOB1", "MOB2"):
-            judged = model.judge(section_from_anndata(encoded(st.datasets.mob(name))))
-            counts.setdefault("olfactory bulb", []).append(judged.verdict)
-            away.setdefault("olfactory bulb", []).append(judged.distance)
-    for what, verdicts in counts.items():
-        told = ", ".join(f"{verdicts.count(one)} {one}" for one in ("inside", "edge", "outside"))
-        print(f"{what:18} {told}; distance {min(away[what]):.2f} to {max(away[what]):.2f}")
+            judge(model, encoded(st.datasets.mob(name)), "olfactory bulb")
+            judge(model, second_scan(name), "bulb, second scan")
+    own = judged.pop("held out")
+    told("held out", own)
+    for what, others in judged.items():
+        told(what, others, own)
+    told("all of these", [one for others in judged.values() for one in others], own)
+
+
+def told(what: str, judged: list[Judgement], own: list[Judgement] | None = None) -> None:
+    """One line: verdicts of some slides, and how well their distance tells them from those of the `own` kind."""
+    verdicts, away = [one.verdict for one in judged], [one.distance for one in judged]
+    counts = ", ".join(f"{verdicts.count(one)} {one}" for one in ("inside", "edge", "outside"))
+    line = f"{what:18} {counts}; distance {min(away):.2f} to {max(away):.2f}"
+    if own:
+        slides = [[one.distance for one in kind] for kind in (own, judged)]
+        spots = [np.concatenate([one.spots for one in kind]) for kind in (own, judged)]
+        of_slides, of_spots = (
+            roc_auc_score(np.repeat([0, 1], [len(kind) for kind in values]), np.concatenate(values))
+            for values in (slides, spots)
+        )
+        line += f"; AUROC of slides {of_slides:.3f}, of spots {of_spots:.3f}"
+    print(line)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="ridge")
     parser.add_argument("--genes", type=int, default=1000)
+    parser.add_argument("--features", nargs="+", help="obsm keys to learn from; by default all")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")

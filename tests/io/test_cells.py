@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import spatialdata as sd
 import tifffile
+from geopandas import GeoDataFrame
 from PIL import Image
 from scipy import sparse
-from spatialdata.models import Image2DModel, Labels2DModel, TableModel
+from shapely import Polygon, box
+from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale
 
 import stpredict as st
@@ -176,6 +178,72 @@ def test_xenium_is_tiled_trained_on_and_predicted(tissue, places, counts):
     predicted = np.asarray(sdata.tables["table"][:, GENES[:2]].layers["predicted"])
     truth = np.log1p(1e4 * counts[:, :2] / np.maximum(counts.sum(axis=1, keepdims=True), 1))
     assert np.corrcoef(predicted[:, 0], truth[:, 0])[0, 1] > 0.5
+
+
+def test_the_scale_of_xenium_is_that_of_the_centroids_in_its_table(tissue, places, counts):
+    """The reader's table has them in µm, beside areas that tell so; pixels in their place are not believed."""
+    sdata = xenium(tissue, places, counts)
+    table = sdata.tables["table"]
+    table.obs["transcript_counts"], table.obs["cell_area"] = 100, 100.0
+    (section,) = open_sections(sdata)
+    assert section.mpp == pytest.approx(MPP, rel=0.01)
+    assert section.mpp_source == "obsm['spatial'] in µm"
+    for wrong in (places * MPP * 4.7, places[::-1] * MPP):
+        table.obsm["spatial"] = wrong
+        with pytest.raises(ValueError, match=r"scale .* is unknown. Pass mpp="):
+            st.pp.tiles(sdata)
+
+
+def test_centroids_in_microns_are_not_taken_for_pixels(tmp_path, tissue, places, counts):
+    tifffile.imwrite(tmp_path / "slide.tif", tissue, photometric="rgb", resolution=(2e4, 2e4), resolutionunit=3)
+    obs = pd.DataFrame(places * MPP, columns=["x_centroid", "y_centroid"], index=[f"c{i}" for i in range(N)])
+    obs["transcript_counts"], obs["cell_area"] = 100, 100.0
+    adata = ad.AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=pd.DataFrame(index=GENES))
+    adata.uns["spatial"] = {"s": {"metadata": {"source_image_path": str(tmp_path / "slide.tif")}}}
+    adata.obsm["spatial"] = places * MPP
+    with pytest.raises(
+        ValueError, match=r"centroids that Xenium writes, in µm .* pixels \(x, y\) of the H&E image are needed"
+    ):
+        st.pp.tiles(adata)
+    adata.obsm["spatial"] = places
+    check_chain(adata)
+
+
+def visium_hd_cells(tissue, places, counts, *, bins=True, drawn=1.0):
+    """As spatialdata-io reads it: polygons by barcode, and squares of the bins, in pixels of the full image."""
+    names = [f"cellid_{i + 1:09d}-1" for i in range(N)]
+    obs = pd.DataFrame({"cell_id": names, "region": pd.Categorical(["run_cell_segmentations"] * N)}, index=names)
+    table = ad.AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=pd.DataFrame(index=GENES))
+    corners = np.array([[-8, -6], [8, -6], [8, 6], [-8, 6]])
+    outlines = GeoDataFrame(geometry=[Polygon(place + corners) for place in places / drawn], index=names)
+    to_image = {"run": Scale([drawn, drawn], axes=("x", "y"))}
+    shapes = {"run_cell_segmentations": ShapesModel.parse(outlines, transformations=to_image)}
+    if bins:
+        for um in (2, 8):
+            side = um / MPP
+            squares = GeoDataFrame(geometry=[box(x, x, x + side, x + side) for x in side * np.arange(1, 4)])
+            shapes[f"run_square_{um:03d}um"] = ShapesModel.parse(squares, transformations={"run": Identity()})
+    he = Image2DModel.parse(
+        np.moveaxis(tissue, -1, 0), dims=("c", "y", "x"), c_coords=["r", "g", "b"], transformations={"run": Identity()}
+    )
+    of_cells = TableModel.parse(table, region="run_cell_segmentations", region_key="region", instance_key="cell_id")
+    return sd.SpatialData(images={"run_full_image": he}, shapes=shapes, tables={"cell_segmentations": of_cells})
+
+
+@pytest.mark.parametrize("drawn", [1.0, 4.0])
+def test_cells_of_visium_hd_have_the_scale_of_the_bins_beside_them(tissue, places, counts, drawn):
+    sdata = visium_hd_cells(tissue, places, counts, drawn=drawn)
+    (section,) = open_sections(sdata)
+    np.testing.assert_allclose(section.centres, places, atol=1e-6)
+    assert section.mpp == pytest.approx(MPP)
+    assert section.mpp_source == "size of the bins"
+    if drawn == 1:
+        check_chain(sdata, "cell_segmentations")
+
+
+def test_cells_of_visium_hd_without_bins_need_their_scale(tissue, places, counts):
+    with pytest.raises(ValueError, match=r"scale .* is unknown. Pass mpp="):
+        st.pp.tiles(visium_hd_cells(tissue, places, counts, bins=False))
 
 
 def test_a_table_of_cells_needs_only_the_slide_and_its_scale(tmp_path, tissue, places, counts):

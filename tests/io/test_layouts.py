@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from PIL import Image
 
 import stpredict as st
 from stpredict._sections.anndata import section_from_anndata
@@ -194,3 +196,24 @@ def test_another_picture_or_a_turned_one_is_refused(section, tmp_path):
     tifffile.imwrite(path, stripes, photometric="rgb", tile=(256, 256))
     with pytest.raises(ValueError, match="another slide"):
         _ = section_from_anndata(section).slide
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_copies_of_one_picture_show_the_same_whatever_black_became_in_them(section, tmp_path, format):
+    """Tools blacken the glass; JPEG leaves it nearly black, PNG exactly, and so may either copy be."""
+    library = next(iter(section.uns["spatial"].values()))
+    picture = library["images"]["hires"].copy()
+    rows, columns = np.ogrid[: len(picture), : picture.shape[1]]
+    middle = np.array(picture.shape[:2]) / 2
+    picture[np.hypot(rows - middle[0], columns - middle[1]) > 0.45 * len(picture)] = 0
+    Image.fromarray(picture[::4, ::4]).save(tmp_path / "small", format=format)
+    library["scalefactors"]["tissue_hires_scalef"] = 0.25
+    compressions = {"tiles.tif": {}, "jpeg.tif": {"compression": "jpeg", "compressionargs": {"level": 80}}}
+    for name, how in compressions.items():
+        tifffile.imwrite(tmp_path / name, picture, photometric="rgb", tile=(256, 256), **how)
+        with Image.open(tmp_path / "small") as small:
+            library["images"] = {"hires": np.asarray(small)}
+        library["metadata"] = {"source_image_path": str(tmp_path / name), "spot_pitch_um": 100.0}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert section_from_anndata(section).slide.shape == picture.shape[:2]

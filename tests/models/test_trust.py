@@ -8,7 +8,7 @@ import pytest
 import stpredict as st
 from stpredict._sections.open import open_sections
 from stpredict.models._data import features
-from stpredict.models._trust import domain
+from stpredict.models._trust import sight
 from stpredict.models._trust.reliability import Reliability
 from stpredict.models._trust.span import Span
 from stpredict.models._trust.trust import FAR, NEAR, Judgement
@@ -288,6 +288,57 @@ def test_a_spread_of_its_own_is_as_wide_as_the_errors_on_held_out_spots(sections
     assert known.spread * model.trust.error_width(inside, has_spread=True) == pytest.approx(known.width(), rel=1e-4)
 
 
+@pytest.fixture(scope="module")
+def of_pixels(sections):
+    """A network trained on tiles of pixels, as small as one can be, and a section that it has not seen."""
+    few = [adata[40:60].copy() for adata in (*sections[:2], sections[3])]
+    how = {"image_encoder": "vit_tiny_patch16_224", "depth": 1, "epochs": 1, "members": 1, "batch_size": 8}
+    return st.tl.train(few[:2], method="cmrcnet", genes=GENES, show_progress=False, **how), few[2]
+
+
+def test_networks_that_look_at_pixels_tell_another_kind_of_slide_by_its_tiles(of_pixels, tmp_path):
+    model, near = of_pixels
+    assert model.sight.width == model.config["tiles"]["n_features"] > 0
+    model.save(tmp_path / "model")
+    model = st.models.load(tmp_path / "model")
+    other = near.copy()
+    (library,) = other.uns["spatial"].values()
+    library["images"] = {"hires": np.ascontiguousarray(library["images"]["hires"][..., ::-1])}  # blue for red
+    inside, outside = (model.judge(st_section(adata)) for adata in (near, other))
+    assert inside.distance < NEAR
+    assert outside.verdict == "outside"
+    assert "tile:" in outside.why
+    part = model.judge(st_section(near[5:15].copy()))
+    np.testing.assert_allclose(part.spots, inside.spots[5:15], rtol=1e-4)
+    with pytest.warns(UserWarning, match="outside of what the model was trained on"):
+        st.tl.predict_expression(other, model)
+    assert (other.var.loc[GENES, "predicted_reliability"] == 0).all()
+    model.config["tiles"]["encoder_hash"] = "of another version"
+    assert "described tiles in another way" in model.judge(st_section(near)).why
+
+
+def test_measured_spots_bring_a_section_nearer_to_a_network_that_looks_at_pixels(of_pixels, tmp_path):
+    model, new = of_pixels
+    new.obs["measured"] = np.arange(new.n_obs) % 2 == 0
+    adapted = st.tl.adapt(new, model, measured="measured")
+    adapted.save(tmp_path / "adapted")
+    after, before = (one.judge(st_section(new)) for one in (st.models.load(tmp_path / "adapted"), model))
+    assert after.distance < 0.8 * before.distance
+    assert after.nearest_section == st_section(new).name
+
+
+def test_a_network_of_tiles_and_niche_features_is_judged_by_both(sections):
+    section = st_section(sections[0])
+    kept = {"X_morphology_niche": {"n_features": 77}}
+    both = sight.Sight(kept, sight.tiles_record([section]))
+    rows = np.array([3, 200])
+    seen = both.of_rows(section, rows)
+    assert seen.shape == (2, both.width)
+    np.testing.assert_array_equal(seen[:, :77], section.features("X_morphology_niche")[rows])
+    np.testing.assert_allclose(seen[:, 77:], section.features("X_morphology")[rows], rtol=1e-3, atol=1e-4)
+    assert both.names(section)[-1].startswith("tile:")
+
+
 def test_the_mean_promises_nothing(sections):
     model = st.tl.train(sections[:2], method="mean", genes=GENES)
     new = sections[3].copy()
@@ -333,10 +384,11 @@ def test_results_can_be_stored(model, sections, tmp_path):
 
 
 def test_rows_of_a_section_are_read_block_by_block(paired, monkeypatch):
-    monkeypatch.setattr(domain, "ROWS", 10)
+    monkeypatch.setattr(sight, "ROWS", 10)
     (section,) = open_sections(paired(1))
     rows = np.array([0, 9, 10, 11, 35, 80])
-    np.testing.assert_array_equal(domain._rows(section, ["X_fake"], rows), section.features("X_fake")[rows])
+    seen = sight.Sight({"X_fake": {"n_features": section.features("X_fake").shape[1]}}).of_rows(section, rows)
+    np.testing.assert_array_equal(seen, section.features("X_fake")[rows])
 
 
 @pytest.mark.parametrize("method", ["ridge", "align_st"])

@@ -96,8 +96,23 @@ def test_size_is_that_of_the_module_and_not_of_its_weights():
 
     assert modules.input_of(vit()).size == 224
     assert modules.input_of(vit(img_size=96)).size == 96
-    with pytest.raises(ValueError, match=r"tiles of 96 × 64 px; tiles are square"):
-        modules.input_of(vit(img_size=(96, 64)))
+    for given in (None, 96):
+        with pytest.raises(
+            ValueError, match=r"tiles of 96 × 64 px, .* takes no others: .* img_size= of timm\.create_model"
+        ):
+            modules.input_of(vit(img_size=(96, 64)), given)
+
+
+def test_a_network_made_for_oblong_tiles_takes_the_square_ones_that_its_message_asks_for(slide):
+    net = resnet()
+    net.pretrained_cfg = dict(net.pretrained_cfg, input_size=(3, 96, 64), mean=(0.3, 0.4, 0.5))
+    with pytest.raises(ValueError, match=r"ResNet is made for tiles of 96 × 64 px, .* Pass input_size="):
+        encode(slide, net)
+    features, _ = encode(slide, net, input_size=64)
+    square = resnet()
+    square.load_state_dict(net.state_dict())
+    square.pretrained_cfg = dict(net.pretrained_cfg, input_size=(3, 64, 64))
+    np.testing.assert_array_equal(features, encode(slide, square)[0])
 
 
 def test_size_and_normalisation_can_be_given(slide):

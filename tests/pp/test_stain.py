@@ -42,6 +42,24 @@ def test_two_stains_of_one_tissue_look_alike(section, other_stain):
     assert apart["macenko"] < 0.4 * apart[None]
 
 
+def test_glass_becomes_white_in_whatever_light_the_slide_was_seen(section):
+    """The same slide under a weaker and yellower lamp: every pixel is a share of what it was."""
+    (white,) = open_sections(section)
+    dim = section.copy()
+    library = dim.uns["spatial"]["sim_1"]
+    lamp = np.array([238, 232, 218]) / 255
+    library["images"] = {"hires": (library["images"]["hires"] * lamp).round().astype(np.uint8)}
+    (dim,) = open_sections(dim)
+    whole = (0, 0, 900, 900)
+    before = white.image.read(*whole)
+    glass = before.min(axis=-1) > 230
+    assert 0.01 < glass.mean() < 0.9
+    assert dim.image.read(*whole)[glass].mean() < 230
+    one, other = (view.stained_alike().image.read(*whole).astype(int) for view in (white, dim))
+    assert np.median(other[glass], axis=0).min() >= 253
+    assert np.abs(one - other)[::5, ::5].mean() < 2
+
+
 def test_white_stays_white_and_what_is_read_does_not_depend_on_the_window(section):
     (one,) = open_sections(section)
     image = one.stained_alike().image

@@ -32,6 +32,12 @@ MASK_MPP = 16.0
 LEAST_DENSITY = 0.15
 """Mean optical density of pixels that are looked at, as in Macenko et al."""
 
+DARKEST_GLASS = 200
+"""No lamp makes glass darker, in any colour: what is, is no glass."""
+
+LEAST_GLASS = 0.01
+"""Share of the slide that its glass is, where it tells what white is."""
+
 _DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
 """Optical density by grey value; white is 0."""
 
@@ -51,7 +57,8 @@ def check_stain_norm(stain_norm: str | None) -> None:
 def normalised(image: SlideImage, *, mpp: float, name: str) -> SlideImage:
     """`image` with its stains brought to `TARGET`, by the method of Macenko et al.: pixels are changed as they are read.
 
-    The stains are found by squidpy in windows all over the tissue, whatever spots there are. White stays white.
+    The stains are found by squidpy in windows all over the tissue, whatever spots there are. White stays white, and so becomes
+    the glass, whatever light it was seen in: densities are those against the glass.
 
     Parameters
     ----------
@@ -67,7 +74,9 @@ def normalised(image: SlideImage, *, mpp: float, name: str) -> SlideImage:
     ValueError
         If there is no tissue, or two stains cannot be told apart in it.
     """
-    pixels = _sample(image, mpp, name)
+    mask, mask_mpp = find_tissue(image, image_mpp=mpp, mpp=MASK_MPP)
+    white = _white(image, mask)
+    pixels = _sample(image, mpp, name, mask, mask_mpp, white)
     stains = _stains(pixels, name)
     amounts = _DENSITY[pixels] @ np.linalg.pinv(stains)
     strength = np.percentile(amounts, 99, axis=0)
@@ -77,11 +86,11 @@ def normalised(image: SlideImage, *, mpp: float, name: str) -> SlideImage:
     told = ":".join(f"{value:.6g}" for value in change.ravel())
 
     def recolour(rgb: np.ndarray) -> np.ndarray:
-        density = _DENSITY[rgb] @ change
+        density = _DENSITY[_in_white_light(rgb, white)] @ change
         np.exp(np.negative(density, out=density), out=density)
         return np.clip(256 * density - 0.5, 0, 255).astype(np.uint8)  # (- 1, and rounded)
 
-    return image.recoloured(recolour, f"macenko:{told}")
+    return image.recoloured(recolour, f"macenko:{told}:{white.tolist()}")
 
 
 def _untold(name: str, why: str) -> str:
@@ -91,9 +100,28 @@ def _untold(name: str, why: str) -> str:
     )
 
 
-def _sample(image: SlideImage, mpp: float, name: str) -> np.ndarray:
-    """Stained pixels, uint8 (n, 3), of windows spread over the tissue."""
-    mask, mask_mpp = find_tissue(image, image_mpp=mpp, mpp=MASK_MPP)
+def _white(image: SlideImage, mask: np.ndarray) -> np.ndarray:
+    """uint8 (3,), the colour of the glass beside the tissue; 255 where there is hardly any, or tools made it white."""
+    small = image.thumbnail(max(mask.shape))
+    glass = small[~mask & (small.min(axis=-1) >= DARKEST_GLASS) & (small.min(axis=-1) < 255)]
+    if len(glass) < LEAST_GLASS * mask.size:
+        return np.full(3, 255, dtype=np.uint8)
+    return np.median(glass, axis=0).astype(np.uint8)
+
+
+def _in_white_light(rgb: np.ndarray, white: np.ndarray) -> np.ndarray:
+    """The same uint8 RGB (…, 3) as if `white` were 255."""
+    if (white == 255).all():
+        return rgb
+    values = (np.arange(256)[:, None] + 1) * (256 / (white.astype(float) + 1)) - 1
+    table = np.minimum(values.round(), 255).astype(np.uint8)
+    return np.stack([table[rgb[..., colour], colour] for colour in range(3)], axis=-1)
+
+
+def _sample(
+    image: SlideImage, mpp: float, name: str, mask: np.ndarray, mask_mpp: float, white: np.ndarray
+) -> np.ndarray:
+    """Stained pixels, uint8 (n, 3), of windows spread over the tissue in the `mask`, in white light."""
     y, x = np.nonzero(mask)
     if not len(y):
         raise ValueError(_untold(name, "no tissue was found on it"))
@@ -109,7 +137,7 @@ def _sample(image: SlideImage, mpp: float, name: str) -> np.ndarray:
         side = window.shape[0] // step
         blocks = window[: side * step, : side * step].reshape(side, step, side, step, 3)
         found.append(blocks.mean(axis=(1, 3)).round().astype(np.uint8).reshape(-1, 3))
-    pixels = np.concatenate(found)
+    pixels = _in_white_light(np.concatenate(found), white)
     pixels = pixels[_DENSITY[pixels].mean(axis=1) > LEAST_DENSITY]
     if not len(pixels):
         raise ValueError(_untold(name, "nothing on it is stained"))

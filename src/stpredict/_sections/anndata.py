@@ -9,6 +9,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.labels import as_text
 from stpredict._images import SlideImage, open_image
+from stpredict._sections.cells import refuse_microns
 from stpredict._sections.picture import check_same_picture
 from stpredict._sections.scale import ScaleHints, check_full_resolution
 from stpredict._sections.section import Section
@@ -54,6 +55,8 @@ def section_from_anndata(
     metadata = part_of(library, "metadata", name)
     hires = part_of(library, "images", name).get("hires")
     path = metadata.get("source_image_path")
+    if path or hires is not None:
+        refuse_microns(adata, centres, rows, name)
     image_scale = 1.0
     if path:
 

@@ -26,6 +26,15 @@ ALIKE, UNLIKE = 0.8, 0.3
 FLAT = 2.0
 """Standard deviation of brightness up to which a picture shows nothing."""
 
+BLACK = 40
+"""Brightness up to which nothing is shown: tools blacken what is no tissue, and JPEG makes that a little brighter."""
+
+BORDER = 2
+"""Pixels around it, at which pictures are compared, in which JPEG leaves traces of it."""
+
+SHOWN = 0.05
+"""Least share of the picture that is compared."""
+
 TURNED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "turned by 180°": lambda picture: picture[::-1, ::-1],
     "mirrored from left to right": lambda picture: picture[:, ::-1],
@@ -49,13 +58,13 @@ def check_same_picture(image: SlideImage, small: np.ndarray, name: str, key: str
     if image.source.lower().endswith(whole.SUFFIXES) or np.prod(image.shape) / image.downsamples[-1] ** 2 > MOST_PIXELS:
         return
     full = image.thumbnail(SIDE).mean(axis=-1)
-    mine = _resized(small, full.shape)
-    if min(full.std(), mine.std()) < FLAT:
+    mine, shown = _resized(small, full.shape)
+    if shown.mean() < SHOWN or min(full[shown].std(), mine[shown].std()) < FLAT:
         return
-    own = _correlation(full, mine)
+    own = _correlation(full[shown], mine[shown])
     if own >= ALIKE:
         return
-    alike = {how: _correlation(turn(full), mine) for how, turn in TURNED.items()}
+    alike = {how: _correlation(turn(full)[shown], mine[shown]) for how, turn in TURNED.items()}
     best = max(alike, key=lambda how: alike[how])
     if alike[best] >= ALIKE and alike[best] > own + 0.1:
         msg = (
@@ -72,15 +81,21 @@ def check_same_picture(image: SlideImage, small: np.ndarray, name: str, key: str
     warn(msg)
 
 
-def _resized(picture: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _resized(picture: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Brightness of a picture in memory, and where it shows something: not where tools blackened it, nor beside that.
+
+    Blackened pixels of the other picture were read as white, but for those that JPEG left dark at the border.
+    """
+    from scipy.ndimage import binary_erosion
     from skimage.transform import resize
 
     values = np.asarray(picture)
-    values = values[..., :3].mean(axis=-1) if values.ndim == 3 else values
+    values = values[..., :3].mean(axis=-1, dtype=np.float32) if values.ndim == 3 else values
     values = values * 255 if values.max(initial=0) <= 1 else values
-    resized: np.ndarray = resize(values.astype(np.float32), shape, order=1, anti_aliasing=True, preserve_range=True)
-    return resized
+    how = {"order": 1, "anti_aliasing": True, "preserve_range": True}
+    bright, lit = resize(values, shape, **how), resize((values > BLACK).astype(np.float32), shape, **how)
+    return bright, binary_erosion(lit > 0.99, iterations=BORDER, border_value=1)
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+    return float(np.corrcoef(one, other)[0, 1])

@@ -63,6 +63,8 @@ class ScaleHints:
     argument: float | None = None
     metadata: float | None = None
     image_file: float | None = None
+    cells: tuple[float, str] | None = None
+    """What a reader's table of cells says, and where."""
     pitch_um: float | None = None
     spot_diameter_px: float | None = None
     remembered: tuple[float, str] | None = None
@@ -108,6 +110,7 @@ def resolve_mpp(hints: ScaleHints, lattice: Lattice | None, name: str) -> tuple[
         (hints.argument, "argument"),
         (hints.remembered[0], hints.remembered[1]) if hints.remembered else (None, ""),
         (hints.metadata, "scalefactors['microns_per_pixel']"),
+        hints.cells or (None, ""),
         (hints.image_file, "image file"),
         (from_lattice, "spot lattice"),
     ]

@@ -13,6 +13,7 @@ from stpredict._core import keys
 from stpredict._core.labels import as_text
 from stpredict._images import SlideImage, open_image
 from stpredict._sections.anndata import scale_hints
+from stpredict._sections.cells import bin_um, mpp_of_bins, mpp_of_microns
 from stpredict._sections.image_choice import Candidate, checked_colours, choose, in_colour, levels_of
 from stpredict._sections.labelled import centres_of_labels
 from stpredict._sections.section import Section
@@ -63,6 +64,7 @@ def section_from_spatialdata(
     slide = whole_slide_of(sdata) if image_key is None else None
     if slide is not None:
         hints = replace(hints, metadata=hints.metadata or slide.mpp)
+    hints = replace(hints, cells=_mpp_of_cells(sdata, adata, region, rows, centres / scale))
     return kind(
         name=region,
         adata=adata,
@@ -73,6 +75,17 @@ def section_from_spatialdata(
         image_scale=scale,
         has_image=image_key is not None or slide is not None,
     )
+
+
+def _mpp_of_cells(
+    sdata: SpatialData, adata: AnnData, region: str, rows: np.ndarray, centres: np.ndarray
+) -> tuple[float, str] | None:
+    """Microns per unit of the `centres` of cells, and what tells it."""
+    if mpp := mpp_of_microns(adata, rows, centres):
+        return mpp, "obsm['spatial'] in µm"
+    if region in sdata.shapes and (mpp := mpp_of_bins(sdata, region)):
+        return mpp, "size of the bins"
+    return None
 
 
 def _told(sdata: SpatialData, region: str) -> dict[str, Any]:
@@ -212,12 +225,6 @@ def only_image(sdata: SpatialData, image_key: str | None) -> str:
         msg = f"This SpatialData has {_listed(names, 'H&E image')}; pass image_key= to choose one."
         raise ValueError(msg)
     return names[0]
-
-
-def bin_um(region: str) -> float | None:
-    """Bin size of a Visium HD region, which readers put into its name (``…_square_008um``)."""
-    found = re.search(r"square_(\d{3})um$", region)
-    return float(found[1]) if found else None
 
 
 def _attrs(adata: AnnData) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from stpredict._core.checks import check_sparse
+from stpredict._core.expansion import check_gzip, check_hdf5
 from stpredict.io._run import Run, called, joined_message, pack, unpack
 
 if TYPE_CHECKING:
@@ -116,9 +117,12 @@ def _read(files: list[Path], scratch: Path) -> AnnData:
         files = _three_files(path)
         if not files:
             return sc.read_10x_mtx(path, make_unique=False)  # (says what is missing)
+    for packed in files:
+        check_gzip(packed)
     if len(files) == 1:
         if path.suffix == ".gz":
             path = unpack(path, scratch / "counts.h5")
+        check_hdf5(path)
         # (every feature, of which the genes are taken afterwards: scanpy's own choice copies the matrix)
         return sc.read_10x_h5(path, gex_only=False)
     old = files[1].name.removesuffix(".gz").endswith(OLD_FEATURES)

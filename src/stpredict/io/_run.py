@@ -12,6 +12,8 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stpredict._core.expansion import check_expansion
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -27,8 +29,6 @@ BEFORE = r"(?:(?P<sample>.*)[_.-])?"
 """The sample's name, before that of a file."""
 
 GZIP_DAMAGE = (OSError, EOFError, zlib.error)
-LARGEST = 32 * 2**30
-"""Bytes of a gzipped file, once it is unpacked on the disk."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ def unpack(path: Path, target: Path) -> Path:
         with gzip.open(path, "rb") as source, target.open("wb") as out:
             while block := source.read(2**22):
                 out.write(block)
-                if out.tell() > LARGEST:
-                    msg = f"{path} holds more than {LARGEST // 2**30} GiB."
-                    raise ValueError(msg)
+                check_expansion(out.tell(), path)
     except GZIP_DAMAGE as error:
         msg = f"{path} cannot be unpacked ({error}). Get it again."
         raise ValueError(msg) from error

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from stpredict._core import keys
+from stpredict._core.expansion import check_gzip, check_parquet
 from stpredict._images import open_image
+from stpredict._images.whole import check_size
 from stpredict._sections.scale import VISIUM_PITCH_UM, check_full_resolution
 from stpredict._sections.totals import row_sums
 from stpredict.io._cells import place_cells
@@ -157,6 +159,7 @@ def _read_images(run: Run) -> dict[str, np.ndarray]:
             if path.suffix == ".gz":
                 path = unpack(path, Path(scratch) / path.name.removesuffix(".gz"))
             image = open_image(path)
+            check_size(image.shape[0] * image.shape[1], path.stat().st_size, str(path))
             images[key] = image.read(0, 0, image.shape[1], image.shape[0])
     return images
 
@@ -204,6 +207,7 @@ def read_positions(run: Run) -> pd.DataFrame:
         msg = f"{run.spatial} holds no spot positions; one of {', '.join(POSITION_FILES)} is needed."
         raise FileNotFoundError(msg)
     try:
+        (check_parquet if path.suffix == ".parquet" else check_gzip)(path)
         table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_positions_csv(path)
         table = table.rename(columns=OTHER_NAMES) if "barcode" not in table else table
         missing = [name for name in POSITION_COLUMNS if name not in table]

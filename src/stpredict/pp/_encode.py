@@ -96,7 +96,8 @@ def encode(
         branch. ``"hf-hub:<repository>@<revision>"`` says the same, wherever encoders are named.
     stain_norm
         Bring the stains of every section to those of a fixed reference before anything is described, by the method of
-        Macenko et al. [1]_ with the stains that squidpy finds on the tissue of the slide. White stays white, grey glass takes on a tint. A model
+        Macenko et al. [1]_ with the stains that squidpy finds on the tissue of the slide. Densities are
+        those against the glass of the slide, which becomes white in whatever light it was seen. A model
         that learned from such features refuses others, and the other way round.
     batch_size, device, precision
         Override `stpredict.settings`. With ``"cuda"``, all GPUs that are visible share the tiles of a network;

@@ -60,6 +60,11 @@ class Aligned(Banked, NetworkModel, SpotwiseModel):
         "gene_sd": ("g",),
     }
 
+    @property
+    def looks_at_tiles(self) -> bool:  # type: ignore[override]
+        """Whether an image encoder is trained along."""
+        return self.options.image_encoder is not None
+
     # ------------------------------------------------------------------ what a method says
 
     @abstractmethod

@@ -13,6 +13,7 @@ from stpredict.models._base.described import as_html, as_text, facts_of_history
 from stpredict.models._base.hub import check_repository, send
 from stpredict.models._data.features import check_features
 from stpredict.models._trust.reliability import central
+from stpredict.models._trust.sight import Sight
 from stpredict.models._trust.trust import Trust
 
 if TYPE_CHECKING:
@@ -196,6 +197,11 @@ class ExpressionModel(ABC):
         """
         check_features(section, self.config.get("features", {}))
 
+    @property
+    def sight(self) -> Sight:
+        """What the model looks at of a spot."""
+        return Sight.of(self.config)
+
     def judge(self, section: Section) -> Judgement:
         """How far `section` is from those that the model learned from.
 
@@ -209,9 +215,8 @@ class ExpressionModel(ABC):
 
     def _judged(self, section: Section) -> Judgement:
         """`judge` for a section whose features were checked, as `design` does: that reads all of them."""
-        features = self.config.get("features", {})
         patients, group_key = self.config.get("groups", []), self.config.get("group_key")
-        return self.trust.judge(section, list(features), self.trained_on, patients, group_key, known=self.known_spots)
+        return self.trust.judge(section, self.sight, self.trained_on, patients, group_key, known=self.known_spots)
 
     @abstractmethod
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:

@@ -16,6 +16,7 @@ from stpredict.models._data.features import (
     find_features,
 )
 from stpredict.models._data.table import Table, training_table
+from stpredict.models._trust.sight import tiles_record
 from stpredict.models._trust.trust import Trust
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class FeatureModel(StoredModel):
     ----------
     features
         As passed.
+    looks_at_tiles
+        Whether the method learns from the pixels of tiles.
     weighs_widths
         Whether the method itself chooses among niche widths.
     checkpoint
@@ -63,6 +66,7 @@ class FeatureModel(StoredModel):
     """
 
     uses_features: ClassVar[bool] = True
+    looks_at_tiles: bool = False
     weighs_widths: ClassVar[bool] = False
     checkpoint: Path | None = None
     held: HeldOut | None = None
@@ -127,7 +131,9 @@ class FeatureModel(StoredModel):
     def _learn_trust(self, sections: Sequence[Section], table: Table, held: HeldOut) -> dict[str, np.ndarray]:
         """Learn how far predictions can be believed from those for spots of the `table` that were held out."""
         self.held = held
-        self.trust = Trust.learn(sections, list(self.config["features"]), table, held)
+        if self.looks_at_tiles:
+            self.config["tiles"] = tiles_record(sections)
+        self.trust = Trust.learn(sections, self.sight, table, held)
         return self.trust.arrays()
 
     # ------------------------------------------------------------------ features of a section

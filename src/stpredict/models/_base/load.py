@@ -34,6 +34,12 @@ def rebuilt(stored: Stored, path: str | Path, methods: Mapping[str, type[Any]]) 
         msg = f"The model at {path} is damaged: {REST} describes no model of method {stored.method!r} ({told})."
         raise ValueError(msg) from error
     domain, n = model.trust.domain, len(model.trained_on)
+    if domain is not None and len(domain.level) != model.sight.width:
+        msg = (
+            f"The model at {path} is damaged: {REST} describes no model of method {stored.method!r} (config.features and "
+            "config.tiles must name all columns that distances are measured in)."
+        )
+        raise ValueError(msg)
     if domain is not None and not ((domain.place_section >= 0) & (domain.place_section < n)).all():
         msg = (
             f"The model at {path} is damaged: {REST} describes no model of method {stored.method!r} (config.sections must "

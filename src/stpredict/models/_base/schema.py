@@ -67,6 +67,7 @@ FEATURE: dict[str, Kind] = {
 
 FIELDS: dict[str, Kind] = {
     "features": ("an object of objects", _dict_of(_is_dict)),
+    "tiles": DICT,
     "min_counts": NUMBER,
     "history": DICT,
     "n_design": NATURAL,
@@ -150,6 +151,8 @@ def _check_fields(config: Mapping[str, Any]) -> None:
     _check(config, FIELDS, "config", required=REQUIRED)
     for key, made in config["features"].items():
         _check(made, FEATURE, f"config.features[{key!r}]", required=("n_features",))
+    if "tiles" in config:
+        _check(config["tiles"], FEATURE, "config.tiles", required=("n_features", "mpp"))
     if "n_design" in config:
         n = sum(made["n_features"] for made in config["features"].values())
         _refuse(n == config["n_design"], "config.features", f"of {config['n_design']} columns in all")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from stpredict._sections.spread import ROWS
 from stpredict.models._data.chunks import Parts
-from stpredict.models._data.features import ROWS, raw_features
 from stpredict.models._data.folds import inner_folds
 from stpredict.models._data.linalg import principal_axes
 from stpredict.models._trust.stored import StoredArrays
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from stpredict._sections.section import Section
     from stpredict.models._data.table import Table
+    from stpredict.models._trust.sight import Sight
 
 MAX_SPOTS = 2000
 """Training spots that axes are learned from."""
@@ -32,7 +33,7 @@ N_AXES = 16
 
 @dataclass(frozen=True)
 class Domain(StoredArrays):
-    """Training spots in the principal axes of their image features, as these were encoded.
+    """Training spots in the principal axes of what is seen of them.
 
     Features are not standardised within sections here: stain, scanner and composition of the tissue, which models do not
     see, are what tells another kind of slide.
@@ -62,22 +63,22 @@ class Domain(StoredArrays):
 
     PREFIX: ClassVar[str] = "domain_"
     SHAPES: ClassVar[dict[str, tuple[str | int, ...]]] = {
-        "domain_level": ("d",),
-        "domain_scale": ("d",),
-        "domain_axes": ("d", "domain axes"),
+        "domain_level": ("seen",),
+        "domain_scale": ("seen",),
+        "domain_axes": ("seen", "domain axes"),
         "domain_places": ("domain places", "domain axes"),
         "domain_place_section": ("domain places",),
         "domain_usual": (2,),
     }
 
     @classmethod
-    def learn(cls, sections: Sequence[Section], keys: Sequence[str], table: Table) -> Self:
+    def learn(cls, sections: Sequence[Section], sight: Sight, table: Table) -> Self:
         """Learn from the spots in the training `table`; groups are held out in turn as where hyper-parameters are chosen."""
         rng = np.random.default_rng(0)
         rows = np.sort(rng.permutation(len(table))[:MAX_SPOTS])
         few = table.take(rows)
         numbers = np.unique(few.section)
-        features = np.concatenate([_rows(sections[i], keys, few.row[few.section == i]) for i in numbers])
+        features = np.concatenate([sight.of_rows(sections[i], few.row[few.section == i]) for i in numbers])
         within = [features[few.section == i] for i in numbers]
         level = features.mean(axis=0, dtype=np.float64)
         scale = np.sqrt(np.mean([own.var(axis=0, dtype=np.float64) for own in within], axis=0))
@@ -98,17 +99,17 @@ class Domain(StoredArrays):
             usual=np.mean(usual, axis=0).astype(np.float32),
         )
 
-    def joined_by(self, section: Section, keys: Sequence[str], rows: np.ndarray, number: int) -> Domain:
+    def joined_by(self, section: Section, sight: Sight, rows: np.ndarray, number: int) -> Domain:
         """The same with spots in `rows` of a further `section` among those that others are compared with."""
         few = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:MAX_PLACES])]
-        places = self._placed(_rows(section, keys, few))
+        places = self._placed(sight.of_rows(section, few))
         fields = vars(self) | {
             "places": np.concatenate([self.places, places]),
             "place_section": np.concatenate([self.place_section, np.full(len(few), number)]),
         }
         return Domain(**fields)
 
-    def distances(self, section: Section, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+    def distances(self, section: Section, sight: Sight) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
         """How far a section is.
 
         Returns
@@ -118,7 +119,7 @@ class Domain(StoredArrays):
         feature lies from that of training spots, in standard deviations within sections.
         """
         away, of, total = [], [], np.zeros(len(self.level))
-        for features in Parts(partial(raw_features, section, keys), len(section), ROWS):
+        for features in Parts(partial(sight.part, section), len(section), ROWS):
             places = self._placed(features)
             squares = _squares(places, self.places)
             nearest = squares.argmin(axis=1)
@@ -133,16 +134,6 @@ class Domain(StoredArrays):
 
     def _placed(self, features: np.ndarray) -> np.ndarray:
         return ((features - self.level) * _inverse(self.scale)) @ self.axes
-
-
-def _rows(section: Section, keys: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    """float32 (len(rows), d): features of some spots of a section that may be on disk; `rows` are in order."""
-    found = []
-    for start in range(0, len(section), ROWS):
-        own = rows[(rows >= start) & (rows < start + ROWS)] - start
-        if len(own):
-            found.append(raw_features(section, keys, slice(start, start + ROWS))[own])
-    return np.concatenate(found)
 
 
 def _inverse(scale: np.ndarray) -> np.ndarray:

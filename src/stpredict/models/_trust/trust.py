@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._sections.groups import group_name
-from stpredict.models._data.features import column_names
 from stpredict.models._data.folds import MIN_GROUPS
 from stpredict.models._trust.domain import Domain
 from stpredict.models._trust.reliability import LEVELS, SPREAD_90, Reliability
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
     from stpredict.models._data.folds import HeldOut
     from stpredict.models._data.table import Table
+    from stpredict.models._trust.sight import Sight
 
 INSIDE, EDGE, OUTSIDE, UNKNOWN = "inside", "edge", "outside", "unknown"
 
@@ -89,7 +89,7 @@ class Trust:
     Attributes
     ----------
     domain
-        Where training spots lie; None of models that look at no features.
+        Where training spots lie; None of models that look at no image.
     reliability
         What held-out spots reached.
     span
@@ -101,9 +101,9 @@ class Trust:
     span: Span | None = None
 
     @classmethod
-    def learn(cls, sections: Sequence[Section], keys: Sequence[str], table: Table, held: HeldOut) -> Self:
+    def learn(cls, sections: Sequence[Section], sight: Sight, table: Table, held: HeldOut) -> Self:
         """Learn from predictions for held-out spots of the training `table`."""
-        domain = Domain.learn(sections, keys, table) if keys else None
+        domain = Domain.learn(sections, sight, table) if sight.width else None
         return cls(domain).relearned(table, held)
 
     def relearned(self, table: Table, held: HeldOut) -> Trust:
@@ -116,7 +116,7 @@ class Trust:
     def judge(
         self,
         section: Section,
-        keys: Sequence[str],
+        sight: Sight,
         trained_on: Sequence[str],
         patients: Sequence[str],
         group_key: str | None,
@@ -128,17 +128,16 @@ class Trust:
         `known` says in a word which spots these are of.
         """
         if self.domain is None:
-            why = (
-                "the model looks at no encoded features"
-                if self.reliability
-                else "the model was trained by an earlier version; train it again to learn it"
-            )
+            why = "the model looks at no image, or was trained by an earlier version; train it again to learn it"
             return Judgement.unknown(len(section), why)
-        spots, nearest, shifted, shift = self.domain.distances(section, keys)
+        if sight.is_outdated:
+            why = "the model was trained by a version that described tiles in another way; train it again to learn it"
+            return Judgement.unknown(len(section), why)
+        spots, nearest, shifted, shift = self.domain.distances(section, sight)
         distance = float(np.median(spots))
         other = _is_other_patient(section, patients, group_key)
         verdict = OUTSIDE if distance > FAR else EDGE if distance > NEAR or shifted > SHIFTED or other else INSIDE
-        names = column_names(section, keys)
+        names = sight.names(section)
         most = np.argsort(-np.abs(shift))[:2]
         told = " and ".join(f"{names[i]} ({shift[i]:+.1f} sd)" for i in most)
         why = f"its spots lie {distance:.2g} times as far from {known} spots as held-out ones did"

@@ -64,7 +64,7 @@ def calibrated(
             slope, intercept = slope_and_intercept(raw[~held], measured[~held])
             predicted[held] = slope * raw[held] + intercept
     held_out = HeldOut(np.arange(len(table)), predicted.astype(np.float32))
-    trust = Trust.learn(sections, list(model.config["features"]), table, held_out)
+    trust = Trust.learn(sections, model.sight, table, held_out)
     return model.calibrated(
         trust,
         {

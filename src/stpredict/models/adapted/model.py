@@ -139,8 +139,7 @@ class Adapted(StoredModel):
             "spots": [str(name) for section in sections for name in section.obs_names],
             "history": residuals.history(learned, own["weights"], spots),
         }
-        if "encoder" in self.base.config:
-            self.config["encoder"] = self.base.config["encoder"]
+        self.config |= {name: self.base.config[name] for name in ("encoder", "tiles") if name in self.base.config}
         self.__dict__.pop("_process", None)
         return self.history
 
@@ -148,13 +147,13 @@ class Adapted(StoredModel):
         self, sections: Sequence[Section], spots: residuals.Spots, left_out: np.ndarray, columns: Sequence[int]
     ) -> dict[str, np.ndarray]:
         """Join what is known of the base model with measured spots and what was predicted for them without them."""
-        base, keys = self.base.trust, list(self.base.config.get("features", {}))
+        base = self.base.trust
         domain, ends = base.domain, np.cumsum([0, *(len(section) for section in sections)])
         if domain is not None:
             for number, section in enumerate(sections, len(self.base.trained_on)):
                 start = ends[number - len(self.base.trained_on)]
                 own = spots.rows[(spots.rows >= start) & (spots.rows < start + len(section))] - start
-                domain = domain.joined_by(section, keys, own, number) if len(own) else domain
+                domain = domain.joined_by(section, self.base.sight, own, number) if len(own) else domain
         predicted = left_out[:, columns].astype(np.float32)
         learned = Reliability.learn(spots.expression[:, columns], predicted, spots.section[spots.rows])
         span = Span.learn(predicted)
@@ -373,8 +372,7 @@ class Adapted(StoredModel):
         stored_base = files.Stored(content["method"], content["genes"], content["config"], arrays[True])
         kinds: dict[str, type[Any]] = {**METHODS, **PUBLISHED, cls.method: cls}
         base = rebuilt(stored_base, path, kinds)
-        width = {"n_design": len(arrays[False]["domain_level"])} if "domain_level" in arrays[False] else {}
-        own = files.Stored(stored.method, stored.genes, width, arrays[False])
+        own = files.Stored(stored.method, stored.genes, {}, arrays[False])
         files.check_shapes(own, cls.shapes | Trust.shapes_in(own.arrays), path)
         numbers, config = own.arrays["spot_section"], stored.config
         n = len(config["sections"])
@@ -383,6 +381,7 @@ class Adapted(StoredModel):
             and len(config["pitches"]) == n
             and ((numbers >= 0) & (numbers < n)).all()
             and config["features"] == base.config.get("features", {})
+            and config.get("tiles") == base.config.get("tiles")
         ):
             msg = f"The model at {path} is damaged: its sections, spots or features do not belong together; save it again."
             raise ValueError(msg)

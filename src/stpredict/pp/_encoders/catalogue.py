@@ -166,7 +166,7 @@ def network_encoder(
     forward, trained_mpp, hub_id, weights = None, None, None, ""
     encoder, revision = _with_revision(encoder, revision)
     if isinstance(encoder, nn.Module):
-        name, stated = type(inner_module(encoder)).__name__, input_of(encoder)
+        name, stated = type(inner_module(encoder)).__name__, input_of(encoder, input_size)
         module = encoder if hasattr(encoder, "_orig_mod") else inner_module(encoder)
     elif not isinstance(encoder, str | Path):
         msg = f"encoder must be a name, a path or a torch module, got {type(encoder).__name__}."
@@ -178,12 +178,12 @@ def network_encoder(
         stated, trained_mpp = Input(spec.size, *spec.normalisation), spec.mpp
     elif str(encoder) == imagenet.NAME:
         module, weights = imagenet.load_imagenet()
-        name, stated = imagenet.NAME, input_of(module)
+        name, stated = imagenet.NAME, input_of(module, input_size)
         hub_id = None if weights else imagenet.HUB_ID
     else:
         module, name = _load_timm(str(encoder), revision), str(encoder).removeprefix("hf-hub:")
         hub_id = name if name != str(encoder) else None
-        stated = input_of(module)
+        stated = input_of(module, input_size)
     import torch
 
     given = with_overrides(stated, input_size, mean, std)

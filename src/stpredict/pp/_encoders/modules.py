@@ -42,13 +42,13 @@ def inner_module(module: nn.Module) -> nn.Module:
             return module
 
 
-def input_of(module: nn.Module) -> Input:
+def input_of(module: nn.Module, input_size: int | None = None) -> Input:
     """Input size and normalisation that travel with a timm model, or the only one in a wrapper; ImageNet's for others.
 
     Raises
     ------
     ValueError
-        If the network takes tiles that are not square.
+        If the network takes tiles that are not square only, or states such, and the user gives no `input_size`.
     """
     network = next(_stating(inner_module(module)), None)
     if network is None:
@@ -57,11 +57,18 @@ def input_of(module: nn.Module) -> Input:
 
     stated = getattr(network, "pretrained_cfg", None) or network.default_cfg
     config = resolve_data_config(pretrained_cfg=dict(stated))
-    size = tuple(config["input_size"][-2:])
-    if getattr(patches := getattr(network, "patch_embed", None), "strict_img_size", True):
-        size = getattr(patches, "img_size", None) or size
-    if size[0] != size[1]:
-        msg = f"{type(network).__name__} takes tiles of {size[0]} × {size[1]} px; tiles are square. Pass input_size=."
+    patches = getattr(network, "patch_embed", None)
+    only = getattr(patches, "img_size", None) if getattr(patches, "strict_img_size", True) else None
+    size = tuple(only or config["input_size"][-2:])
+    if size[0] != size[1] and (only or input_size is None):
+        mend = (
+            "This network takes no others: make it for square ones, with img_size= of timm.create_model."
+            if only
+            else "Pass input_size=, the width and height that square tiles are to have."
+        )
+        msg = (
+            f"{type(network).__name__} is made for tiles of {size[0]} × {size[1]} px, and tiles here are square. {mend}"
+        )
         raise ValueError(msg)
     return Input(int(size[0]), tuple(config["mean"]), tuple(config["std"]))
 

@@ -1,0 +1,84 @@
+"""Small files that would fill the memory once they are unpacked."""
+
+from __future__ import annotations
+
+import gzip
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HARMLESS = 2**29
+"""Bytes that a file of any size may hold."""
+
+EXPANSION = 100
+"""Times as large as it is, a file may become; matrices and tables of counts become three to ten times as large."""
+
+
+def check_expansion(n_bytes: int, path: Path) -> None:
+    """Refuse a file that holds `n_bytes` once it is unpacked, where no data so large is stored so small.
+
+    Raises
+    ------
+    ValueError
+        If so.
+    """
+    size = path.stat().st_size
+    if n_bytes > max(HARMLESS, EXPANSION * size):
+        msg = (
+            f"{path} has {size / 1e6:,.1f} MB and holds more than {n_bytes / 1e6:,.0f} MB, which would fill the memory; no data "
+            "of this kind is so empty"
+        )
+        raise ValueError(msg)
+
+
+def check_gzip(path: Path) -> None:
+    """Refuse a gzipped file that becomes much larger than such data do; other files pass.
+
+    Raises
+    ------
+    ValueError
+        If so.
+    OSError, EOFError, zlib.error
+        If it is damaged.
+    """
+    most = max(HARMLESS, EXPANSION * path.stat().st_size)
+    if path.suffix != ".gz" or 1032 * path.stat().st_size <= most:  # (deflate makes nothing smaller than that)
+        return
+    with gzip.open(path, "rb") as file:
+        n = 0
+        while block := file.read(2**22):
+            n += len(block)
+            check_expansion(n, path)
+
+
+def check_hdf5(path: Path) -> None:
+    """Refuse an HDF5 file whose datasets become much larger than such data do.
+
+    Raises
+    ------
+    ValueError
+        If so.
+    OSError
+        If it is damaged.
+    """
+    import h5py
+
+    sizes: list[int] = []
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
+    check_expansion(sum(sizes), path)
+
+
+def check_parquet(path: Path) -> None:
+    """Refuse a Parquet file whose columns become much larger than such data do.
+
+    Raises
+    ------
+    ValueError
+        If so, or if it is damaged.
+    """
+    from pyarrow.parquet import read_metadata
+
+    found = read_metadata(path)
+    check_expansion(8 * found.num_rows * found.num_columns, path)

@@ -1,0 +1,112 @@
+"""Small files that would fill the memory once they are unpacked are refused, whichever of a section's files they are."""
+
+from __future__ import annotations
+
+import gzip
+import io
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+
+import stpredict as st
+from stpredict._core import expansion
+from stpredict._images import whole
+
+WORDS = r"MB and holds more than .* MB, which would fill the memory; no data of this kind is so empty"
+PIXELS = "million pixels in .* MB; no picture of tissue is so empty"
+N = 3_000_000
+
+
+@pytest.fixture
+def run(tmp_path, write_visium, monkeypatch):
+    """A section's files, and bounds that are met by what is made here in no time."""
+    monkeypatch.setattr(expansion, "HARMLESS", 2**20)
+    monkeypatch.setattr(whole, "HARMLESS", 10**6)
+    write_visium(tmp_path / "outs", h5=True)
+    return tmp_path / "outs"
+
+
+def packed_positions(run):
+    """Positions with a million empty lines behind them."""
+    path = run / "spatial" / "tissue_positions.csv"
+    (run / "spatial" / "tissue_positions.csv.gz").write_bytes(gzip.compress(path.read_bytes() + b"\n" * N))
+    path.unlink()
+
+
+def parquet_positions(run):
+    path = run / "spatial" / "tissue_positions.csv"
+    table = pd.read_csv(path).iloc[:1]
+    table.loc[np.zeros(N // 10, dtype=int)].to_parquet(run / "spatial" / "tissue_positions.parquet", index=False)
+    path.unlink()
+
+
+def counts(run):
+    with h5py.File(run / "filtered_feature_bc_matrix.h5", "a") as file:
+        file.create_dataset("matrix/more", data=np.zeros(N), compression="gzip", compression_opts=9)
+
+
+def packed_image(run):
+    path = run / "spatial" / "tissue_hires_image.png"
+    (run / "spatial" / "tissue_hires_image.png.gz").write_bytes(gzip.compress(path.read_bytes() + bytes(10 * N)))
+    path.unlink()
+
+
+def pixels(side):
+    white = io.BytesIO()
+    Image.new("1", (side, side), 1).save(white, "PNG")
+    return white.getvalue()
+
+
+def image(run):
+    (run / "spatial" / "tissue_hires_image.png").write_bytes(pixels(5000))
+
+
+def tiles(run):
+    """Tiles by themselves are small enough; a downscaled image is read whole."""
+    (run / "spatial" / "tissue_hires_image.png").unlink()
+    white = np.full((5000, 5000), 255, dtype=np.uint8)
+    how = {"tile": (512, 512), "compression": "zlib", "compressionargs": {"level": 9}}
+    tifffile.imwrite(run / "spatial" / "tissue_hires_image.tif", white, photometric="minisblack", **how)
+
+
+def matrix(run):
+    (run / "filtered_feature_bc_matrix.h5").unlink()
+    folder = run / "filtered_feature_bc_matrix"
+    folder.mkdir()
+    for name in ("matrix.mtx", "features.tsv", "barcodes.tsv"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress(b"\n" * N))
+
+
+@pytest.mark.parametrize(
+    ("bomb", "words"),
+    [
+        (packed_positions, WORDS),
+        (parquet_positions, WORDS),
+        (counts, WORDS),
+        (matrix, WORDS),
+        (packed_image, WORDS),
+        (image, PIXELS),
+        (tiles, PIXELS),
+    ],
+)
+def test_a_section_with_a_bomb_is_refused(run, bomb, words):
+    st.read_visium(run)
+    bomb(run)
+    with pytest.raises(ValueError, match=words):
+        st.read_visium(run)
+
+
+def test_a_slide_that_is_a_bomb_is_refused(run, tmp_path):
+    (tmp_path / "slide.png").write_bytes(pixels(5000))
+    with pytest.raises(ValueError, match=PIXELS):
+        st.read_wsi(tmp_path / "slide.png", 0.5)
+
+
+def test_what_is_small_may_be_as_empty_as_it_likes(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(bytes(N)))
+    expansion.check_gzip(tmp_path / "a.gz")
+    expansion.check_expansion(N, tmp_path / "a.gz")
