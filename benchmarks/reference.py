@@ -1,8 +1,11 @@
 """Expression without images: what counts-only sections of other patients add to every method, on her2st.
 
     python benchmarks/reference.py [--methods ridge knn mixture density] [--out scores.csv]
+    python benchmarks/reference.py --methods ridge --references all
 
-Trained with and without ``reference=``, the counts-only sections of all patients but the one that is tested. Folds: C2
+Trained with and without ``reference=``, the counts-only sections of all patients but the one that is tested. With
+``--references all`` also with more sections of them, with breast cancer of other studies and platforms, and with other
+tissue. Folds: C2
 … C5 in turn, trained on B4 and the other sections of patient C; patient C → B4; B4 → patient C; B4 and C2 … C5 → A1 of
 patient A, all read at the coarse scale of that section's image. Panels as in accuracy.py, chosen on training sections.
 
@@ -21,6 +24,7 @@ import pandas as pd
 from common import joined, panels
 
 import stpredict as st
+from stpredict.datasets._real import read_section
 
 METHODS = ("ridge", "knn", "mixture", "density")
 PANELS = ("HEG", "HVG", "markers", "all")
@@ -47,10 +51,37 @@ def folds():
     yield "unseen patient B, C → A1", [encoded(adata, scale) for adata in sections.values()], coarse
 
 
-def other_patients(test):
-    """Counts-only sections of all patients but that of `test`."""
-    several = [st.datasets.her2st_counts_only(name) for name in st.datasets.available("her2st_counts_only")]
-    return [adata for adata in several if adata.obs["patient"].iloc[0] != test.obs["patient"].iloc[0]]
+def counts_of(*folders):
+    """All sections of dataset folders, or those whose name begins with what stands behind the slash."""
+    asked = [folder.partition("/")[::2] for folder in folders]
+    return [
+        read_section(dataset, name)
+        for dataset, start in asked
+        for name in st.datasets.available(dataset)
+        if name.startswith(start)
+    ]
+
+
+SAME = ("her2st_counts_only",)
+MORE = (*SAME, "her2st_counts_more")
+OTHER_TISSUE = ("ref_melanoma_st", "ref_pdac_st")
+REFERENCES = {
+    "none": (),
+    "other patients": SAME,
+    "other patients, more sections": MORE,
+    "breast biopsy of another study": ("ref_breast_stahl",),
+    "breast Visium": ("ref_breast_gdv/visium",),
+    "breast Xenium, cells": ("ref_breast_gdv/xenium",),
+    "melanoma and pancreas": OTHER_TISSUE,
+    "other patients, breast of other studies": (*MORE, "ref_breast_stahl", "ref_breast_gdv/visium"),
+    "other patients, melanoma and pancreas": (*MORE, *OTHER_TISSUE),
+}
+"""Label → dataset folders; of her2st the tested patient is left out."""
+
+
+def of_others(sections, test):
+    """Sections that are not of the patient of `test`; None where there are none."""
+    return [adata for adata in sections if adata.obs["patient"].iloc[0] != test.obs["patient"].iloc[0]] or None
 
 
 def scored(train, test, method, reference) -> pd.DataFrame:
@@ -69,13 +100,16 @@ def scored(train, test, method, reference) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--references", choices=["two", "all"], default="two", help="without and with, or all kinds")
     parser.add_argument("--out", type=Path, help="write every score to this CSV")
     arguments = parser.parse_args()
     start, tables = time.time(), []
+    words = list(REFERENCES)[: 2 if arguments.references == "two" else None]
+    references = {word: counts_of(*REFERENCES[word]) for word in words}
     for kind, train, test in folds():
         for method in arguments.methods:
-            for word, reference in (("none", None), ("other patients", other_patients(test))):
-                scores = scored(train, test, method, reference)
+            for word in words:
+                scores = scored(train, test, method, of_others(references[word], test))
                 section = str(test.obs["section"].iloc[0])
                 tables.append(scores.assign(fold=kind, section=section, method=method, reference=word))
     table = pd.concat(tables, ignore_index=True)
@@ -87,7 +121,7 @@ def main() -> None:
         print(f"**{kind}**\n\n| method | reference | PCC {' / '.join(PANELS)} | given depth | residuals |")
         print("|---|---|---|---|---|")
         for method in arguments.methods:
-            for word in ("none", "other patients"):
+            for word in words:
                 rows = mean.loc[(method, word)].loc[list(PANELS)]
                 print(f"| {method} | {word} | {' | '.join(joined(rows[name]) for name in COLUMNS)} |")
         print()
