@@ -1,13 +1,15 @@
 """Expression without images: what counts-only sections of other patients add to every method, on her2st.
 
     python benchmarks/reference.py [--methods ridge knn mixture density] [--out scores.csv]
-    python benchmarks/reference.py --methods ridge --references all
+    python benchmarks/reference.py --methods ridge --references all --kinds 2
 
 Trained with and without ``reference=``, the counts-only sections of all patients but the one that is tested. With
 ``--references all`` also with more sections of them, with breast cancer of other studies and platforms, and with other
-tissue. Folds: C2
-… C5 in turn, trained on B4 and the other sections of patient C; patient C → B4; B4 → patient C; B4 and C2 … C5 → A1 of
-patient A, all read at the coarse scale of that section's image. Panels as in accuracy.py, chosen on training sections.
+tissue.
+
+Folds: C2 … C5 in turn, trained on B4 and the other sections of patient C; patient C → B4; B4 → patient C; B4 and C2 … C5
+→ A1 of patient A, all read at the coarse scale of that section's image. Panels as in accuracy.py, chosen on training
+sections.
 
 *given depth* is the PCC of what is left of measured and predicted values after a regression of each on the measured log
 total of the spots and its square: how much of a gene is predicted beyond how many counts a spot has. *residuals* is the
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import takewhile
 from pathlib import Path
 
 import pandas as pd
@@ -30,6 +33,7 @@ METHODS = ("ridge", "knn", "mixture", "density")
 PANELS = ("HEG", "HVG", "markers", "all")
 COLUMNS = ("pcc", "pcc_given_depth", "residuals")
 C = ("C2", "C3", "C4", "C5")
+KINDS = ("unseen section C2 … C5", "unseen patient C → B4", "unseen patient B → C", "unseen patient B, C → A1")
 
 
 def encoded(adata, mpp=None):
@@ -42,13 +46,13 @@ def folds():
     """(kind, training sections, test section) of every fold."""
     sections = {name: encoded(st.datasets.her2st(name)) for name in ("B4", *C)}
     for name in C:
-        yield "unseen section C2 … C5", [adata for n, adata in sections.items() if n != name], sections[name]
-    yield "unseen patient C → B4", [sections[n] for n in C], sections["B4"]
+        yield KINDS[0], [adata for n, adata in sections.items() if n != name], sections[name]
+    yield KINDS[1], [sections[n] for n in C], sections["B4"]
     for name in C:
-        yield "unseen patient B → C", [sections["B4"]], sections[name]
+        yield KINDS[2], [sections["B4"]], sections[name]
     coarse = encoded(st.datasets.her2st_midres("A1"))
     scale = next(iter(coarse.uns["tiles"].values()))["mpp"]
-    yield "unseen patient B, C → A1", [encoded(adata, scale) for adata in sections.values()], coarse
+    yield KINDS[3], [encoded(adata, scale) for adata in sections.values()], coarse
 
 
 def counts_of(*folders):
@@ -101,12 +105,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--references", choices=["two", "all"], default="two", help="without and with, or all kinds")
+    parser.add_argument("--kinds", type=int, default=len(KINDS), help="folds of this many kinds, in the order above")
     parser.add_argument("--out", type=Path, help="write every score to this CSV")
     arguments = parser.parse_args()
     start, tables = time.time(), []
     words = list(REFERENCES)[: 2 if arguments.references == "two" else None]
     references = {word: counts_of(*REFERENCES[word]) for word in words}
-    for kind, train, test in folds():
+    for kind, train, test in takewhile(lambda fold: fold[0] in KINDS[: arguments.kinds], folds()):
         for method in arguments.methods:
             for word in words:
                 scores = scored(train, test, method, of_others(references[word], test))

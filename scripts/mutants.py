@@ -171,7 +171,11 @@ TESTS: dict[str, list[str]] = {
     "models/align_st": ["tests/models/test_align_st_*.py", "tests/models/test_align_st.py"],
     "models/cmrcnet": ["tests/models/test_cmrcnet_parts.py", "tests/models/test_cmrcnet.py"],
     "models/st_align": ["tests/models/test_st_align_parts.py", "tests/models/test_st_align.py"],
-    "models/_aligned": ["tests/models/test_*_parts.py", "tests/models/test_cmrcnet.py", "tests/models/test_st_align.py"],
+    "models/_aligned": [
+        "tests/models/test_*_parts.py",
+        "tests/models/test_cmrcnet.py",
+        "tests/models/test_st_align.py",
+    ],
     "models/consensus": ["tests/models/test_consensus.py"],
     "models/published": ["tests/models/published"],
     "models/adapted": ["tests/models/test_adapted.py", "tests/tl/test_adapt.py"],

@@ -89,9 +89,12 @@ def test_jpeg_is_a_pyramid(tmp_path, pixels):
 
 
 def test_tiny_jpeg(tmp_path, pixels):
-    Image.fromarray(pixels[:5]).save(tmp_path / "a.jpg")
-    assert open_image(tmp_path / "a.jpg").shape == (5, WIDTH)
-    assert open_image(tmp_path / "a.jpg").thumbnail(50).shape == (1, 50, 3)
+    Image.fromarray(pixels[:5]).save(tmp_path / "a.jpg", quality=95, subsampling=0)
+    image = open_image(tmp_path / "a.jpg")
+    assert image.shape == (5, WIDTH)
+    small = image.thumbnail(50)
+    assert small.shape == (1, 50, 3)
+    np.testing.assert_allclose(small[0, :, 0], np.linspace(10, WIDTH, 50), atol=14)  # red rises from left to right
 
 
 def test_transparent_is_glass(tmp_path, pixels):

@@ -66,7 +66,9 @@ def test_principal_axes_are_the_singular_vectors(shape):
 
 def test_principal_axes_leave_out_directions_without_variance():
     x = np.outer(np.arange(10.0) - 4.5, [1, 2, 3])
-    assert principal_axes(x)[1].shape == (3, 1)
+    squares, axes = principal_axes(x)
+    np.testing.assert_allclose(squares, [82.5 * 14])  # of -4.5 … 4.5, and of 1, 2, 3
+    np.testing.assert_allclose(np.abs(axes), np.array([[1], [2], [3]]) / 14**0.5)
     assert principal_axes(np.zeros((5, 3)))[1].shape == (3, 0)
 
 
