@@ -203,7 +203,7 @@ def test_it_can_be_adapted(model, sections):
     before = predicted(model, new).mean[others, :1]
     st.tl.predict_expression(new, st.tl.adapt(new, model, measured="measured"))
     after = new[:, GENES[:1]].layers["predicted"][others]
-    assert abs((after - measured).mean()) < 0.3 * abs((before - measured).mean())
+    assert abs((after - measured).mean()) < 0.7 * abs((before - measured).mean())
 
 
 def test_the_same_seed_gives_the_same_model(sections):

@@ -228,8 +228,8 @@ def test_companions_where_clusters_are_too_few():
 
 
 def test_it_learns_with_companions(sections):
-    model = train(sections[:3], companions=3)
-    assert pearson(sections[3].layers["truth"], model.predict(opened(sections[3])).mean)[0].mean() > 0.5
+    model = train(sections[:2], companions=3, epochs=4)
+    assert pearson(sections[3].layers["truth"], model.predict(opened(sections[3])).mean)[0].mean() > 0.35
 
 
 # ---------------------------------------------------------------------- the loss
@@ -274,10 +274,9 @@ def test_presets_are_what_they_say():
 
 
 def test_the_published_recipe_learns_from_frozen_features(sections):
-    model = train(sections[:3], preset="published", image_encoder=None, epochs=10, width=32)
+    model = train(sections[:2], preset="published", image_encoder=None, epochs=3, width=32)
     table = st.tl.recall(sections[3], model, k=[10])
-    print("PUBLISHED", table)
-    assert (table["recall"] > 1.5 * table["chance"]).all()
+    assert (table["recall"] > 2 * table["chance"]).all()
 
 
 def test_a_convolutional_network_is_trained_on_spot_pixels(two_sections, tmp_path):
@@ -301,9 +300,7 @@ def test_it_learns_without_a_part(sections, change):
     model = train(sections[:3], **change)
     near = np.argsort(cdist(*[embedded(model, sections[3], "fused")] * 2), axis=1)[:, 1:6]
     truth = sections[3].layers["truth"]
-    score = pearson(truth, truth[near].mean(axis=1))[0].mean()
-    print("ABLATED", change, score)
-    assert score > 0.4
+    assert pearson(truth, truth[near].mean(axis=1))[0].mean() > 0.65
 
 
 def test_frozen_encoders_stay_as_they_were_drawn(sections):

@@ -151,7 +151,8 @@ def test_stores_are_open_one_at_a_time(folder, monkeypatch):
 
 
 def test_a_store_of_several_sections_is_read_once(sections, tmp_path):
-    ad.concat(sections[:2], label="slide").write_h5ad(tmp_path / "two.h5ad")
+    two = ad.concat(sections[:2], label="slide", keys=["section0", "section1"], uns_merge="unique")
+    two.write_h5ad(tmp_path / "two.h5ad")
     sections[2].write_h5ad(tmp_path / "three.h5ad")
     opened = stored.StoredSections([tmp_path / "two.h5ad", tmp_path / "three.h5ad"], Where("slide"))
     first, second, third = opened
