@@ -183,7 +183,7 @@ TESTS: dict[str, list[str]] = {
     "models/_retrieval": ["tests/models/test_bank.py", "tests/tl/test_retrieve.py"],
     "models/_reference": ["tests/models/test_gene_structure.py", "tests/tl/test_reference.py"],
     "models/_training": ["tests/models/training"],
-    "models/_trust": ["tests/models/test_trust.py", "tests/tl/test_predict.py"],
+    "models/_trust": ["tests/models/test_reliability.py", "tests/models/test_trust.py", "tests/tl/test_predict.py"],
     "models/nn": ["tests/models/test_nn.py", "tests/models/test_*_parts.py", "tests/models/test_cmrcnet.py"],
     "models/_base/card": ["tests/models/test_card.py"],
     "models/_base/described": ["tests/models/test_described.py"],
