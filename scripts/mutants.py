@@ -207,6 +207,7 @@ TESTS: dict[str, list[str]] = {
     "models/widths": ["tests/pp/test_widths.py", "tests/models/test_consensus.py"],
     "models": ["tests/tl/test_train.py", "tests/models/test_baselines.py"],
     "_evaluation/agreement": ["tests/tl/test_domains.py"],
+    "_evaluation/units": ["tests/tl/test_compare_methods.py", "tests/pl/test_scores_figure.py"],
     "_evaluation": ["tests/evaluation", "tests/tl/test_evaluate.py", "tests/tl/test_tumor.py"],
     "_sections/measured": ["tests/models/test_not_measured.py"],
     "_sections/niches": ["tests/pp/test_niches.py", "tests/models/test_st_align_parts.py"],

@@ -267,6 +267,16 @@ def test_what_is_predicted_was_never_learned_from():
     assert sorted(seen) == list(range(60))
 
 
+def test_levels_of_sections_vary_as_their_means_do():
+    """Means of three sections: 0, 2, 4, and 0, 2 and not measured. Another one varies around their own mean, too."""
+    y = np.array([[0, 0], [2, 2], [4, np.nan]]).repeat(5, axis=0)
+    three = table(np.zeros((15, 1)), y, section=np.repeat([0, 1, 2], 5))
+    np.testing.assert_allclose(three.between_sections(), [4 * 4 / 3, 2 * 3 / 2])
+    np.testing.assert_allclose(three.take(three.section < 2).between_sections(), [2 * 3 / 2] * 2)
+    np.testing.assert_allclose(three.take(three.section == 2).between_sections(), 0)
+    np.testing.assert_allclose(three.take(three.section == 1).between_sections(), 0)
+
+
 def test_held_out_error_is_the_uncertainty():
     rng = np.random.default_rng(0)
     x = np.concatenate([standardise(rng.standard_normal((100, 3))) for _ in range(4)])
