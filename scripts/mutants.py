@@ -196,6 +196,12 @@ TESTS: dict[str, list[str]] = {
         "tests/models/test_places.py",
         "tests/models/test_baselines.py",
     ],
+    "models/_data/features": [
+        "tests/models/test_design.py",
+        "tests/pp/test_niches.py",
+        "tests/tl/test_subsets.py",
+        "tests/models/test_baselines.py",
+    ],
     "models/_data": [
         "tests/models/test_parts.py",
         "tests/models/test_design.py",
