@@ -3,7 +3,7 @@
     python benchmarks/domains.py her2st_midres [--seeds 0 1 2 3 4] [--clustering kmeans] [--refine]
     python benchmarks/domains.py simulated [--region-scale 2] [--hidden 0.6]
     python benchmarks/domains.py mouse_colon
-    python benchmarks/domains.py mob --figure mob2.png
+    python benchmarks/domains.py mob [--figure mob2.png]
 
 Every representation in ``FIXED`` and ``LEARNED`` is clustered into as many domains as there are labels with five spots, each
 test section by itself; tables hold the mean and, over seeds, the standard deviation of the adjusted Rand index (ARI) and
@@ -12,8 +12,8 @@ of the normalised mutual information (NMI), and the mean recall of every label.
 ``her2st_midres``: A1 and its pathologist's labels, spots with 50 counts; to train on, B4 and C2 … C5. ``simulated``: two
 sections of patients that the four to train on are not from; ``domain`` is the true region without the spots on borders,
 ``region`` that of all spots. ``mouse_colon``: the right half of the roll, the left one to train on, without a strip as
-wide as the niche between them; its labels are clusters of the expression itself, so they judge images only. ``mob``:
-MOB2, which has no labels: a figure of domains; to train on, MOB1.
+wide as the niche between them; its labels are clusters of the expression itself, so they judge images only.
+``mob``: MOB2 and MOB1, each by a model of the other, and their layers, which were drawn by hand on the images.
 
 ``--clustering`` compares ways to make a fixed number of clusters: k-means as in ``tl.domains``, Gaussian mixtures on ten
 principal components (one covariance for all, or each its own) and Leiden, its resolution searched.
@@ -36,6 +36,7 @@ import stpredict as st
 from stpredict._evaluation.agreement import agreement
 from stpredict._evaluation.labels import read_labels
 from stpredict._sections.anndata import section_from_anndata
+from stpredict.datasets._real import read_section
 
 ENCODERS = ("morphology", "efficientnet_lite0")
 MIN_COUNTS, MIN_SPOTS, COMPONENTS, GENES = 50, 5, 30, 2000
@@ -135,7 +136,9 @@ def aligned(use: str, **options):
     return embedding
 
 
-LEARNED = {f"ST-Align, {use}": aligned(use) for use in ("image", "expression", "fused")}
+LEARNED = {f"ST-Align, {use}": aligned(use) for use in ("image", "expression", "fused")} | {
+    "ST-Align, fused by concatenation": aligned("fused", fusion="concatenation")
+}
 """Label → function of the sections to train on, the section to divide, and a seed, that returns (spots, d)."""
 
 REPRESENTATIONS = [*FIXED, *LEARNED]
@@ -181,6 +184,7 @@ CLUSTERING = {"kmeans": kmeans, "gmm tied": mixture("tied"), "gmm full": mixture
 
 
 # ---------------------------------------------------------------------- data
+# Pairs of sections to train on and the section to divide, and the columns of its labels.
 
 
 def deep(adata):
@@ -193,25 +197,26 @@ def her2st_midres(arguments):
     scale = next(iter(test.uns["tiles"].values()))["mpp"]
     train = [st.datasets.her2st(name) for name in ("B4", "C2", "C3", "C4", "C5")]
     *train, test = (encoded(adata, ENCODERS, [560.0], mpp=scale) for adata in (*train, test))
-    return train, [deep(test)], ["label"]
+    return [(train, deep(test))], ["label"]
 
 
 def simulated(arguments):
     sections = st.datasets.simulate(6, hidden=arguments.hidden, region_scale=arguments.region_scale)
     sections = [encoded(adata, ENCODERS[:1], [560.0]) for adata in sections]
-    return sections[:4], sections[4:], ["domain", "region"]
+    train = sections[:4]
+    return [(train, test) for test in sections[4:]], ["domain", "region"]
 
 
 def mouse_colon(arguments):
     whole = encoded(st.datasets.mouse_colon(), ENCODERS, [560.0])
     x = whole.obsm["spatial"][:, 0]
     distance = (x - np.median(x)) * next(iter(whole.uns["tiles"].values()))["mpp"]
-    return [whole[distance < -280].copy()], [whole[distance > 280].copy()], ["label"]
+    return [([whole[distance < -280].copy()], whole[distance > 280].copy())], ["label"]
 
 
 def mob(arguments):
-    train, test = (encoded(st.datasets.mob(name), ENCODERS, [560.0]) for name in ("MOB1", "MOB2"))
-    return [train], [deep(test)], []
+    first, second = (encoded(deep(read_section("mob_splotch", name)), ENCODERS, [560.0]) for name in ("MOB1", "MOB2"))
+    return [([first], second), ([second], first)], ["label"]
 
 
 DATA = {f.__name__: f for f in (her2st_midres, simulated, mouse_colon, mob)}
@@ -220,10 +225,10 @@ DATA = {f.__name__: f for f in (her2st_midres, simulated, mouse_colon, mob)}
 # ---------------------------------------------------------------------- tables and figure
 
 
-def scored(train, tests, label_keys, arguments) -> pd.DataFrame:
+def scored(pairs, label_keys, arguments) -> pd.DataFrame:
     rows = []
     for label in arguments.representations:
-        for number, test in enumerate(tests):
+        for number, (train, test) in enumerate(pairs):
             for seed in arguments.seeds:
                 if label in LEARNED or seed == arguments.seeds[0]:
                     test.obsm["rep"] = represented(label, train, test, seed)
@@ -289,11 +294,10 @@ def main() -> None:
     parser.add_argument("--domains", type=int, default=5, help="of the figure")
     arguments = parser.parse_args()
     start = time.time()
-    train, tests, label_keys = DATA[arguments.dataset](arguments)
+    pairs, label_keys = DATA[arguments.dataset](arguments)
     if arguments.figure:
-        drawn(train, tests[0], arguments)
-    if label_keys:
-        told(scored(train, tests, label_keys, arguments))
+        drawn(*pairs[0], arguments)
+    told(scored(pairs, label_keys, arguments))
     print(f"\n{arguments.dataset}, {time.time() - start:.0f} s")
 
 

@@ -79,5 +79,10 @@ def test_seeds_hardly_move_the_ceiling_of_few_shallow_spots_and_the_spread_says_
 
 
 def test_large_sections_are_drawn_twice():
-    counts = np.random.default_rng(0).poisson(1.0, (2000, 3))
-    assert ceiling_draws(counts, counts.sum(axis=1), seed=0).shape == (2, 3)
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(20 * np.exp(rng.standard_normal((2000, 3))))
+    draws = ceiling_draws(counts, counts.sum(axis=1), seed=0)
+    assert len(draws) == 2
+    assert (draws[0] != draws[1]).all()
+    np.testing.assert_allclose(draws[0], draws[1], atol=0.03)
+    assert draws.min() > 0.7

@@ -89,9 +89,13 @@ def test_jpeg_is_a_pyramid(tmp_path, pixels):
 
 
 def test_tiny_jpeg(tmp_path, pixels):
-    Image.fromarray(pixels[:5]).save(tmp_path / "a.jpg")
-    assert open_image(tmp_path / "a.jpg").shape == (5, WIDTH)
-    assert open_image(tmp_path / "a.jpg").thumbnail(50).shape == (1, 50, 3)
+    Image.fromarray(pixels[:5]).save(tmp_path / "a.jpg", quality=95, subsampling=0)
+    image = open_image(tmp_path / "a.jpg")
+    assert image.shape == (5, WIDTH)
+    small = image.thumbnail(50)
+    assert small.shape == (1, 50, 3)
+    seen = np.arange(5, 50)  # what is darker, further left, reads as glass
+    np.testing.assert_allclose(small[0, seen, 0], WIDTH / 50 * (seen + 0.5), atol=4)  # red rises from left to right
 
 
 def test_transparent_is_glass(tmp_path, pixels):

@@ -20,6 +20,7 @@ from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableMo
 from spatialdata.transformations import Identity, Scale
 
 import stpredict as st
+from stpredict._sections import labelled
 from stpredict._sections.labelled import centres_of_labels
 from stpredict._sections.open import open_sections
 
@@ -165,6 +166,26 @@ def test_cells_of_xenium_lie_at_the_centroids_of_their_labels_on_the_he_image(ti
     assert np.quantile(apart, 0.9) < 0.5
     assert "he_image" in section.image.source
     assert section.mpp == MPP
+
+
+def test_labels_are_averaged_over_the_blocks_that_they_are_read_in(monkeypatch):
+    """A cell across four blocks, one in an empty row of blocks, and numbers that are not in order."""
+    monkeypatch.setattr(labelled, "BLOCK", 16)
+    image = np.zeros((40, 56), dtype=np.int32)
+    image[10:20, 12:26] = 7
+    image[34, 50] = 2
+    found = centres_of_labels(Labels2DModel.parse(image, dims=("y", "x")), "cells")
+    assert found.index.tolist() == [2, 7]
+    np.testing.assert_allclose(found, [[50.5, 34.5], [19, 15]])
+    assert len(centres_of_labels(Labels2DModel.parse(np.zeros_like(image), dims=("y", "x")), "cells")) == 0
+    for number, fine in ((-1, False), (labelled.LARGEST, False), (2000, True)):
+        image[0, 0] = number
+        labels = Labels2DModel.parse(image, dims=("y", "x"))
+        if fine:
+            assert centres_of_labels(labels, "cells").loc[number].tolist() == [0.5, 0.5]
+        else:
+            with pytest.raises(ValueError, match="Labels 'cells' have numbers outside of 1"):
+                centres_of_labels(labels, "cells")
 
 
 def test_xenium_is_tiled_trained_on_and_predicted(tissue, places, counts):

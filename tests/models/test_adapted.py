@@ -6,6 +6,7 @@ import pytest
 import stpredict as st
 from stpredict._sections.open import open_sections
 from stpredict.models._base import files
+from stpredict.models.adapted import model as adapted
 from stpredict.models.adapted.gaussian_process import LENGTHS, Points, Process, choose_rest, choose_weights, kernel
 from stpredict.models.adapted.model import Adapted
 from stpredict.models.adapted.residuals import gene_axes
@@ -100,6 +101,20 @@ def test_space_counts_only_in_the_section_that_was_measured(base, new, sections)
     assert [model._number(open_sections(a)[0]) for a in (new, half[20:60].copy(), renamed, moved, sections[3])] == [
         *(0, 0, -1, -1, -1)
     ]
+
+
+def test_many_measured_spots_are_thinned_in_every_section(base, monkeypatch):
+    rows = [np.arange(0, 600, 2), np.arange(5, 105)]
+    monkeypatch.setattr(adapted, "MAX_SPOTS", 400)
+    for whole, own in zip(Adapted(base)._thinned(rows), rows, strict=True):
+        np.testing.assert_array_equal(whole, own)
+    monkeypatch.setattr(adapted, "MAX_SPOTS", 100)
+    few = Adapted(base, seed=1)._thinned(rows)
+    assert sum(map(len, few)) == 100
+    assert 60 < len(few[0]) < 90
+    for some, own in zip(few, rows, strict=True):
+        assert np.isin(some, own).all()
+        assert (np.diff(some) > 0).all()
 
 
 def points(n, *, seed=0):

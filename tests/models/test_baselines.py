@@ -66,7 +66,9 @@ def test_principal_axes_are_the_singular_vectors(shape):
 
 def test_principal_axes_leave_out_directions_without_variance():
     x = np.outer(np.arange(10.0) - 4.5, [1, 2, 3])
-    assert principal_axes(x)[1].shape == (3, 1)
+    squares, axes = principal_axes(x)
+    np.testing.assert_allclose(squares, [82.5 * 14])  # of -4.5 … 4.5, and of 1, 2, 3
+    np.testing.assert_allclose(np.abs(axes), np.array([[1], [2], [3]]) / 14**0.5)
     assert principal_axes(np.zeros((5, 3)))[1].shape == (3, 0)
 
 
@@ -263,6 +265,16 @@ def test_what_is_predicted_was_never_learned_from():
 
     choose(table(x, y, section=np.repeat([0, 1, 2], 20)), [0.0], spy)
     assert sorted(seen) == list(range(60))
+
+
+def test_levels_of_sections_vary_as_their_means_do():
+    """Means of three sections: 0, 2, 4, and 0, 2 and not measured. Another one varies around their own mean, too."""
+    y = np.array([[0, 0], [2, 2], [4, np.nan]]).repeat(5, axis=0)
+    three = table(np.zeros((15, 1)), y, section=np.repeat([0, 1, 2], 5))
+    np.testing.assert_allclose(three.between_sections(), [4 * 4 / 3, 2 * 3 / 2])
+    np.testing.assert_allclose(three.take(three.section < 2).between_sections(), [2 * 3 / 2] * 2)
+    np.testing.assert_allclose(three.take(three.section == 2).between_sections(), 0)
+    np.testing.assert_allclose(three.take(three.section == 1).between_sections(), 0)
 
 
 def test_held_out_error_is_the_uncertainty():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import stpredict as st
+from stpredict._evaluation.metrics import pearson
 from stpredict._sections.open import open_sections
 from stpredict.models.cmrcnet import CmrcNet
 from stpredict.models.consensus import model as consensus
@@ -196,8 +197,13 @@ def test_its_space_and_reference_spots_are_those_of_its_network(model, sections)
 def test_it_can_be_adapted(model, sections):
     new = sections[3].copy()
     new.obs["measured"] = np.arange(new.n_obs) % 4 == 0
+    new.X[:, 0] *= 8  # a gene that this section has eight times more of than training sections
+    others = ~new.obs["measured"].to_numpy()
+    measured = open_sections(new)[0].log_expression(GENES[:1])[others]
+    before = predicted(model, new).mean[others, :1]
     st.tl.predict_expression(new, st.tl.adapt(new, model, measured="measured"))
-    assert np.isfinite(new[:, GENES].layers["predicted"]).all()
+    after = new[:, GENES[:1]].layers["predicted"][others]
+    assert abs((after - measured).mean()) < 0.7 * abs((before - measured).mean())
 
 
 def test_the_same_seed_gives_the_same_model(sections):
@@ -291,7 +297,7 @@ def test_sections_without_a_spot_among_the_few_are_left_out(sections, monkeypatc
     empty.X[:, 0] = 1
     model = trained([empty, *sections[1:3]])
     assert len(model.parts["cmrcnet"].config["sections"]) == 2
-    assert np.isfinite(predicted(model, sections[3]).mean).all()
+    assert pearson(sections[3].layers["truth"], predicted(model, sections[3]).mean)[0].mean() > 0.3
 
 
 def test_its_score_is_that_of_all_parts_together(model):

@@ -103,9 +103,20 @@ def test_tiles_are_turned_and_mirrored_in_training_and_only_there():
     assert same.any(dim=0).all()
 
 
-def test_tokens_have_the_stated_shapes():
-    assert FeatureTokens([4, 6], 16, dropout=0.0)(vectors(3, 10)).shape == (3, 2, 16)
-    assert GeneTokens(30, 16)(vectors(3, 30)).shape == (3, 8, 16)
+def test_each_feature_vector_is_a_token_of_its_own():
+    tokens = FeatureTokens([4, 6], 16, dropout=0.0)
+    x, other = vectors(3, 10), vectors(3, 10)
+    other[:, 4:] += 1
+    assert tokens(x).shape == (3, 2, 16)
+    torch.testing.assert_close(tokens(x)[:, 0], tokens(other)[:, 0])
+    assert (tokens(x)[:, 1] - tokens(other)[:, 1]).abs().mean() > 0.05
+    torch.testing.assert_close(tokens(x).mean(dim=2), torch.zeros(3, 2), atol=1e-5, rtol=0)  # one length for all
+
+
+def test_networks_of_pixels_and_genes_give_the_stated_tokens():
+    genes = GeneTokens(30, 16).eval()
+    torch.testing.assert_close(genes(vectors(3, 30)).flatten(1), genes.layer(vectors(3, 30)))
+    assert genes(vectors(3, 30)).shape == (3, 8, 16)
     patches = PatchTokens("vit_tiny_patch16_224", size=32, depth=1)
     pixels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     assert patches(pixels).shape == (2, 5, patches.width)
@@ -138,7 +149,13 @@ def test_single_numbers_are_hidden():
 def test_fusion_layers_share_weights_only_as_published():
     own, shared = (Reconstruction(16, 10, Options(width=16, shared_fusion=s)) for s in (False, True))
     assert (len(own.blocks), len(shared.blocks)) == (2, 1)
-    assert shared(vectors(4, 16)[:, None], vectors(4, 10), vectors(4, 16)).ndim == 0
+    asked = vectors(4, 16)[:, None], vectors(4, 10), vectors(4, 16)
+    own.load_state_dict(shared.state_dict() | {f"blocks.1.{k}": v for k, v in shared.blocks[0].state_dict().items()})
+    losses = []
+    for network in (own, shared):
+        torch.manual_seed(0)
+        losses.append(float(network.eval()(*asked)))
+    assert losses[0] == pytest.approx(losses[1])  # the one block is gone through twice
 
 
 def test_cross_attention_adds_the_others_to_oneself():

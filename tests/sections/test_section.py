@@ -17,7 +17,7 @@ from scipy import sparse
 
 import stpredict as st
 from stpredict._sections.anndata import section_from_anndata
-from stpredict._sections.open import Where, open_sections
+from stpredict._sections.open import Where, one_section, open_sections
 from stpredict._sections.scale import find_lattice
 
 PITCH, SIDE = 50.0, 480
@@ -323,6 +323,17 @@ def test_library_key_must_be_told(both):
         section_from_anndata(both, library_id="z")
 
 
+def test_one_of_several_sections_is_chosen_by_its_name(both):
+    where = Where("sample")
+    assert one_section(both, "b", where).name == "b"
+    with pytest.raises(ValueError, match=r"There are 2 sections \(a, b\); pass library_id="):
+        one_section(both, None, where)
+    with pytest.raises(KeyError, match=r"no section 'z'; there is a, b"):
+        one_section(both, "z", where)
+    only = both[both.obs["sample"] == "b"].copy()
+    assert one_section(only, None, where).name == one_section(only, "b", where).name == "b"
+
+
 # ---------------------------------------------------------------------- the two containers agree
 
 
@@ -377,6 +388,20 @@ def test_neighbours():
     inner = section_from_anndata(section_of(square(9))).neighbours()
     assert inner.sum(axis=1).max() == 8
     assert (inner != inner.T).nnz == 0
+
+
+def test_diameter_of_spots_to_be_drawn():
+    """As stated, in pixels of the image; a little more than half of the spots' distance; 55 µm where there is one spot."""
+    stated = {"spot_diameter_fullres": 30.0, "tissue_hires_scalef": 0.5}
+    pixels = np.full((240, 240, 3), 200, np.uint8)
+    assert section_from_anndata(section_of(hexagonal(), scalefactors=stated)).spot_diameter == 30
+    shown = section_of(hexagonal(), hires=pixels, scalefactors=stated)
+    assert section_from_anndata(shown).spot_diameter == 15
+    assert section_from_anndata(section_of(hexagonal())).spot_diameter == pytest.approx(0.55 * PITCH)
+    alone = section_of(np.array([[100.0, 100.0]]))
+    assert section_from_anndata(alone, mpp=0.5).spot_diameter == pytest.approx(110)
+    assert section_from_anndata(alone).neighbours().shape == (1, 1)
+    assert section_from_anndata(alone).neighbours().nnz == 0
 
 
 def test_scattered_or_coinciding_spots_are_no_lattice():

@@ -10,7 +10,7 @@ import pytest
 
 import stpredict as st
 from stpredict._sections import stored
-from stpredict._sections.open import open_sections
+from stpredict._sections.open import Where, open_sections
 from stpredict.models._aligned import training
 from stpredict.models._aligned.inputs import drawn
 from stpredict.models._data.rows import DiskRows
@@ -148,6 +148,19 @@ def test_stores_are_open_one_at_a_time(folder, monkeypatch):
     st.tl.train(folder, method="st_align", **FAST)
     assert len(most) > 12
     assert max(most) <= 2
+
+
+def test_a_store_of_several_sections_is_read_once(sections, tmp_path):
+    two = ad.concat(sections[:2], label="slide", keys=["section0", "section1"], uns_merge="unique")
+    two.write_h5ad(tmp_path / "two.h5ad")
+    sections[2].write_h5ad(tmp_path / "three.h5ad")
+    opened = stored.StoredSections([tmp_path / "two.h5ad", tmp_path / "three.h5ad"], Where("slide"))
+    first, second, third = opened
+    assert first.store is second.store
+    assert first.store is not third.store
+    assert [section.obs_names[0] for section in (first, second, third)] == ["s0_0", "s1_0", "s2_0"]
+    assert opened[2].store is third.store
+    assert [section.obs_names[0] for section in opened[1:]] == ["s1_0", "s2_0"]
 
 
 def test_the_bank_has_a_limit_and_every_section_a_share(sections, folder):

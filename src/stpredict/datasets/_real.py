@@ -83,7 +83,7 @@ def her2st(section: str = "C2") -> AnnData:
     .. [1] Andersson et al., Spatial deconvolution of HER2-positive breast cancer delineates tumor-associated cell type
        interactions. Nature Communications 12, 6012 (2021).
     """
-    return _read_section("her2st", section)
+    return read_section("her2st", section)
 
 
 def her2st_midres(section: str = "A1") -> AnnData:
@@ -112,7 +112,7 @@ def her2st_midres(section: str = "A1") -> AnnData:
     >>> st.datasets.her2st_midres("A1").obs["label"].value_counts().index[0]  # doctest: +SKIP
     'invasive cancer'
     """
-    return _read_section("her2st_midres", section)
+    return read_section("her2st_midres", section)
 
 
 def her2st_counts_only(section: str = "A1") -> AnnData:
@@ -140,7 +140,7 @@ def her2st_counts_only(section: str = "A1") -> AnnData:
     >>> "label" in st.datasets.her2st_counts_only("H1").obs  # doctest: +SKIP
     True
     """
-    return _read_section("her2st_counts_only", section)
+    return read_section("her2st_counts_only", section)
 
 
 def mouse_colon(section: str = "d0") -> AnnData:
@@ -174,7 +174,7 @@ def mouse_colon(section: str = "d0") -> AnnData:
     .. [1] Parigi et al., The spatial transcriptomic landscape of the healing mouse intestine following damage. Nature
        Communications 13, 828 (2022).
     """
-    return _read_section("mouse_colon", section)
+    return read_section("mouse_colon", section)
 
 
 def mob(section: str = "MOB1") -> AnnData:
@@ -207,7 +207,7 @@ def mob(section: str = "MOB1") -> AnnData:
     .. [1] Ståhl et al., Visualization and analysis of gene expression in tissue sections by spatial transcriptomics.
        Science 353, 78–82 (2016).
     """
-    return _read_section("mob_spacest", section)
+    return read_section("mob_spacest", section)
 
 
 def mob_stutility(section: str = "MOB1") -> AnnData:
@@ -243,10 +243,11 @@ def mob_stutility(section: str = "MOB1") -> AnnData:
     .. [1] Bergenstråhle, Larsson and Lundeberg, Seamless integration of image and molecular analysis for spatial
        transcriptomics workflows. BMC Genomics 21, 482 (2020).
     """
-    return _read_section("mob_stutility", section)
+    return read_section("mob_stutility", section)
 
 
-def _read_section(dataset: str, section: str) -> AnnData:
+def read_section(dataset: str, section: str) -> AnnData:
+    """Read a section of any dataset folder, as `her2st` describes it."""
     folder = _folder(dataset, section)
     try:
         return _read_folder(folder, dataset, section)
@@ -326,7 +327,9 @@ def _obs(spots: pd.DataFrame, meta: dict[str, Any], section: str, library: str) 
 
 def _library(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
     """Entry of ``uns["spatial"]`` for a section: only what is known is written."""
-    scalefactors = {"spot_diameter_fullres": float(meta["spot_diameter_px"])}
+    scalefactors = {}
+    if meta.get("spot_diameter_px"):
+        scalefactors["spot_diameter_fullres"] = float(meta["spot_diameter_px"])
     if meta.get("um_per_px"):
         scalefactors["microns_per_pixel"] = float(meta["um_per_px"])
     words = ("technology", "tissue", "species", "units", "source", "licence")

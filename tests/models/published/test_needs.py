@@ -92,7 +92,12 @@ def test_the_advice_followed_to_the_letter_works(section, ctranspath, path2space
     eval(f"st.{tiles}", scope)
     eval(f"st.{encode}".replace("'ctranspath'", "encoder, show_progress=False"), scope)
     st.tl.predict_expression(section, model)
-    assert np.isfinite(section[:, "ERBB2"].layers["predicted"]).all()
+    section.obsm["X_ctranspath"] = section.obsm["mine"]
+    vouched = st.models.pretrained("path2space", path=path2space_folder, features="X_ctranspath")
+    whole = st.tl.predict_expression(section, vouched, as_anndata=True)
+    found = section[:, "ERBB2"].layers["predicted"]
+    assert found.std() > 0
+    np.testing.assert_array_equal(found, whole[:, "ERBB2"].X)
 
 
 def test_genes_that_the_model_does_not_know(path2space_folder):

@@ -67,7 +67,9 @@ def test_pixels_keep_shape_and_type(store):
 
 def test_rows_without_columns_are_counted(store):
     rows = kept(store, np.zeros((6, 0), dtype=np.float32))
+    assert len(rows) == 6
     assert rows[np.array([1, 5])].shape == (2, 0)
+    assert len(take(rows, np.array([1, 5]))) == 2
 
 
 def test_chunks_are_the_same_on_disk_and_in_memory(store):

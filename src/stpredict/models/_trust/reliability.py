@@ -183,8 +183,8 @@ def _expected(
     if fit.sum() < MIN_GENES:
         return mean, np.sqrt(noise + by_section + whole**2)
     weights, *_ = np.linalg.lstsq(properties[fit], mean[fit], rcond=None)
-    usual = np.median(properties[fit], axis=0)
-    alike = np.where(np.isfinite(properties), properties, usual) @ weights
+    low, usual, high = np.quantile(properties[fit], [0, 0.5, 1], axis=0)  # beyond them a parabola leads anywhere
+    alike = np.clip(np.where(np.isfinite(properties), properties, usual), low, high) @ weights
     own = max(float((np.square(mean - alike) - noise)[fit].mean()), 0.0)
     weight = np.where(known, own / np.maximum(own + noise, 1e-12), 0.0)
     return alike + weight * (mean - alike), np.sqrt(own * (1 - weight) + by_section + whole**2)

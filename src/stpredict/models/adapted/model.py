@@ -204,12 +204,10 @@ class Adapted(StoredModel):
                 f"{LEAST_SPOTS} are needed. Is the right column given as measured=, and True where spots were measured?"
             )
             raise ValueError(msg)
-        kept = np.sort(np.random.default_rng(self._seed).permutation(n)[:MAX_SPOTS])
-        ends = np.cumsum([0, *map(len, rows)])
-        return [
-            own[kept[(kept >= start) & (kept < end)] - start]
-            for own, start, end in zip(rows, ends[:-1], ends[1:], strict=True)
-        ]
+        kept = np.zeros(n, dtype=bool)
+        kept[np.random.default_rng(self._seed).permutation(n)[:MAX_SPOTS]] = True
+        parts = np.split(kept, np.cumsum([len(own) for own in rows])[:-1])
+        return [own[part] for own, part in zip(rows, parts, strict=True)]
 
     def _spots(
         self, sections: Sequence[Section], rows: list[np.ndarray], genes: Sequence[str]

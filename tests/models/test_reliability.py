@@ -1,0 +1,113 @@
+"""What is promised of predictions is what held-out spots reached, on errors and correlations that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stpredict.models._trust.reliability import LEVELS, NORMAL_QUANTILES, Reliability
+
+
+def drawn(correlations, n=400, seed=0):
+    """Measured and predicted values, and the section of each, with `correlations` (sections, genes)."""
+    rng, r = np.random.default_rng(seed), np.repeat(np.asarray(correlations, dtype=float), n, axis=0)
+    predicted = rng.standard_normal(r.shape)
+    measured = r * predicted + np.sqrt(1 - r**2) * rng.standard_normal(r.shape)
+    return measured + 5, predicted, np.repeat(np.arange(len(correlations)), n)
+
+
+def told(errors, pcc=0.5, pcc_sd=0.1):
+    """Of genes whose errors have these quantiles (levels, genes)."""
+    every = np.ones(errors.shape[1], dtype=np.float32)
+    return Reliability(pcc * every, pcc_sd * every, errors.astype(np.float32), 0 * every)
+
+
+def test_another_section_may_be_as_far_off_as_sections_were_from_each_other():
+    of_sections = np.array([0.2, 0.4, 0.5, 0.6, 0.8])
+    known = Reliability.learn(*drawn(np.tile(of_sections[:, None], 60)))
+    np.testing.assert_allclose(known.pcc, 0.5, atol=0.05)
+    np.testing.assert_allclose(known.pcc_sd, of_sections.std(ddof=1) * np.sqrt(1 + 1 / 5), rtol=0.1)
+
+
+def test_genes_that_change_places_between_sections_are_promised_less_surely():
+    """Every section has the same correlation on average, and every gene one of its own in each."""
+    away = np.random.default_rng(1).uniform(-0.3, 0.3, (4, 200))
+    away -= away.mean(axis=1, keepdims=True)
+    known = Reliability.learn(*drawn(0.5 + away))
+    assert known.pcc_sd.mean() == pytest.approx(0.6 / np.sqrt(12), rel=0.15)
+    assert known.pcc.std() < 0.5 * away.mean(axis=0).std()
+
+
+@pytest.mark.parametrize("n_genes", [5, 60])
+def test_one_section_tells_little_of_another(n_genes):
+    known = Reliability.learn(*drawn(np.full((1, n_genes), 0.5)))
+    np.testing.assert_allclose(known.pcc, 0.5, atol=0.13)
+    np.testing.assert_allclose(known.pcc_sd, np.sqrt(0.08**2 + (1 - 0.5**2) ** 2 / 399), rtol=0.1)
+
+
+def test_sections_with_few_held_out_spots_do_not_count():
+    measured, predicted, section = drawn(np.full((2, 30), 0.6))
+    few = np.arange(len(section)) < 409  # of the second section 9
+    predicted[400:409] = -measured[400:409]
+    known = Reliability.learn(measured[few], predicted[few], section[few])
+    np.testing.assert_allclose(known.pcc, 0.6, atol=0.1)
+
+
+def test_intervals_are_interpolated_between_the_kept_quantiles():
+    uniform = told(LEVELS[:, None] * np.array([1.0, 10.0]))
+    for level, ends in ((0.9, (0.05, 0.95)), (0.85, (0.075, 0.925)), (0.0, (0.5, 0.5)), (0.9999, (0.005, 0.995))):
+        for found, end in zip(uniform.interval(level), ends, strict=True):
+            np.testing.assert_allclose(found, [end, 10 * end], rtol=1e-5)
+
+
+def test_the_width_of_normal_errors_is_their_standard_deviation():
+    np.testing.assert_allclose(told(NORMAL_QUANTILES[:, None] * np.array([1.0, 3.0])).width(), [1, 3], rtol=1e-5)
+
+
+def test_errors_on_one_section_are_as_much_wider_as_sections_differ():
+    """Errors of variance 1, off by 4 in this section: the level of another one varies by 3, so errors have variance 4."""
+    rng = np.random.default_rng(0)
+    predicted = rng.standard_normal((4000, 2))
+    measured = predicted + rng.standard_normal((4000, 2)) + 4
+    known = Reliability.learn(measured, predicted, np.zeros(4000, dtype=int), between=np.array([3.0, 0.0]))
+    np.testing.assert_allclose(known.width(), [2, 1], rtol=0.05)
+    np.testing.assert_allclose(known.errors[len(LEVELS) // 2], 0, atol=0.1)
+    two = Reliability.learn(measured, predicted, np.arange(4000) % 2, between=np.array([3.0, 0.0]))
+    np.testing.assert_allclose(two.width(), 1, rtol=0.05)
+    np.testing.assert_allclose(two.errors[len(LEVELS) // 2], 4, atol=0.1)
+
+
+def test_errors_of_genes_that_nobody_held_out_are_as_large_as_those_of_others_for_their_spread():
+    measured, predicted, section = drawn(np.full((2, 40), 0.5))
+    measured[:, 0] *= 3
+    predicted[:, 0] = np.nan
+    known = Reliability.learn(measured, predicted, section)
+    np.testing.assert_allclose(known.width()[0], 3 * known.width()[1:].mean(), rtol=0.1)
+    assert known.pcc[0] == pytest.approx(0.5, abs=0.1)
+    nothing = Reliability.learn(measured, np.full_like(measured, np.nan), section)
+    np.testing.assert_array_equal(nothing.errors, 0)
+
+
+def test_genes_missing_in_one_section_are_judged_by_the_other():
+    measured, predicted, section = drawn(np.full((2, 40), 0.8))
+    measured[section == 1, 0] = np.nan
+    known = Reliability.learn(measured, predicted, section)
+    np.testing.assert_allclose(known.width()[0], known.width()[1:].mean(), rtol=0.15)
+    assert known.pcc[0] == pytest.approx(0.8, abs=0.05)
+
+
+def test_a_base_model_counts_like_fifty_measured_spots():
+    levels = np.zeros((len(LEVELS), 1))
+    base = told(levels + 3, pcc=0.8, pcc_sd=0.1)
+    own = told(np.tile(levels + 1, 2), pcc=0.2, pcc_sd=0.3)
+    columns = np.array([0, -1])
+    half, most, few = (own.drawn_to(base, columns, n) for n in (50, 10**6, 2))
+    np.testing.assert_allclose(half.errors[0], [2, 1])
+    np.testing.assert_allclose(most.errors[0], [1, 1], atol=1e-3)
+    np.testing.assert_allclose(few.errors[0], [(2 + 50 * 3) / 52, 1], rtol=1e-5)
+    np.testing.assert_allclose(most.pcc, 0.2, atol=1e-3)
+    np.testing.assert_allclose(few.pcc, [0.8, 0.2], atol=0.01)
+    as_sure = 1 + round((1 - 0.2**2) ** 2 / 0.1**2)  # measured spots that tell a correlation of .2 to ± .1
+    even = own.drawn_to(base, columns, as_sure)
+    np.testing.assert_allclose(even.pcc, [0.5, 0.2], atol=0.01)
+    np.testing.assert_allclose(even.pcc_sd, [np.sqrt(0.1**2 / 2 + 0.08**2), 0.3], rtol=0.01)
