@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
 MPP = 2.0
@@ -31,6 +33,12 @@ ALIGN = 2**SCALES
 HALO = 3 * ALIGN
 """Pixels around a window that its maps depend on."""
 
+STRIP = 256
+"""Rows that the finest octave is described in at a time, so that its maps never exist for all of a block."""
+
+REACH = 4 * CELL
+"""Rows above and below a strip that its nuclei depend on."""
+
 WINDOWS = 8192
 """Windows averaged at a time."""
 
@@ -44,7 +52,7 @@ def _unmixing() -> np.ndarray:
     return np.linalg.inv(stains).astype(np.float32)
 
 
-def describe(pixels: torch.Tensor) -> tuple[list[str], torch.Tensor]:
+def describe(pixels: torch.Tensor) -> tuple[list[str], list[torch.Tensor]]:
     """Maps of one block, averaged into cells.
 
     Parameters
@@ -55,57 +63,70 @@ def describe(pixels: torch.Tensor) -> tuple[list[str], torch.Tensor]:
 
     Returns
     -------
-    Names of the maps and their cell means, (maps, height / `CELL`, width / `CELL`).
+    Names of the maps and the cell means of each, (height / `CELL`, width / `CELL`).
     """
     import torch
-    import torch.nn.functional as F
 
-    names: list[str] = []
-    cells: list[torch.Tensor] = []
-    side = pixels.shape[-2] // CELL, pixels.shape[-1] // CELL
-
-    def add(name: str, value: torch.Tensor) -> None:
-        """Average `value` (h, w), at whatever octave, into cells."""
-        factor = value.shape[-2] // side[0]
-        if factor >= 1:
-            cell = F.avg_pool2d(value[None], factor)[0] if factor > 1 else value
-        else:
-            cell = value.repeat_interleave(side[0] // value.shape[-2], 0).repeat_interleave(
-                side[1] // value.shape[-1], 1
-            )
-        names.append(name)
-        cells.append(cell)
-
-    density = -torch.log(pixels.clamp(min=1 / 255))
-    stains = torch.einsum("sc,shw->chw", torch.from_numpy(_unmixing()).to(pixels.device), density)
-    hematoxylin, eosin = stains[0], stains[1]
-    total = density.mean(0)
-    for name, value in (("red", density[0]), ("green", density[1]), ("blue", density[2])):
-        add(f"od_{name}", value)
-    for name, value in (("hematoxylin", hematoxylin), ("eosin", eosin), ("density", total)):
-        add(name, value)
-        add(f"{name}_square", value * value)
-    add("hematoxylin_eosin", hematoxylin * eosin)
-    for threshold in (0.1, 0.3, 0.5, 0.8):
-        add(f"hematoxylin_over_{threshold}", torch.sigmoid((hematoxylin - threshold) / 0.05))
-    for threshold in (0.1, 0.3, 0.5):
-        add(f"eosin_over_{threshold}", torch.sigmoid((eosin - threshold) / 0.05))
-    add("glass", torch.sigmoid((0.12 - total) / 0.02))
-
-    _add_nuclei(add, hematoxylin)
-    level = torch.stack([hematoxylin, eosin, total])
-    for octave in range(SCALES):
+    height = pixels.shape[-2]
+    strips = [_finest(pixels, top, min(top + STRIP, height)) for top in range(0, height, STRIP)]
+    cells = {name: torch.cat([found[name] for found, _ in strips]) for name in strips[0][0]}
+    level = torch.cat([coarser for _, coarser in strips], dim=1)
+    for octave in range(1, SCALES):
         smooth = _blur(level)
-        band = level - smooth
-        for channel, name in enumerate(("hematoxylin", "eosin", "density")):
-            add(f"{name}_band{octave}", band[channel].abs())
-            if channel < 2:
-                add(f"{name}_dark{octave}", band[channel].clamp(min=0).square())
-                add(f"{name}_light{octave}", band[channel].clamp(max=0).square())
-        if octave:
-            _add_fibres(add, smooth[2], octave)
-        level = F.avg_pool2d(smooth, 2)
-    return names, torch.stack(cells)
+        maps = _band_maps(level - smooth, octave) | _fibre_maps(smooth[2], octave)
+        cells |= {name: _at_cells(value, octave) for name, value in maps.items()}
+        level = _mean(smooth, 2)
+    return list(cells), list(cells.values())
+
+
+def _finest(pixels: torch.Tensor, top: int, bottom: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Cell means of the maps of the finest octave in the rows `top` to `bottom`, and the next octave's (3, h / 2, w / 2)."""
+    import torch
+
+    first = max(0, top - REACH)
+    density = -torch.log(pixels[:, first : bottom + REACH].clamp(min=1 / 255))
+    stains = torch.from_numpy(_unmixing()).to(pixels.device)
+    level = torch.einsum("sc,shw->chw", torch.cat([stains[:, :2], torch.full_like(stains[:, :1], 1 / 3)], 1), density)
+    smooth = _blur(level)
+    rows = slice(top - first, bottom - first)
+    nuclei = _nucleus_maps(level[0], smooth[0], rows)
+    density, level, smooth = density[:, rows], level[:, rows], smooth[:, rows]
+    hematoxylin, eosin, total = level
+    maps = dict(zip(("od_red", "od_green", "od_blue"), density, strict=True))
+    for name, value in (("hematoxylin", hematoxylin), ("eosin", eosin), ("density", total)):
+        maps |= {name: value, f"{name}_square": value * value}
+    maps["hematoxylin_eosin"] = hematoxylin * eosin
+    for threshold in (0.1, 0.3, 0.5, 0.8):
+        maps[f"hematoxylin_over_{threshold}"] = _above(hematoxylin, threshold, 0.05)
+    for threshold in (0.1, 0.3, 0.5):
+        maps[f"eosin_over_{threshold}"] = _above(eosin, threshold, 0.05)
+    maps["glass"] = _above(-total, -0.12, 0.02)
+    maps |= nuclei | _band_maps(level - smooth, 0)
+    return {name: _mean(value, CELL) for name, value in maps.items()}, _mean(smooth, 2)
+
+
+def _above(value: torch.Tensor, threshold: float, width: float) -> torch.Tensor:
+    """From 0 below a threshold to 1 above it, over about `width` to either side."""
+    return ((value - threshold) / width).sigmoid_()
+
+
+def _mean(value: torch.Tensor, n: int) -> torch.Tensor:
+    """Means of `n` × `n` pixels along the last two axes: sums of whole rows, far faster than pooling."""
+    if n == 1:
+        return value
+    rows = value.unflatten(-2, (-1, n))
+    total = rows[..., 0, :] + rows[..., 1, :]
+    for row in range(2, n):
+        total += rows[..., row, :]
+    return total.unflatten(-1, (-1, n)) @ total.new_full((n,), 1 / n**2)
+
+
+def _at_cells(value: torch.Tensor, octave: int) -> torch.Tensor:
+    """A map (h, w) of some octave, averaged into cells; cells that are finer than its pixels share them."""
+    finer = 2**octave // CELL
+    if finer <= 1:
+        return _mean(value, CELL // 2**octave)
+    return value.repeat_interleave(finer, 0).repeat_interleave(finer, 1)
 
 
 def _blur(value: torch.Tensor) -> torch.Tensor:
@@ -130,51 +151,71 @@ def _is_peak(value: torch.Tensor) -> torch.Tensor:
     return torch.maximum(torch.maximum(rows[:, :-2], rows[:, 2:]), rows[:, 1:-1]) == value
 
 
-def _add_nuclei(add, hematoxylin: torch.Tensor) -> None:
-    """Nuclei stand out in haematoxylin against their surroundings: area, number, darkness, texture."""
-    import torch
+def _nucleus_maps(hematoxylin: torch.Tensor, smooth: torch.Tensor, rows: slice) -> dict[str, torch.Tensor]:
+    """Nuclei stand out in haematoxylin against their surroundings: area, number, darkness, texture; of some rows."""
     import torch.nn.functional as F
 
-    smooth = _blur(hematoxylin[None])
-    around = F.avg_pool2d(F.pad(F.avg_pool2d(smooth, 4), (2, 2, 2, 2), mode="replicate"), 5, stride=1)
-    around = F.interpolate(around[None], size=hematoxylin.shape, mode="bilinear", align_corners=False)[0, 0]
-    smooth = smooth[0]
+    around = F.avg_pool2d(F.pad(_mean(smooth, CELL)[None], (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    around = F.interpolate(around[None], size=smooth.shape, mode="bilinear", align_corners=False)[0, 0]
+    is_peak = _is_peak(smooth)[rows]
+    hematoxylin, smooth, around = hematoxylin[rows], smooth[rows], around[rows]
     excess = smooth - around
-    nucleus = torch.sigmoid((excess - 0.06) / 0.01)
-    peak = _is_peak(smooth) & (excess > 0.06)
-    add("nucleus_area", nucleus)
-    add("nucleus_count", peak.float())
-    add("nucleus_hematoxylin", nucleus * hematoxylin)
-    add("nucleus_darkness", peak * smooth)
-    add("nucleus_excess", peak * excess)
-    add("nucleus_texture", nucleus * (hematoxylin - smooth).abs())
-    add("cytoplasm_hematoxylin", (1 - nucleus) * hematoxylin)
+    nucleus = _above(excess, 0.06, 0.01)
+    peak = (is_peak & (excess > 0.06)).float()
+    inside = nucleus * hematoxylin
+    return {
+        "nucleus_area": nucleus,
+        "nucleus_count": peak,
+        "nucleus_hematoxylin": inside,
+        "nucleus_darkness": peak * smooth,
+        "nucleus_excess": peak * excess,
+        "nucleus_texture": nucleus * (hematoxylin - smooth).abs_(),
+        "cytoplasm_hematoxylin": hematoxylin - inside,
+    }
 
 
-def _add_fibres(add, value: torch.Tensor, octave: int) -> None:
+def _band_maps(band: torch.Tensor, octave: int) -> dict[str, torch.Tensor]:
+    """Texture of one octave: how much the stains (3, h, w) differ from what they are when blurred."""
+    maps = {}
+    for value, name in zip(band, ("hematoxylin", "eosin", "density"), strict=True):
+        maps[f"{name}_band{octave}"] = value.abs()
+        if name != "density":
+            maps[f"{name}_dark{octave}"] = value.clamp(min=0).square_()
+            maps[f"{name}_light{octave}"] = value.clamp(max=0).square_()
+    return maps
+
+
+def _fibre_maps(value: torch.Tensor, octave: int) -> dict[str, torch.Tensor]:
     """Structure tensor: how strongly, and how uniformly, the tissue runs in one direction."""
-    import torch
     import torch.nn.functional as F
 
     dy = F.pad(value[2:] - value[:-2], (0, 0, 1, 1))
     dx = F.pad(value[:, 2:] - value[:, :-2], (1, 1))
-    tensor = F.avg_pool2d(torch.stack([dx * dx - dy * dy, 2 * dx * dy, dx * dx + dy * dy])[:, None], 3, 1, 1)[:, 0]
-    add(f"gradient{octave}", tensor[2])
-    add(f"fibres{octave}", (tensor[0].square() + tensor[1].square()).sqrt())
-    add(f"fibres{octave}_x", tensor[0])
-    add(f"fibres{octave}_y", tensor[1])
+    tensor = value.new_zeros((3, value.shape[0] + 2, value.shape[1] + 2))
+    inner = tensor[:, 1:-1, 1:-1]
+    inner[0], inner[1], inner[2] = dx * dx - dy * dy, 2 * dx * dy, dx * dx + dy * dy
+    tensor = tensor[:, :-2] + tensor[:, 1:-1] + tensor[:, 2:]
+    tensor = (tensor[..., :-2] + tensor[..., 1:-1] + tensor[..., 2:]) / 9
+    return {
+        f"gradient{octave}": tensor[2],
+        f"fibres{octave}": (tensor[0].square() + tensor[1].square()).sqrt_(),
+        f"fibres{octave}_x": tensor[0],
+        f"fibres{octave}_y": tensor[1],
+    }
 
 
-def sums(cells: torch.Tensor) -> torch.Tensor:
-    """Summed-area table of each cell map (maps, h, w): float64 (maps, h + 1, w + 1), sums up to every corner."""
+def sums(cells: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Summed-area table of each cell map (h, w): float64 (maps, h + 1, w + 1), sums up to every corner."""
     import torch
 
-    if cells.device.type == "mps":  # has no float64
-        cells = cells.cpu()
-    maps, height, width = cells.shape
-    table = torch.zeros((maps, height + 1, width + 1), dtype=torch.float64, device=cells.device)
-    table[:, 1:, 1:] = cells
-    return table.cumsum_(1).cumsum_(2)
+    if cells[0].device.type == "mps":  # has no float64
+        cells = [values.cpu() for values in cells]
+    height, width = cells[0].shape
+    table = torch.zeros((len(cells), height + 1, width + 1), dtype=torch.float64, device=cells[0].device)
+    for sums_of_one, values in zip(table, cells, strict=True):
+        torch.cumsum(values, 0, dtype=torch.float64, out=sums_of_one[1:, 1:])
+        sums_of_one.cumsum_(1)
+    return table
 
 
 def windows(table: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float | np.ndarray) -> torch.Tensor:
