@@ -9,12 +9,13 @@ structure tensor; both as implemented here in a few lines of torch so that a GPU
 from __future__ import annotations
 
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import torch
 
@@ -33,11 +34,14 @@ ALIGN = 2**SCALES
 HALO = 3 * ALIGN
 """Pixels around a window that its maps depend on."""
 
-STRIP = 256
+STRIP = 8 * ALIGN
 """Rows that the finest octave is described in at a time, so that its maps never exist for all of a block."""
 
 REACH = 4 * CELL
 """Rows above and below a strip that its nuclei depend on."""
+
+MAPS = 8
+"""Maps summed up at a time."""
 
 WINDOWS = 8192
 """Windows averaged at a time."""
@@ -52,14 +56,14 @@ def _unmixing() -> np.ndarray:
     return np.linalg.inv(stains).astype(np.float32)
 
 
-def describe(pixels: torch.Tensor) -> tuple[list[str], list[torch.Tensor]]:
+def describe(strips: Iterable[torch.Tensor]) -> tuple[list[str], list[torch.Tensor]]:
     """Maps of one block, averaged into cells.
 
     Parameters
     ----------
-    pixels
-        (3, height, width) float in [0, 1] at the working resolution, with a halo of `HALO` pixels; height and width
-        are multiples of ``2 ** SCALES`` and of `CELL`.
+    strips
+        The block from top to bottom, (3, rows, width) float in [0, 1] at the working resolution, rows and width multiples
+        of `ALIGN`; each with `REACH` more rows above and below. What windows need lies `HALO` pixels inside.
 
     Returns
     -------
@@ -67,42 +71,56 @@ def describe(pixels: torch.Tensor) -> tuple[list[str], list[torch.Tensor]]:
     """
     import torch
 
-    height = pixels.shape[-2]
-    strips = [_finest(pixels, top, min(top + STRIP, height)) for top in range(0, height, STRIP)]
-    cells = {name: torch.cat([found[name] for found, _ in strips]) for name in strips[0][0]}
-    level = torch.cat([coarser for _, coarser in strips], dim=1)
+    finest: dict[str, list[torch.Tensor]] = {}
+    coarser = []
+    for strip in strips:
+        level, smooth, density = _levels(strip)
+        for name, value in _finest_maps(level, smooth, density):
+            finest.setdefault(name, []).append(_mean(value, CELL))
+        coarser.append(_mean(_inner(smooth), 2))
+    cells = {name: torch.cat(finest.pop(name)) for name in list(finest)}
+    level = torch.cat(coarser, dim=1)
     for octave in range(1, SCALES):
         smooth = _blur(level)
-        maps = _band_maps(level - smooth, octave) | _fibre_maps(smooth[2], octave)
-        cells |= {name: _at_cells(value, octave) for name, value in maps.items()}
+        for name, value in chain(_band_maps(level - smooth, octave), _fibre_maps(smooth[2], octave)):
+            cells[name] = _at_cells(value, octave)
         level = _mean(smooth, 2)
     return list(cells), list(cells.values())
 
 
-def _finest(pixels: torch.Tensor, top: int, bottom: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Cell means of the maps of the finest octave in the rows `top` to `bottom`, and the next octave's (3, h / 2, w / 2)."""
+def _levels(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Haematoxylin, eosin and mean density, (3, h, w); the same blurred; and the density of each colour."""
     import torch
 
-    first = max(0, top - REACH)
-    density = -torch.log(pixels[:, first : bottom + REACH].clamp(min=1 / 255))
+    density = pixels.clamp(min=1 / 255).log_().neg_()
     stains = torch.from_numpy(_unmixing()).to(pixels.device)
-    level = torch.einsum("sc,shw->chw", torch.cat([stains[:, :2], torch.full_like(stains[:, :1], 1 / 3)], 1), density)
-    smooth = _blur(level)
-    rows = slice(top - first, bottom - first)
-    nuclei = _nucleus_maps(level[0], smooth[0], rows)
-    density, level, smooth = density[:, rows], level[:, rows], smooth[:, rows]
-    hematoxylin, eosin, total = level
-    maps = dict(zip(("od_red", "od_green", "od_blue"), density, strict=True))
+    mixing = torch.cat([stains[:, :2], torch.full_like(stains[:, :1], 1 / 3)], dim=1)
+    level = torch.einsum("sc,shw->chw", mixing, density)
+    return level, _blur(level), density
+
+
+def _inner(value: torch.Tensor) -> torch.Tensor:
+    """A strip without the rows that it was only given to reach into."""
+    return value[..., REACH:-REACH, :]
+
+
+def _finest_maps(
+    level: torch.Tensor, smooth: torch.Tensor, density: torch.Tensor
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Maps of the finest octave of a strip, one by one."""
+    hematoxylin, eosin, total = _inner(level)
+    yield from zip(("od_red", "od_green", "od_blue"), _inner(density), strict=True)
     for name, value in (("hematoxylin", hematoxylin), ("eosin", eosin), ("density", total)):
-        maps |= {name: value, f"{name}_square": value * value}
-    maps["hematoxylin_eosin"] = hematoxylin * eosin
+        yield name, value
+        yield f"{name}_square", value * value
+    yield "hematoxylin_eosin", hematoxylin * eosin
     for threshold in (0.1, 0.3, 0.5, 0.8):
-        maps[f"hematoxylin_over_{threshold}"] = _above(hematoxylin, threshold, 0.05)
+        yield f"hematoxylin_over_{threshold}", _above(hematoxylin, threshold, 0.05)
     for threshold in (0.1, 0.3, 0.5):
-        maps[f"eosin_over_{threshold}"] = _above(eosin, threshold, 0.05)
-    maps["glass"] = _above(-total, -0.12, 0.02)
-    maps |= nuclei | _band_maps(level - smooth, 0)
-    return {name: _mean(value, CELL) for name, value in maps.items()}, _mean(smooth, 2)
+        yield f"eosin_over_{threshold}", _above(eosin, threshold, 0.05)
+    yield "glass", _above(-total, -0.12, 0.02)
+    yield from _nucleus_maps(level[0], smooth[0])
+    yield from _band_maps(_inner(level) - _inner(smooth), 0)
 
 
 def _above(value: torch.Tensor, threshold: float, width: float) -> torch.Tensor:
@@ -151,41 +169,37 @@ def _is_peak(value: torch.Tensor) -> torch.Tensor:
     return torch.maximum(torch.maximum(rows[:, :-2], rows[:, 2:]), rows[:, 1:-1]) == value
 
 
-def _nucleus_maps(hematoxylin: torch.Tensor, smooth: torch.Tensor, rows: slice) -> dict[str, torch.Tensor]:
-    """Nuclei stand out in haematoxylin against their surroundings: area, number, darkness, texture; of some rows."""
+def _nucleus_maps(hematoxylin: torch.Tensor, smooth: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """Nuclei stand out in haematoxylin against their surroundings: area, number, darkness, texture."""
     import torch.nn.functional as F
 
     around = F.avg_pool2d(F.pad(_mean(smooth, CELL)[None], (2, 2, 2, 2), mode="replicate"), 5, stride=1)
     around = F.interpolate(around[None], size=smooth.shape, mode="bilinear", align_corners=False)[0, 0]
-    is_peak = _is_peak(smooth)[rows]
-    hematoxylin, smooth, around = hematoxylin[rows], smooth[rows], around[rows]
+    is_peak = _inner(_is_peak(smooth))
+    hematoxylin, smooth, around = _inner(hematoxylin), _inner(smooth), _inner(around)
     excess = smooth - around
     nucleus = _above(excess, 0.06, 0.01)
     peak = (is_peak & (excess > 0.06)).float()
     inside = nucleus * hematoxylin
-    return {
-        "nucleus_area": nucleus,
-        "nucleus_count": peak,
-        "nucleus_hematoxylin": inside,
-        "nucleus_darkness": peak * smooth,
-        "nucleus_excess": peak * excess,
-        "nucleus_texture": nucleus * (hematoxylin - smooth).abs_(),
-        "cytoplasm_hematoxylin": hematoxylin - inside,
-    }
+    yield "nucleus_area", nucleus
+    yield "nucleus_count", peak
+    yield "nucleus_hematoxylin", inside
+    yield "nucleus_darkness", peak * smooth
+    yield "nucleus_excess", peak * excess
+    yield "nucleus_texture", nucleus * (hematoxylin - smooth).abs_()
+    yield "cytoplasm_hematoxylin", hematoxylin - inside
 
 
-def _band_maps(band: torch.Tensor, octave: int) -> dict[str, torch.Tensor]:
+def _band_maps(band: torch.Tensor, octave: int) -> Iterator[tuple[str, torch.Tensor]]:
     """Texture of one octave: how much the stains (3, h, w) differ from what they are when blurred."""
-    maps = {}
     for value, name in zip(band, ("hematoxylin", "eosin", "density"), strict=True):
-        maps[f"{name}_band{octave}"] = value.abs()
+        yield f"{name}_band{octave}", value.abs()
         if name != "density":
-            maps[f"{name}_dark{octave}"] = value.clamp(min=0).square_()
-            maps[f"{name}_light{octave}"] = value.clamp(max=0).square_()
-    return maps
+            yield f"{name}_dark{octave}", value.clamp(min=0).square_()
+            yield f"{name}_light{octave}", value.clamp(max=0).square_()
 
 
-def _fibre_maps(value: torch.Tensor, octave: int) -> dict[str, torch.Tensor]:
+def _fibre_maps(value: torch.Tensor, octave: int) -> Iterator[tuple[str, torch.Tensor]]:
     """Structure tensor: how strongly, and how uniformly, the tissue runs in one direction."""
     import torch.nn.functional as F
 
@@ -196,12 +210,10 @@ def _fibre_maps(value: torch.Tensor, octave: int) -> dict[str, torch.Tensor]:
     inner[0], inner[1], inner[2] = dx * dx - dy * dy, 2 * dx * dy, dx * dx + dy * dy
     tensor = tensor[:, :-2] + tensor[:, 1:-1] + tensor[:, 2:]
     tensor = (tensor[..., :-2] + tensor[..., 1:-1] + tensor[..., 2:]) / 9
-    return {
-        f"gradient{octave}": tensor[2],
-        f"fibres{octave}": (tensor[0].square() + tensor[1].square()).sqrt_(),
-        f"fibres{octave}_x": tensor[0],
-        f"fibres{octave}_y": tensor[1],
-    }
+    yield f"gradient{octave}", tensor[2]
+    yield f"fibres{octave}", (tensor[0].square() + tensor[1].square()).sqrt_()
+    yield f"fibres{octave}_x", tensor[0]
+    yield f"fibres{octave}_y", tensor[1]
 
 
 def sums(cells: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -237,16 +249,36 @@ def windows(table: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float 
 
 
 def features_of(
-    names: list[str], table: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float | np.ndarray
-) -> tuple[list[str], np.ndarray]:
-    """Names and values, float32 (windows, d), of the features of square windows, a few windows at a time."""
-    sides = np.full(len(left), side, dtype=np.float64)
-    pieces = []
-    for start in range(0, len(left), WINDOWS):
-        some = slice(start, start + WINDOWS)
-        features, values = summarise(names, windows(table, left[some], top[some], sides[some]))
-        pieces.append(values.cpu().numpy())
-    return features, np.concatenate(pieces)
+    names: list[str], cells: Sequence[torch.Tensor], boxes: Sequence[tuple[np.ndarray, np.ndarray, float | np.ndarray]]
+) -> tuple[list[str], list[np.ndarray]]:
+    """Names and values, float32 (windows, d), of the features of several kinds of square windows.
+
+    Parameters
+    ----------
+    names, cells
+        What `describe` returns.
+    boxes
+        Left, top and side of the windows of each kind, in cells.
+
+    Only some of the maps are summed up at a time, and some of the windows described.
+    """
+    import torch
+
+    means: list[list[torch.Tensor]] = [[] for _ in boxes]
+    for first in range(0, len(cells), MAPS):
+        table = sums(cells[first : first + MAPS])
+        for (left, top, side), found in zip(boxes, means, strict=True):
+            sides = np.broadcast_to(side, len(left))
+            chunks = (slice(start, start + WINDOWS) for start in range(0, len(left), WINDOWS))
+            found.append(torch.cat([windows(table, left[c], top[c], sides[c]) for c in chunks]))
+    features, values = [], []
+    for found in means:
+        pieces = []
+        for chunk in torch.cat(found, dim=1).split(WINDOWS):
+            features, piece = summarise(names, chunk)
+            pieces.append(piece.cpu().numpy())
+        values.append(np.concatenate(pieces))
+    return features, values
 
 
 def summarise(names: list[str], means: torch.Tensor) -> tuple[list[str], torch.Tensor]:
