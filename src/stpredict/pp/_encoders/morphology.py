@@ -264,20 +264,19 @@ def features_of(
     """
     import torch
 
-    means: list[list[torch.Tensor]] = [[] for _ in boxes]
+    means = [torch.empty((len(left), len(cells))) for left, _, _ in boxes]
     for first in range(0, len(cells), MAPS):
         table = sums(cells[first : first + MAPS])
         for (left, top, side), found in zip(boxes, means, strict=True):
             sides = np.broadcast_to(side, len(left))
-            chunks = (slice(start, start + WINDOWS) for start in range(0, len(left), WINDOWS))
-            found.append(torch.cat([windows(table, left[c], top[c], sides[c]) for c in chunks]))
+            for start in range(0, len(left), WINDOWS):
+                some = slice(start, start + WINDOWS)
+                found[some, first : first + MAPS] = windows(table, left[some], top[some], sides[some])
     features, values = [], []
-    for found in means:
-        pieces = []
-        for chunk in torch.cat(found, dim=1).split(WINDOWS):
-            features, piece = summarise(names, chunk)
-            pieces.append(piece.cpu().numpy())
-        values.append(np.concatenate(pieces))
+    while means:
+        pieces = [summarise(names, some) for some in means.pop(0).split(WINDOWS)]
+        features = pieces[0][0]
+        values.append(torch.cat([piece for _, piece in pieces]).numpy())
     return features, values
 
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
     from stpredict.pp._encoders.windows import Windows
 
-BLOCK_PX = 1024
-"""Side of the blocks that the morphology descriptor works on, in pixels of its own resolution."""
+BLOCK_PX = 2048
+"""Largest side of the blocks that the morphology descriptor works on, in pixels of its own resolution."""
 
 SPOTS_PER_BLOCK = 2**18
 """More than that are described in smaller blocks: bins of 2 µm are, those of 8 µm never."""
@@ -70,10 +70,13 @@ class MorphologyEncoder:
         """
         step = self._step(section)
         widest = max(float(np.max(kind.um)) for kind in windows) / (step * section.mpp)
-        centres, side = section.centres / step, max(BLOCK_PX, 2 * math.ceil(widest))
+        centres = section.centres / step
+        centres = centres - centres.min(axis=0)
+        extent, side = centres.max() + 1, max(BLOCK_PX, 2 * widest)
+        side = extent / math.ceil(extent / side)  # blocks of one size, none of them a narrow rest
         parts = block_groups(centres, side)
         while max(map(len, parts)) > SPOTS_PER_BLOCK and side > LEAST_BLOCK_PX:
-            side //= 2
+            side /= 2
             parts = block_groups(centres, side)
         return parts
 
