@@ -268,7 +268,7 @@ def features_of(
     for first in range(0, len(cells), MAPS):
         table = sums(cells[first : first + MAPS])
         for (left, top, side), found in zip(boxes, means, strict=True):
-            sides = np.broadcast_to(side, len(left))
+            sides = np.full(len(left), side, dtype=np.float64)
             for start in range(0, len(left), WINDOWS):
                 some = slice(start, start + WINDOWS)
                 found[some, first : first + MAPS] = windows(table, left[some], top[some], sides[some])
