@@ -13,7 +13,7 @@ SIZE = 512
 def describe(image):
     """One window in the middle of a (SIZE, SIZE, 3) image at 2 µm per pixel, by feature name."""
     pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
-    names, cells = morphology.describe([pixels])
+    names, cells = morphology.describe([pixels], SIZE - 2 * morphology.REACH)
     left, top = np.array([SIZE / 4]), np.array([SIZE / 4 - morphology.REACH])
     box = (left / morphology.CELL, top / morphology.CELL, SIZE / 2 / morphology.CELL)
     names, (features,) = morphology.features_of(names, cells, [box])
@@ -112,7 +112,7 @@ def test_windows_equal_brute_force(own_sides):
 def test_many_windows_are_described_a_few_at_a_time(monkeypatch):
     rng = np.random.default_rng(4)
     strip = torch.from_numpy(rng.uniform(0.2, 1, (3, 256 + 2 * morphology.REACH, 256)).astype(np.float32))
-    names, cells = morphology.describe([strip])
+    names, cells = morphology.describe([strip], 256)
     left, top = rng.uniform(0, 40, (2, 100))
     boxes = [(left, top, 8.0), (left[:70], top[:70], rng.uniform(2, 12, 70))]
     together = morphology.features_of(names, cells, boxes)[1]
@@ -127,10 +127,10 @@ def test_a_block_is_described_the_same_in_one_strip_and_in_several():
     rng, reach = np.random.default_rng(5), morphology.REACH
     pixels = torch.from_numpy(rng.uniform(0.2, 1, (3, 256 + 2 * reach, 160)).astype(np.float32))
     pixels = torch.nn.functional.avg_pool2d(pixels, 3, 1, 1)
-    names, whole = morphology.describe([pixels])
+    names, whole = morphology.describe([pixels], 256)
     pieces = [pixels[:, top : top + 64 + 2 * reach] for top in range(0, 256, 64)]
-    assert morphology.describe(pieces)[0] == names
-    for name, one, other in zip(names, whole, morphology.describe(pieces)[1], strict=True):
+    assert morphology.describe(pieces, 256)[0] == names
+    for name, one, other in zip(names, whole, morphology.describe(pieces, 256)[1], strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5, err_msg=name)
 
 

@@ -56,7 +56,7 @@ def _unmixing() -> np.ndarray:
     return np.linalg.inv(stains).astype(np.float32)
 
 
-def describe(strips: Iterable[torch.Tensor]) -> tuple[list[str], list[torch.Tensor]]:
+def describe(strips: Iterable[torch.Tensor], height: int) -> tuple[list[str], list[torch.Tensor]]:
     """Maps of one block, averaged into cells.
 
     Parameters
@@ -64,22 +64,26 @@ def describe(strips: Iterable[torch.Tensor]) -> tuple[list[str], list[torch.Tens
     strips
         The block from top to bottom, (3, rows, width) float in [0, 1] at the working resolution, rows and width multiples
         of `ALIGN`; each with `REACH` more rows above and below. What windows need lies `HALO` pixels inside.
+    height
+        Rows of the block.
 
     Returns
     -------
     Names of the maps and the cell means of each, (height / `CELL`, width / `CELL`).
     """
-    import torch
-
-    finest: dict[str, list[torch.Tensor]] = {}
-    coarser = []
+    cells: dict[str, torch.Tensor] = {}
+    coarser, top = None, 0
     for strip in strips:
         level, smooth, density = _levels(strip)
+        bottom, width = top + strip.shape[1] - 2 * REACH, strip.shape[2]
         for name, value in _finest_maps(level, smooth, density):
-            finest.setdefault(name, []).append(_mean(value, CELL))
-        coarser.append(_mean(_inner(smooth), 2))
-    cells = {name: torch.cat(finest.pop(name)) for name in list(finest)}
-    level = torch.cat(coarser, dim=1)
+            if name not in cells:
+                cells[name] = strip.new_empty((height // CELL, width // CELL))
+            cells[name][top // CELL : bottom // CELL] = _mean(value, CELL)
+        coarser = strip.new_empty((3, height // 2, width // 2)) if coarser is None else coarser
+        coarser[:, top // 2 : bottom // 2] = _mean(_inner(smooth), 2)
+        top = bottom
+    level = coarser
     for octave in range(1, SCALES):
         smooth = _blur(level)
         for name, value in chain(_band_maps(level - smooth, octave), _fibre_maps(smooth[2], octave)):

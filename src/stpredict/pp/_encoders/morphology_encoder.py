@@ -92,7 +92,7 @@ class MorphologyEncoder:
         places = ((block, top) for block in to_read for top in block.tops)
         strips = ahead(lambda place: self._read(section, *place), places, threads=1, depth=2)
         for rows, block in zip(parts, blocks, strict=True):
-            names, cells = morphology.describe(islice(strips, len(block.tops)))
+            names, cells = morphology.describe(islice(strips, len(block.tops)), block.height)
             yield morphology.features_of(names, cells, block.boxes)[1]
             progress(len(rows))
             del cells
@@ -103,7 +103,8 @@ class MorphologyEncoder:
         """Names of the features."""
         import torch
 
-        names, cells = morphology.describe([torch.ones(3, morphology.ALIGN + 2 * morphology.REACH, morphology.ALIGN)])
+        side = morphology.ALIGN
+        names, cells = morphology.describe([torch.ones(3, side + 2 * morphology.REACH, side)], side)
         return morphology.features_of(names, cells, [(np.zeros(1), np.zeros(1), 1.0)])[0]
 
     def _open(self, section: Section, rows: np.ndarray, windows: Sequence[Windows]) -> _Block:
@@ -147,6 +148,11 @@ class _Block:
     """Lower right corner."""
     boxes: list[tuple[np.ndarray, np.ndarray, float | np.ndarray]]
     """Left, top and side of each kind of window, in cells of the block."""
+
+    @property
+    def height(self) -> int:
+        """In rows."""
+        return int(self.stop[1] - self.start[1])
 
     @property
     def tops(self) -> range:
