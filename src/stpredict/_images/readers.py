@@ -124,8 +124,10 @@ class SlideImage:
         and black would read as the darkest of stains.
         """
         height, width = self._shapes[level]
-        out = np.full((y1 - y0, x1 - x0, 3), BACKGROUND, dtype=np.uint8)
+        out = np.empty((y1 - y0, x1 - x0, 3), dtype=np.uint8)
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+        if (left, top, right, bottom) != (x0, y0, x1, y1):
+            out[...] = BACKGROUND
         if left >= right or top >= bottom:
             return out
         inside = out[top - y0 : bottom - y0, left - x0 : right - x0]
@@ -149,13 +151,18 @@ class SlideImage:
         if stored.dtype.kind == "f":
             self._check_fractions  # noqa: B018 (once)
         pixels = to_rgb(stored, self._colours, bits, self.source)
+        if pixels.min() <= NEARLY_BLACK:  # (most blocks have no such value, which is found out at once)
+            pixels = self._unblackened(pixels)
+        return self._recolour(pixels) if self._recolour else pixels
+
+    def _unblackened(self, pixels: np.ndarray) -> np.ndarray:
+        """Black pixels, and on slides with a blackened background the nearly black ones, made white."""
         brightness = pixels[..., 0] | pixels[..., 1] | pixels[..., 2]
         black = brightness == 0
         dark = brightness <= NEARLY_BLACK
         if np.count_nonzero(dark) > np.count_nonzero(black) and self._is_blackened:
             black = dark
-        pixels = np.where(black[..., None], np.uint8(BACKGROUND), pixels) if black.any() else pixels
-        return self._recolour(pixels) if self._recolour else pixels
+        return np.where(black[..., None], np.uint8(BACKGROUND), pixels) if black.any() else pixels
 
     def _stored(self, level: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:
         """Window of a level as it is stored, channels last."""
