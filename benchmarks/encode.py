@@ -28,9 +28,11 @@ import numpy as np
 from slides import write_slide
 
 from stpredict._core.device import resolve_precision
+from stpredict._sections.open import Where, open_sections
 
 UM = 112.0
 SIZE = 224
+GRID = "`io.grid` alone"
 MEAN, SD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
@@ -85,7 +87,7 @@ def _rates(path: Path, mpp: float, rounds: int, n_tiles: int, precisions: tuple[
     network = network.to(memory_format=torch.channels_last)
     adata = st.io.grid(st.read_wsi(path, mpp), pitch_um=UM, layout="square", min_tissue=0)[:n_tiles].copy()
     st.pp.tiles(adata, spot_um=UM)
-    view = st.pp._encode.open_sections(adata)[0]
+    view = open_sections(adata, Where())[0]
     crops = np.concatenate([c for _, c in read_crops(view, np.arange(len(view)), UM, UM / SIZE)])
     tiles = torch.from_numpy(crops).permute(0, 3, 1, 2)
     if tiles.shape[-1] != SIZE:
@@ -231,7 +233,7 @@ def memory(folder: Path) -> None:
     print("| peak memory, `read_wsi` to features | 10,000² px | 100,000² px | ratio |\n|---|---|---|---|")
     for side in (10_000, 100_000):
         write_slide(folder / f"{side}.tif", side)
-    for encoder, n_spots in (("morphology", 3000), ("resnet18", 200)):
+    for encoder, n_spots in ((GRID, 3000), ("morphology", 3000), ("resnet18", 200)):
         peaks = []
         for side in (10_000, 100_000):
             command = [sys.executable, __file__, "--child", encoder, str(folder / f"{side}.tif"), str(n_spots)]
@@ -240,19 +242,20 @@ def memory(folder: Path) -> None:
 
 
 def child(encoder: str, path: str, n_spots: int) -> None:
-    """Encode about `n_spots` spots all over the tissue of a slide, and print the peak of this process."""
+    """Encode about `n_spots` spots all over the tissue of a slide, or only lay them, and print this process's peak."""
     import stpredict as st
 
     slide = st.read_wsi(path)
     area = np.prod(np.array(st._images.open_image(path).shape) * 0.5, dtype=float)
     adata = st.io.grid(slide, pitch_um=float(np.sqrt(area / n_spots)), spot_um=None, layout="square")
-    st.pp.tiles(adata)
-    network = None
-    if encoder != "morphology":
-        import timm
+    if encoder != GRID:
+        network = None
+        if encoder != "morphology":
+            import timm
 
-        network = timm.create_model(encoder, pretrained=False, num_classes=0)
-    st.pp.encode(adata, network, show_progress=False)
+            network = timm.create_model(encoder, pretrained=False, num_classes=0)
+        st.pp.tiles(adata)
+        st.pp.encode(adata, network, show_progress=False)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from anndata import AnnData
 
 import stpredict as st
-from stpredict._images.mask import mask_tissue, tissue_fraction
+from stpredict._images import mask as masks
+from stpredict._images.mask import find_pen, find_tissue, mask_tissue, tissue_fraction
+from stpredict._images.readers import SlideImage
 
 GLASS, TISSUE = (240, 238, 241), (150, 90, 160)
 
@@ -253,3 +257,44 @@ def test_no_pen_is_seen_on_real_sections(real, reader, section):
     (one,) = open_sections(real(reader, section))
     small = one.slide.thumbnail(1000)
     assert not find_pen(small, one.mpp * max(one.slide.shape) / 1000).any()
+
+
+class Drawn:
+    """A level of a slide of any size that is drawn where it is read: a disc of tissue with lumina, and pen beside it."""
+
+    chunks = (512, 512)
+
+    def __init__(self, side, downsample):
+        self.side, self.downsample = side, downsample
+        self.shape = (side // downsample, side // downsample, 3)
+
+    def __getitem__(self, window):
+        y, x = (np.arange(part.start, part.stop) * self.downsample for part in window)
+        tissue = np.hypot(y[:, None] - self.side / 2, x - self.side / 2) < 0.45 * self.side
+        tissue &= (y[:, None] // 700 + x // 900) % 5 != 0
+        pixels = np.where(tissue[..., None], np.uint8(TISSUE), np.uint8(GLASS))
+        pixels[:, x < 0.03 * self.side] = 20, 180, 60
+        return pixels
+
+
+def test_the_mask_of_a_large_slide_takes_little_more_memory_than_its_pixels():
+    large = SlideImage([Drawn(102_400, downsample) for downsample in (1, 2, 4, 8, 16, 32)])
+    mask_tissue(large.thumbnail(100), 8.0)  # (imports)
+    tracemalloc.start()
+    mask, mpp = find_tissue(large, image_mpp=0.5, mpp=8.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert mask.shape == (2000, 2000)
+    assert mpp == pytest.approx(25.6)
+    assert 0.45 < mask.mean() < 0.55
+    assert peak < 40 * mask.size  # with distances and hues of all pixels at once it would be 100
+
+
+def test_a_mask_is_the_same_in_one_strip_and_in_many(monkeypatch):
+    rgb, _ = slide(GLASS, noise=40)
+    rgb[60:90, 150:350] = 20, 180, 60
+    whole = mask_tissue(rgb, 8.0), find_pen(rgb, 8.0)
+    assert whole[1].any()
+    monkeypatch.setattr(masks, "STRIP_PIXELS", 7 * 500)
+    np.testing.assert_array_equal(mask_tissue(rgb, 8.0), whole[0])
+    np.testing.assert_array_equal(find_pen(rgb, 8.0), whole[1])

@@ -16,7 +16,7 @@ from hypothesis import strategies as some
 from PIL import Image
 
 import stpredict as st
-from stpredict._images import SlideImage, open_image
+from stpredict._images import SlideImage, open_image, readers
 
 HEIGHT, WIDTH = 150, 210
 
@@ -134,6 +134,14 @@ def test_thumbnail_keeps_shape_and_colour(path, pixels, side):
     small = open_image(path).thumbnail(side)
     assert max(small.shape) == min(side, WIDTH)
     assert small.mean(axis=(0, 1)) == pytest.approx(pixels.mean(axis=(0, 1)), abs=3)
+
+
+@pytest.mark.parametrize("side", [64, 151])
+def test_thumbnail_is_the_same_from_windows_of_any_size(path, side, monkeypatch):
+    image = open_image(path)
+    whole = image.thumbnail(side)
+    monkeypatch.setattr(readers, "READ_AT_ONCE", (16, 24))
+    np.testing.assert_array_equal(image.thumbnail(side), whole)
 
 
 @pytest.mark.parametrize(("unit", "size"), [("µm", 0.25), ("mm", 0.00025), ("nm", 250)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
@@ -95,6 +97,24 @@ def test_umap_keeps_groups_apart_and_touches_nothing(embedded, assert_same):
     assert (np.array(nearest) == colours).mean() > 0.99
     again = st.pl.embedding(embedded, color="region", show=False)
     np.testing.assert_array_equal(drawn(again)[0], points)
+
+
+def test_what_umap_compiles_is_kept_for_the_next_process(embedded):
+    from umap import umap_
+
+    st.pl.embedding(embedded, show=False)
+    for function in (umap_.smooth_knn_dist, umap_.compute_membership_strengths):
+        assert list(Path(function.stats.cache_path).glob(f"umap_.{function.__name__}-*.nbi"))
+
+
+def test_umap_is_drawn_where_nothing_can_be_kept(embedded, monkeypatch):
+    from umap import umap_
+
+    def nowhere():
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(umap_.smooth_knn_dist, "enable_caching", nowhere)
+    assert st.pl.embedding(embedded, show=False).get_xlabel() == "UMAP1"
 
 
 def test_all_sections_are_drawn_and_genes_come_from_each(two_sections):

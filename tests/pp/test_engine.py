@@ -6,13 +6,16 @@ import time
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import torch
 
 import stpredict as st
-from stpredict._images import open_image
+from stpredict._images import SlideImage, open_image, readers
 from stpredict._sections.open import open_sections
+from stpredict._sections.scale import ScaleHints
+from stpredict._sections.section import Section
 from stpredict.pp._encoders import network_encoder, windows
 from stpredict.pp._encoders.windows import block_groups
 
@@ -74,6 +77,46 @@ def test_overlapping_tiles_decode_every_chunk_once(slide, monkeypatch):
     )
     st.pp.encode(section(slide, pitch=60.0), Colour(), niche=False, show_progress=False)
     assert len(decoded) == len(set(decoded)) == (SIDE // 256) ** 2
+
+
+class Grey:
+    """A level of a large slide, of one colour, in chunks of 512 px."""
+
+    chunks = (512, 512)
+
+    def __init__(self, side):
+        self.shape = (side, side, 3)
+
+    def __getitem__(self, window):
+        y, x = window
+        return np.full((y.stop - y.start, x.stop - x.start, 3), 128, np.uint8)
+
+
+@pytest.mark.parametrize(("finest", "pitch"), [(1, 250.0), (2, 500.0)])
+def test_tiles_and_niches_of_a_large_slide_decode_hardly_a_block_twice(monkeypatch, finest, pitch):
+    """16,384 px at 0.5 µm are ten times what the cache holds; `finest` is the µm per pixel, relative to that."""
+    side = 16_384 * finest
+    levels = [Grey(side // downsample) for downsample in (1, 2, 4, 8)]
+    monkeypatch.setattr(readers, "blocks", cache := readers.BlockCache())
+    x, y = np.meshgrid(np.arange(pitch / 2, side, pitch), np.arange(pitch / 2, side, pitch))
+    centres = np.column_stack([x.ravel(), y.ravel()])[np.random.default_rng(0).permutation(x.size)]
+    view = Section(
+        name="large",
+        adata=ad.AnnData(obs=pd.DataFrame(index=np.arange(len(centres)).astype(str))),
+        rows=np.arange(len(centres)),
+        centres=centres,
+        open_image=lambda: SlideImage(levels),
+        hints=ScaleHints(argument=0.5 / finest),
+    )
+    tool, kinds = encoder(Colour()), [windows.Windows(112.0, centres), windows.Windows(560.0, centres)]
+    seen, made = np.zeros((2, len(view)), dtype=int), set()
+    monkeypatch.setattr(cache, "get", lambda key, make, get=cache.get: made.add(key) or get(key, make))
+    for _, kind, cut in tool._cuts(view, tool.parts(view, kinds), kinds):
+        seen[kind, cut.rows] += 1
+        cut.crops(view.image)
+    assert (seen == 1).all()
+    assert len(made) == 32**2 + 8**2
+    assert cache.made <= 1.05 * len(made)
 
 
 def test_threads_that_want_one_block_decode_it_once(slide, monkeypatch):
@@ -313,10 +356,7 @@ def test_parts_of_another_order_are_not_taken_for_these(slide, tmp_path, monkeyp
     with st.settings.override(cache_dir=tmp_path):
         st.pp.encode(adata, Colour(), niche=False, show_progress=False)
         first = adata.obsm["X_Colour"].copy()
-        monkeypatch.setattr(windows, "_interleaved", lambda blocks: blocks[:, 1] * 100 + blocks[:, 0])
-        monkeypatch.setattr(
-            network_encoder, "block_groups", lambda centres, side: windows.block_groups(centres, side / 4)
-        )
+        monkeypatch.setattr(network_encoder, "columns", lambda centres: windows.columns(centres)[::-1])
         st.pp.encode(adata, Colour(), niche=False, show_progress=False)
     np.testing.assert_allclose(adata.obsm["X_Colour"], first, rtol=1e-6)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import stpredict as st
-from stpredict.pp._encoders import morphology
+from stpredict.pp._encoders import morphology, morphology_encoder
 
 SIZE = 512
 
@@ -13,12 +13,11 @@ SIZE = 512
 def describe(image):
     """One window in the middle of a (SIZE, SIZE, 3) image at 2 µm per pixel, by feature name."""
     pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
-    names, cells = morphology.describe(pixels)
-    middle = SIZE / morphology.CELL / 4
-    table = morphology.sums(cells)
-    means = morphology.windows(table, np.array([middle]), np.array([middle]), SIZE / morphology.CELL / 2)
-    names, features = morphology.summarise(names, means)
-    assert torch.isfinite(features).all()
+    names, cells = morphology.describe([pixels], SIZE - 2 * morphology.REACH)
+    left, top = np.array([SIZE / 4]), np.array([SIZE / 4 - morphology.REACH])
+    box = (left / morphology.CELL, top / morphology.CELL, SIZE / 2 / morphology.CELL)
+    names, (features,) = morphology.features_of(names, cells, [box])
+    assert np.isfinite(features).all()
     return dict(zip(names, features[0].tolist(), strict=True))
 
 
@@ -112,19 +111,41 @@ def test_windows_equal_brute_force(own_sides):
 
 def test_many_windows_are_described_a_few_at_a_time(monkeypatch):
     rng = np.random.default_rng(4)
-    pixels = torch.from_numpy(rng.uniform(0.2, 1, (3, 256, 256)).astype(np.float32))
-    names, cells = morphology.describe(pixels)
-    table, (left, top) = morphology.sums(cells), rng.uniform(0, 40, (2, 100))
-    together = morphology.features_of(names, table, left, top, 8.0)[1]
+    strip = torch.from_numpy(rng.uniform(0.2, 1, (3, 256 + 2 * morphology.REACH, 256)).astype(np.float32))
+    names, cells = morphology.describe([strip], 256)
+    left, top = rng.uniform(0, 40, (2, 100))
+    boxes = [(left, top, 8.0), (left[:70], top[:70], rng.uniform(2, 12, 70))]
+    together = morphology.features_of(names, cells, boxes)[1]
     monkeypatch.setattr(morphology, "WINDOWS", 33)
-    np.testing.assert_array_equal(morphology.features_of(names, table, left, top, 8.0)[1], together)
+    monkeypatch.setattr(morphology, "MAPS", 3)
+    for some, all_of_them in zip(morphology.features_of(names, cells, boxes)[1], together, strict=True):
+        np.testing.assert_allclose(some, all_of_them, rtol=1e-6)
+
+
+def test_a_block_is_described_the_same_in_one_strip_and_in_several():
+    """Nuclei near the seams, too, which look at their surroundings."""
+    rng, reach = np.random.default_rng(5), morphology.REACH
+    pixels = torch.from_numpy(rng.uniform(0.2, 1, (3, 256 + 2 * reach, 160)).astype(np.float32))
+    pixels = torch.nn.functional.avg_pool2d(pixels, 3, 1, 1)
+    names, whole = morphology.describe([pixels], 256)
+    pieces = [pixels[:, top : top + 64 + 2 * reach] for top in range(0, 256, 64)]
+    assert morphology.describe(pieces, 256)[0] == names
+    for name, one, other in zip(names, whole, morphology.describe(pieces, 256)[1], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("have", "n"), [(300, 300), (300, 150), (300, 204), (301, 97), (64, 63)])
+def test_pixels_are_averaged_by_area(have, n):
+    pixels = np.random.default_rng(have + n).integers(0, 256, (have, 40, 3), dtype=np.uint8)
+    found = morphology_encoder._area_means(torch.from_numpy(pixels), n, 0)
+    expected = [pixels[i * have // n : -(-(i + 1) * have // n)].mean(axis=0) for i in range(n)]
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.688])
 def test_a_spot_is_described_the_same_whichever_spots_are_with_it(mpp, monkeypatch):
     """Blocks sample the slide on one lattice, so neither the block grid nor the other spots matter."""
-    from stpredict.pp._encoders import morphology_encoder
-
     whole = st.datasets.simulate(seed=4)
     library = next(iter(whole.uns["spatial"]))
     factors = whole.uns["spatial"][library]["scalefactors"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from math import ceil
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict._images.outlines import given_mask
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stpredict._images.outlines import Tissue
     from stpredict._images.readers import SlideImage
 
@@ -26,6 +30,9 @@ MAX_HOLE_MM2 = 0.01
 MOST_PIXELS = 4_000_000
 """Of a mask: larger slides are looked at more coarsely, 25 µm per pixel at 5 × 5 cm, so that memory stays as it is."""
 
+
+STRIP_PIXELS = 2**18
+"""Of a mask, worked on at a time: distances and hues need many bytes for each."""
 
 MOST_STAIN = 2.6
 """No colour has more, so that no threshold may be above."""
@@ -101,15 +108,16 @@ def mask_tissue(rgb: np.ndarray, mpp: float, threshold: float | None = None) -> 
 def stained(rgb: np.ndarray, mpp: float, threshold: float | None = None, pen: np.ndarray | None = None) -> np.ndarray:
     """Boolean mask of what is stained, in pieces of any size, with narrow gaps closed."""
     from skimage.filters import gaussian, threshold_otsu
-    from skimage.morphology import isotropic_closing
 
-    stain = _stain(rgb)
+    stain = _by_strips(_stain, rgb, np.float32)
     if pen is not None:
         stain[pen] = 0
     if threshold is None:
         threshold = np.clip(threshold_otsu(gaussian(stain, max(1.0, 8.0 / mpp))), *PLAUSIBLE_THRESHOLD)
     # Smoothed less than for the threshold: the strands of fat are thinner than the tissue that sets it.
-    return isotropic_closing(gaussian(stain, max(0.5, 4.0 / mpp)) > threshold, BRIDGE_UM / mpp)
+    over = gaussian(stain, max(0.5, 4.0 / mpp)) > threshold
+    del stain
+    return _by_strips(partial(_closed, radius=BRIDGE_UM / mpp), over, bool, reach=2 * ceil(BRIDGE_UM / mpp) + 1)
 
 
 def find_pen(rgb: np.ndarray, mpp: float) -> np.ndarray:
@@ -124,17 +132,46 @@ def find_pen(rgb: np.ndarray, mpp: float) -> np.ndarray:
     in pieces of at least 0.01 mm², with a rim of 25 µm. The bounds are ours, set by the hues of six H&E
     sections of breast, colon and olfactory bulb, whose blue pixels reach a saturation of 0.71. Black pen is grey, so that it is no tissue anyway.
     """
+    pen = _drop_small(_by_strips(_coloured_as_pen, rgb, bool), MIN_PEN_MM2 * 1e6 / mpp**2)
+    return _by_strips(partial(_dilated, radius=PEN_RIM_UM / mpp), pen, bool, reach=ceil(PEN_RIM_UM / mpp) + 1)
+
+
+def _coloured_as_pen(rgb: np.ndarray) -> np.ndarray:
     from skimage.color import rgb2hsv
-    from skimage.morphology import isotropic_dilation
 
     hsv = rgb2hsv(rgb).astype(np.float32)
     hue, saturation, value = 360 * hsv[..., 0], hsv[..., 1], hsv[..., 2]
     green = (hue > 40) & (hue < 200) & (saturation > 0.35)
     blue = (hue >= 200) & (hue < 245) & (saturation > 0.75)
     red = ((hue > 350) | (hue < 15)) & (saturation > 0.75) & (value > 0.5)
-    pen = (green | blue | red) & (rgb.max(axis=-1) > DARKEST)
-    pen = _drop_small(pen, MIN_PEN_MM2 * 1e6 / mpp**2)
-    return isotropic_dilation(pen, PEN_RIM_UM / mpp) if pen.any() else pen
+    return (green | blue | red) & (rgb.max(axis=-1) > DARKEST)
+
+
+def _by_strips(
+    work: Callable[[np.ndarray], np.ndarray], image: np.ndarray, dtype: Any, *, reach: int = 0
+) -> np.ndarray:
+    """`work` of a whole image (y, x), done strip by strip; its results depend on pixels at most `reach` rows away."""
+    out = np.empty(image.shape[:2], dtype=dtype)
+    rows = max(1, STRIP_PIXELS // image.shape[1])
+    for top in range(0, len(image), rows):
+        first = max(0, top - reach)
+        out[top : top + rows] = work(image[first : top + rows + reach])[top - first :][:rows]
+    return out
+
+
+def _dilated(mask: np.ndarray, radius: float) -> np.ndarray:
+    """Mask grown by `radius` pixels; distances to nothing would be no numbers."""
+    from skimage.morphology import isotropic_dilation
+
+    return isotropic_dilation(mask, radius) if mask.any() else mask
+
+
+def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
+    """Mask with gaps up to twice `radius` pixels wide closed."""
+    from skimage.morphology import isotropic_erosion
+
+    grown = _dilated(mask, radius)
+    return grown if grown.all() else isotropic_erosion(grown, radius)
 
 
 def _stain(rgb: np.ndarray) -> np.ndarray:
@@ -163,7 +200,10 @@ def _drop_small(mask: np.ndarray, min_pixels: float) -> np.ndarray:
     """Keep connected pieces of at least `min_pixels`."""
     from scipy.ndimage import label
 
-    pieces, _ = label(mask)
-    keep = np.bincount(pieces.ravel()) >= min_pixels
+    pieces, n = label(mask)
+    sizes, flat = np.zeros(n + 1, dtype=np.int64), pieces.ravel()
+    for start in range(0, flat.size, STRIP_PIXELS):
+        sizes += np.bincount(flat[start : start + STRIP_PIXELS], minlength=n + 1)
+    keep = sizes >= min_pixels
     keep[0] = False
-    return keep[pieces]
+    return _by_strips(keep.__getitem__, pieces, bool)

@@ -29,6 +29,9 @@ BLACKENED = 0.01
 SAMPLED = 2**22, 8, 256
 """Levels of more pixels than the first are judged by so many windows along each side, of so many pixels."""
 
+READ_AT_ONCE = 1024, 4096
+"""Height and width of the windows that a thumbnail is made from."""
+
 blocks = BlockCache()
 _numbers = count()
 
@@ -121,8 +124,10 @@ class SlideImage:
         and black would read as the darkest of stains.
         """
         height, width = self._shapes[level]
-        out = np.full((y1 - y0, x1 - x0, 3), BACKGROUND, dtype=np.uint8)
+        out = np.empty((y1 - y0, x1 - x0, 3), dtype=np.uint8)
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+        if (left, top, right, bottom) != (x0, y0, x1, y1):
+            out[...] = BACKGROUND
         if left >= right or top >= bottom:
             return out
         inside = out[top - y0 : bottom - y0, left - x0 : right - x0]
@@ -146,13 +151,18 @@ class SlideImage:
         if stored.dtype.kind == "f":
             self._check_fractions  # noqa: B018 (once)
         pixels = to_rgb(stored, self._colours, bits, self.source)
+        if pixels.min() <= NEARLY_BLACK:  # (most blocks have no such value, which is found out at once)
+            pixels = self._unblackened(pixels)
+        return self._recolour(pixels) if self._recolour else pixels
+
+    def _unblackened(self, pixels: np.ndarray) -> np.ndarray:
+        """Black pixels, and on slides with a blackened background the nearly black ones, made white."""
         brightness = pixels[..., 0] | pixels[..., 1] | pixels[..., 2]
         black = brightness == 0
         dark = brightness <= NEARLY_BLACK
         if np.count_nonzero(dark) > np.count_nonzero(black) and self._is_blackened:
             black = dark
-        pixels = np.where(black[..., None], np.uint8(BACKGROUND), pixels) if black.any() else pixels
-        return self._recolour(pixels) if self._recolour else pixels
+        return np.where(black[..., None], np.uint8(BACKGROUND), pixels) if black.any() else pixels
 
     def _stored(self, level: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:
         """Window of a level as it is stored, channels last."""
@@ -216,20 +226,23 @@ class SlideImage:
         return len(shape) == 2 or shape[0 if self._channels_first else 2] == 1
 
     def thumbnail(self, max_side: int = 1024) -> np.ndarray:
-        """Whole image, uint8 RGB, at most `max_side` pixels on its longer side; read in strips."""
+        """Whole image, uint8 RGB, at most `max_side` pixels on its longer side; read in windows, however large it is."""
         from skimage.transform import resize
 
         factor = max(1.0, max(self.shape) / max_side)
         level = self.best_level(factor)
         height, width = self._shapes[level]
         step = min(max(1, int(factor / self.downsamples[level])), height, width)
-        rows = []
-        strip = max(step, 1024 // step * step)
-        for y in range(0, height - height % step, strip):
-            block = self.read(0, y, width - width % step, min(y + strip, height - height % step), level=level)
-            h, w = block.shape[0] // step, block.shape[1] // step
-            rows.append(block if step == 1 else block.reshape(h, step, w, step, 3).mean(axis=(1, 3), dtype=np.float32))
-        small = np.concatenate(rows)
+        high, wide = (max(step, extent // step * step) for extent in READ_AT_ONCE)
+        small = np.empty((height // step, width // step, 3), dtype=np.uint8 if step == 1 else np.float32)
+        for y in range(0, height - height % step, high):
+            for x in range(0, width - width % step, wide):
+                out = small[y // step : (y + high) // step, x // step : (x + wide) // step]
+                h, w = out.shape[:2]
+                block = self.read(x, y, x + w * step, y + h * step, level=level)
+                out[...] = (
+                    block if step == 1 else block.reshape(h, step, w, step, 3).mean(axis=(1, 3), dtype=np.float32)
+                )
         shape = tuple(max(1, round(n / factor)) for n in self.shape)
         out = np.empty((*shape, 3), dtype=np.uint8)
         for channel in range(3):  # one by one: they are large as floats

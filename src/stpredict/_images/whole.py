@@ -131,7 +131,10 @@ class WholeImage:
             glass = Image.new("RGBA", image.size, (BACKGROUND,) * 4)
             image = Image.alpha_composite(glass, image.convert("RGBA"))
         if not image.mode.startswith("I"):
-            return np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
+            mode = "L" if image.mode in GREY else "RGB"
+            return np.asarray(
+                image if image.mode == mode else image.convert(mode)
+            )  # (converting copies, also to itself)
         values = np.asarray(image)
         if values.min(initial=0) < 0 or values.max(initial=0) > np.iinfo(np.uint16).max:
             msg = "its values need more than 16 bits"

@@ -10,6 +10,7 @@ import pandas as pd
 from stpredict._core import keys
 from stpredict._core.checks import one_of
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.neighbors import neighbor_graph
 from stpredict._core.settings import settings
 from stpredict._sections.open import Opened, Where
 from stpredict.models._base.contract import UNITS
@@ -55,7 +56,8 @@ def embedding(
     """Draw an embedding of all spots in two dimensions, one panel per colouring.
 
     Nothing is written to `data`: to draw the same UMAP many times, keep it with scanpy (``sc.pp.neighbors``,
-    ``sc.tl.umap``) and pass ``basis="X_umap"``.
+    ``sc.tl.umap``) and pass ``basis="X_umap"``. The first UMAP after an installation takes half a minute, on a busy
+    machine longer, whatever the number of spots: umap and pynndescent are compiled, once.
 
     Parameters
     ----------
@@ -171,10 +173,8 @@ def _flat(points: np.ndarray, basis: str, layout: Layout, seed: int) -> tuple[np
         msg = f"There are {len(points)} spots; UMAP needs at least {LEAST_FOR_UMAP}. Pass layout='pca'."
         raise ValueError(msg)
     import scanpy as sc
-    from anndata import AnnData
 
-    apart = AnnData(np.asarray(points, dtype=np.float32))
-    sc.pp.neighbors(apart, use_rep="X", n_neighbors=min(15, len(points) - 1), random_state=seed)
+    apart = neighbor_graph(points, seed)
     sc.tl.umap(apart, random_state=seed)
     return apart.obsm["X_umap"], ("UMAP1", "UMAP2")
 

@@ -12,6 +12,7 @@ import pandas as pd
 from stpredict._core import keys
 from stpredict._core.checks import check_key_added
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.neighbors import neighbor_graph
 from stpredict._core.settings import settings
 from stpredict._evaluation.agreement import agreement
 from stpredict._evaluation.labels import read_labels
@@ -212,10 +213,8 @@ def _kmeans(points: np.ndarray, n_domains: int, use_rep: str, seed: int) -> np.n
 def _leiden(points: np.ndarray, resolution: float, seed: int) -> np.ndarray:
     """Cluster with scanpy, on an AnnData of its own: the user's graph stays."""
     import scanpy as sc
-    from anndata import AnnData
 
-    apart = AnnData(np.asarray(points, dtype=np.float32))
-    sc.pp.neighbors(apart, n_neighbors=min(15, len(points) - 1), use_rep="X", random_state=seed)
+    apart = neighbor_graph(points, seed)
     sc.tl.leiden(
         apart, resolution=resolution, random_state=seed, flavor="igraph", n_iterations=2, directed=False, key_added="x"
     )

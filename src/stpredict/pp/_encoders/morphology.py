@@ -9,11 +9,14 @@ structure tensor; both as implemented here in a few lines of torch so that a GPU
 from __future__ import annotations
 
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     import torch
 
 MPP = 2.0
@@ -31,6 +34,15 @@ ALIGN = 2**SCALES
 HALO = 3 * ALIGN
 """Pixels around a window that its maps depend on."""
 
+STRIP = 8 * ALIGN
+"""Rows that the finest octave is described in at a time, so that its maps never exist for all of a block."""
+
+REACH = 4 * CELL
+"""Rows above and below a strip that its nuclei depend on."""
+
+MAPS = 8
+"""Maps summed up at a time."""
+
 WINDOWS = 8192
 """Windows averaged at a time."""
 
@@ -44,68 +56,99 @@ def _unmixing() -> np.ndarray:
     return np.linalg.inv(stains).astype(np.float32)
 
 
-def describe(pixels: torch.Tensor) -> tuple[list[str], torch.Tensor]:
+def describe(strips: Iterable[torch.Tensor], height: int) -> tuple[list[str], list[torch.Tensor]]:
     """Maps of one block, averaged into cells.
 
     Parameters
     ----------
-    pixels
-        (3, height, width) float in [0, 1] at the working resolution, with a halo of `HALO` pixels; height and width
-        are multiples of ``2 ** SCALES`` and of `CELL`.
+    strips
+        The block from top to bottom, (3, rows, width) float in [0, 1] at the working resolution, rows and width multiples
+        of `ALIGN`; each with `REACH` more rows above and below. What windows need lies `HALO` pixels inside.
+    height
+        Rows of the block.
 
     Returns
     -------
-    Names of the maps and their cell means, (maps, height / `CELL`, width / `CELL`).
+    Names of the maps and the cell means of each, (height / `CELL`, width / `CELL`).
     """
-    import torch
-    import torch.nn.functional as F
-
-    names: list[str] = []
-    cells: list[torch.Tensor] = []
-    side = pixels.shape[-2] // CELL, pixels.shape[-1] // CELL
-
-    def add(name: str, value: torch.Tensor) -> None:
-        """Average `value` (h, w), at whatever octave, into cells."""
-        factor = value.shape[-2] // side[0]
-        if factor >= 1:
-            cell = F.avg_pool2d(value[None], factor)[0] if factor > 1 else value
-        else:
-            cell = value.repeat_interleave(side[0] // value.shape[-2], 0).repeat_interleave(
-                side[1] // value.shape[-1], 1
-            )
-        names.append(name)
-        cells.append(cell)
-
-    density = -torch.log(pixels.clamp(min=1 / 255))
-    stains = torch.einsum("sc,shw->chw", torch.from_numpy(_unmixing()).to(pixels.device), density)
-    hematoxylin, eosin = stains[0], stains[1]
-    total = density.mean(0)
-    for name, value in (("red", density[0]), ("green", density[1]), ("blue", density[2])):
-        add(f"od_{name}", value)
-    for name, value in (("hematoxylin", hematoxylin), ("eosin", eosin), ("density", total)):
-        add(name, value)
-        add(f"{name}_square", value * value)
-    add("hematoxylin_eosin", hematoxylin * eosin)
-    for threshold in (0.1, 0.3, 0.5, 0.8):
-        add(f"hematoxylin_over_{threshold}", torch.sigmoid((hematoxylin - threshold) / 0.05))
-    for threshold in (0.1, 0.3, 0.5):
-        add(f"eosin_over_{threshold}", torch.sigmoid((eosin - threshold) / 0.05))
-    add("glass", torch.sigmoid((0.12 - total) / 0.02))
-
-    _add_nuclei(add, hematoxylin)
-    level = torch.stack([hematoxylin, eosin, total])
-    for octave in range(SCALES):
+    cells: dict[str, torch.Tensor] = {}
+    coarser, top = None, 0
+    for strip in strips:
+        level, smooth, density = _levels(strip)
+        bottom, width = top + strip.shape[1] - 2 * REACH, strip.shape[2]
+        for name, value in _finest_maps(level, smooth, density):
+            if name not in cells:
+                cells[name] = strip.new_empty((height // CELL, width // CELL))
+            cells[name][top // CELL : bottom // CELL] = _mean(value, CELL)
+        coarser = strip.new_empty((3, height // 2, width // 2)) if coarser is None else coarser
+        coarser[:, top // 2 : bottom // 2] = _mean(_inner(smooth), 2)
+        top = bottom
+    level = coarser
+    for octave in range(1, SCALES):
         smooth = _blur(level)
-        band = level - smooth
-        for channel, name in enumerate(("hematoxylin", "eosin", "density")):
-            add(f"{name}_band{octave}", band[channel].abs())
-            if channel < 2:
-                add(f"{name}_dark{octave}", band[channel].clamp(min=0).square())
-                add(f"{name}_light{octave}", band[channel].clamp(max=0).square())
-        if octave:
-            _add_fibres(add, smooth[2], octave)
-        level = F.avg_pool2d(smooth, 2)
-    return names, torch.stack(cells)
+        for name, value in chain(_band_maps(level - smooth, octave), _fibre_maps(smooth[2], octave)):
+            cells[name] = _at_cells(value, octave)
+        level = _mean(smooth, 2)
+    return list(cells), list(cells.values())
+
+
+def _levels(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Haematoxylin, eosin and mean density, (3, h, w); the same blurred; and the density of each colour."""
+    import torch
+
+    density = pixels.clamp(min=1 / 255).log_().neg_()
+    stains = torch.from_numpy(_unmixing()).to(pixels.device)
+    mixing = torch.cat([stains[:, :2], torch.full_like(stains[:, :1], 1 / 3)], dim=1)
+    level = torch.einsum("sc,shw->chw", mixing, density)
+    return level, _blur(level), density
+
+
+def _inner(value: torch.Tensor) -> torch.Tensor:
+    """A strip without the rows that it was only given to reach into."""
+    return value[..., REACH:-REACH, :]
+
+
+def _finest_maps(
+    level: torch.Tensor, smooth: torch.Tensor, density: torch.Tensor
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Maps of the finest octave of a strip, one by one."""
+    hematoxylin, eosin, total = _inner(level)
+    yield from zip(("od_red", "od_green", "od_blue"), _inner(density), strict=True)
+    for name, value in (("hematoxylin", hematoxylin), ("eosin", eosin), ("density", total)):
+        yield name, value
+        yield f"{name}_square", value * value
+    yield "hematoxylin_eosin", hematoxylin * eosin
+    for threshold in (0.1, 0.3, 0.5, 0.8):
+        yield f"hematoxylin_over_{threshold}", _above(hematoxylin, threshold, 0.05)
+    for threshold in (0.1, 0.3, 0.5):
+        yield f"eosin_over_{threshold}", _above(eosin, threshold, 0.05)
+    yield "glass", _above(-total, -0.12, 0.02)
+    yield from _nucleus_maps(level[0], smooth[0])
+    yield from _band_maps(_inner(level) - _inner(smooth), 0)
+
+
+def _above(value: torch.Tensor, threshold: float, width: float) -> torch.Tensor:
+    """From 0 below a threshold to 1 above it, over about `width` to either side."""
+    return ((value - threshold) / width).sigmoid_()
+
+
+def _mean(value: torch.Tensor, n: int) -> torch.Tensor:
+    """Means of `n` × `n` pixels along the last two axes: sums of whole rows, far faster than pooling."""
+    if n == 1:
+        return value
+    rows = value.unflatten(-2, (-1, n))
+    total = rows[..., 0, :] + rows[..., 1, :]
+    for row in range(2, n):
+        total += rows[..., row, :]
+    return total.unflatten(-1, (-1, n)) @ total.new_full((n,), 1 / n**2)
+
+
+def _at_cells(value: torch.Tensor, octave: int) -> torch.Tensor:
+    """A map (h, w) of some octave, averaged into cells; cells that are finer than its pixels share them."""
+    finer = 2**octave // CELL
+    if finer <= 1:
+        return _mean(value, CELL // 2**octave)
+    return value.repeat_interleave(finer, 0).repeat_interleave(finer, 1)
 
 
 def _blur(value: torch.Tensor) -> torch.Tensor:
@@ -130,51 +173,65 @@ def _is_peak(value: torch.Tensor) -> torch.Tensor:
     return torch.maximum(torch.maximum(rows[:, :-2], rows[:, 2:]), rows[:, 1:-1]) == value
 
 
-def _add_nuclei(add, hematoxylin: torch.Tensor) -> None:
+def _nucleus_maps(hematoxylin: torch.Tensor, smooth: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """Nuclei stand out in haematoxylin against their surroundings: area, number, darkness, texture."""
-    import torch
     import torch.nn.functional as F
 
-    smooth = _blur(hematoxylin[None])
-    around = F.avg_pool2d(F.pad(F.avg_pool2d(smooth, 4), (2, 2, 2, 2), mode="replicate"), 5, stride=1)
-    around = F.interpolate(around[None], size=hematoxylin.shape, mode="bilinear", align_corners=False)[0, 0]
-    smooth = smooth[0]
+    around = F.avg_pool2d(F.pad(_mean(smooth, CELL)[None], (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    around = F.interpolate(around[None], size=smooth.shape, mode="bilinear", align_corners=False)[0, 0]
+    is_peak = _inner(_is_peak(smooth))
+    hematoxylin, smooth, around = _inner(hematoxylin), _inner(smooth), _inner(around)
     excess = smooth - around
-    nucleus = torch.sigmoid((excess - 0.06) / 0.01)
-    peak = _is_peak(smooth) & (excess > 0.06)
-    add("nucleus_area", nucleus)
-    add("nucleus_count", peak.float())
-    add("nucleus_hematoxylin", nucleus * hematoxylin)
-    add("nucleus_darkness", peak * smooth)
-    add("nucleus_excess", peak * excess)
-    add("nucleus_texture", nucleus * (hematoxylin - smooth).abs())
-    add("cytoplasm_hematoxylin", (1 - nucleus) * hematoxylin)
+    nucleus = _above(excess, 0.06, 0.01)
+    peak = (is_peak & (excess > 0.06)).float()
+    inside = nucleus * hematoxylin
+    yield "nucleus_area", nucleus
+    yield "nucleus_count", peak
+    yield "nucleus_hematoxylin", inside
+    yield "nucleus_darkness", peak * smooth
+    yield "nucleus_excess", peak * excess
+    yield "nucleus_texture", nucleus * (hematoxylin - smooth).abs_()
+    yield "cytoplasm_hematoxylin", hematoxylin - inside
 
 
-def _add_fibres(add, value: torch.Tensor, octave: int) -> None:
+def _band_maps(band: torch.Tensor, octave: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Texture of one octave: how much the stains (3, h, w) differ from what they are when blurred."""
+    for value, name in zip(band, ("hematoxylin", "eosin", "density"), strict=True):
+        yield f"{name}_band{octave}", value.abs()
+        if name != "density":
+            yield f"{name}_dark{octave}", value.clamp(min=0).square_()
+            yield f"{name}_light{octave}", value.clamp(max=0).square_()
+
+
+def _fibre_maps(value: torch.Tensor, octave: int) -> Iterator[tuple[str, torch.Tensor]]:
     """Structure tensor: how strongly, and how uniformly, the tissue runs in one direction."""
-    import torch
     import torch.nn.functional as F
 
     dy = F.pad(value[2:] - value[:-2], (0, 0, 1, 1))
     dx = F.pad(value[:, 2:] - value[:, :-2], (1, 1))
-    tensor = F.avg_pool2d(torch.stack([dx * dx - dy * dy, 2 * dx * dy, dx * dx + dy * dy])[:, None], 3, 1, 1)[:, 0]
-    add(f"gradient{octave}", tensor[2])
-    add(f"fibres{octave}", (tensor[0].square() + tensor[1].square()).sqrt())
-    add(f"fibres{octave}_x", tensor[0])
-    add(f"fibres{octave}_y", tensor[1])
+    tensor = value.new_zeros((3, value.shape[0] + 2, value.shape[1] + 2))
+    inner = tensor[:, 1:-1, 1:-1]
+    inner[0], inner[1], inner[2] = dx * dx - dy * dy, 2 * dx * dy, dx * dx + dy * dy
+    tensor = tensor[:, :-2] + tensor[:, 1:-1] + tensor[:, 2:]
+    tensor = (tensor[..., :-2] + tensor[..., 1:-1] + tensor[..., 2:]) / 9
+    yield f"gradient{octave}", tensor[2]
+    yield f"fibres{octave}", (tensor[0].square() + tensor[1].square()).sqrt_()
+    yield f"fibres{octave}_x", tensor[0]
+    yield f"fibres{octave}_y", tensor[1]
 
 
-def sums(cells: torch.Tensor) -> torch.Tensor:
-    """Summed-area table of each cell map (maps, h, w): float64 (maps, h + 1, w + 1), sums up to every corner."""
+def sums(cells: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Summed-area table of each cell map (h, w): float64 (maps, h + 1, w + 1), sums up to every corner."""
     import torch
 
-    if cells.device.type == "mps":  # has no float64
-        cells = cells.cpu()
-    maps, height, width = cells.shape
-    table = torch.zeros((maps, height + 1, width + 1), dtype=torch.float64, device=cells.device)
-    table[:, 1:, 1:] = cells
-    return table.cumsum_(1).cumsum_(2)
+    if cells[0].device.type == "mps":  # has no float64
+        cells = [values.cpu() for values in cells]
+    height, width = cells[0].shape
+    table = torch.zeros((len(cells), height + 1, width + 1), dtype=torch.float64, device=cells[0].device)
+    for sums_of_one, values in zip(table, cells, strict=True):
+        torch.cumsum(values, 0, dtype=torch.float64, out=sums_of_one[1:, 1:])
+        sums_of_one.cumsum_(1)
+    return table
 
 
 def windows(table: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float | np.ndarray) -> torch.Tensor:
@@ -196,16 +253,35 @@ def windows(table: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float 
 
 
 def features_of(
-    names: list[str], table: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float | np.ndarray
-) -> tuple[list[str], np.ndarray]:
-    """Names and values, float32 (windows, d), of the features of square windows, a few windows at a time."""
-    sides = np.full(len(left), side, dtype=np.float64)
-    pieces = []
-    for start in range(0, len(left), WINDOWS):
-        some = slice(start, start + WINDOWS)
-        features, values = summarise(names, windows(table, left[some], top[some], sides[some]))
-        pieces.append(values.cpu().numpy())
-    return features, np.concatenate(pieces)
+    names: list[str], cells: Sequence[torch.Tensor], boxes: Sequence[tuple[np.ndarray, np.ndarray, float | np.ndarray]]
+) -> tuple[list[str], list[np.ndarray]]:
+    """Names and values, float32 (windows, d), of the features of several kinds of square windows.
+
+    Parameters
+    ----------
+    names, cells
+        What `describe` returns.
+    boxes
+        Left, top and side of the windows of each kind, in cells.
+
+    Only some of the maps are summed up at a time, and some of the windows described.
+    """
+    import torch
+
+    means = [torch.empty((len(left), len(cells))) for left, _, _ in boxes]
+    for first in range(0, len(cells), MAPS):
+        table = sums(cells[first : first + MAPS])
+        for (left, top, side), found in zip(boxes, means, strict=True):
+            sides = np.full(len(left), side, dtype=np.float64)
+            for start in range(0, len(left), WINDOWS):
+                some = slice(start, start + WINDOWS)
+                found[some, first : first + MAPS] = windows(table, left[some], top[some], sides[some])
+    features, values = [], []
+    while means:
+        pieces = [summarise(names, some) for some in means.pop(0).split(WINDOWS)]
+        features = pieces[0][0]
+        values.append(torch.cat([piece for _, piece in pieces]).numpy())
+    return features, values
 
 
 def summarise(names: list[str], means: torch.Tensor) -> tuple[list[str], torch.Tensor]:

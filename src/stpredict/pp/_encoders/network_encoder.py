@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.pp._encoders.modules import Input, floating_type, identity_of
-from stpredict.pp._encoders.windows import ahead, block_groups, plan_cuts
+from stpredict.pp._encoders.windows import TILES_PER_CUT, ahead, columns, plan_cuts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -78,8 +78,14 @@ class NetworkEncoder:
 
     def parts(self, section: Section, windows: Sequence[Windows]) -> list[np.ndarray]:
         """Runs of neighbouring spots, to be resumed one by one."""
-        order = np.concatenate(block_groups(section.centres, 2048))
+        order = np.concatenate(columns(self._on_level(section, windows)))
         return np.split(order, range(SPOTS_PER_PART, len(order), SPOTS_PER_PART))
+
+    def _on_level(self, section: Section, windows: Sequence[Windows]) -> np.ndarray:
+        """Centres in pixels of the finest level that is read."""
+        finest = min(float(np.min(self.mpp_of(section, kind.um))) for kind in windows)
+        level = section.image.best_level(finest / section.mpp)
+        return section.centres / section.image.downsamples[level]
 
     def encode(
         self,
@@ -107,14 +113,6 @@ class NetworkEncoder:
     ) -> Iterator[tuple[_Piece, torch.Tensor | None]]:
         """Input-sized tiles, in the order in which parts want them; None for those that show no tissue."""
 
-        def planned() -> Iterator[tuple[int, int, Cut]]:
-            for number, rows in enumerate(parts):
-                for kind, window in enumerate(windows):
-                    here = window.at(rows)
-                    targets = self.mpp_of(section, here.um)
-                    for cut in plan_cuts(section, rows, here.um, targets, centres=here.centres):
-                        yield number, kind, cut
-
         def cut_out(plan: tuple[int, int, Cut]) -> list[tuple[_Piece, torch.Tensor | None]]:
             number, kind, cut = plan
             crops = cut.crops(section.image)
@@ -128,8 +126,22 @@ class NetworkEncoder:
             return found
 
         threads = _reading_threads(self._on_cpu)
-        for found in ahead(cut_out, planned(), threads=threads, depth=2 * threads):
+        depth = 2 * threads + 2 * self._limit // TILES_PER_CUT  # two batches, beside what the threads are at
+        for found in ahead(cut_out, self._cuts(section, parts, windows), threads=threads, depth=depth):
             yield from found
+
+    def _cuts(
+        self, section: Section, parts: Sequence[np.ndarray], windows: Sequence[Windows]
+    ) -> Iterator[tuple[int, int, Cut]]:
+        """What to cut out in turn, with its part and kind of window: all kinds of one column, then of the next."""
+        places = self._on_level(section, windows)
+        for number, rows in enumerate(parts):
+            for some in columns(places[rows]):
+                for kind, window in enumerate(windows):
+                    here = window.at(rows[some])
+                    targets = self.mpp_of(section, here.um)
+                    for cut in plan_cuts(section, rows[some], here.um, targets, centres=here.centres):
+                        yield number, kind, cut
 
     def _resize(self, crops: np.ndarray, um: float) -> torch.Tensor:
         import torch

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     A = TypeVar("A")
     B = TypeVar("B")
 
-BLOCK_PX = 2048
-"""Spots are visited block by block of this many pixels, so that what neighbouring tiles share is still decoded."""
+BAND_PX, COLUMN_PX = 8192, 512
+"""Spots are visited column by column in bands so high, so that what neighbouring tiles share is still decoded.
 
-BYTES_PER_CUT = 32 * 2**20
-"""Pixels cut out at once: 223 tiles of 224 px."""
+The blocks of two columns fit into the cache. Those along the edge of a band are decoded twice: one row of sixteen.
+"""
+
+TILES_PER_CUT, BYTES_PER_CUT = 32, 32 * 2**20
+"""Most that is cut out at once. Several threads at work on as many tiles each stay in one or two columns."""
 
 
 def block_groups(centres: np.ndarray, side: float) -> list[np.ndarray]:
@@ -34,6 +37,15 @@ def block_groups(centres: np.ndarray, side: float) -> list[np.ndarray]:
     along = _interleaved(blocks - blocks.min(axis=0))
     order = np.argsort(along, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(along[order])) + 1)
+
+
+def columns(centres: np.ndarray) -> list[np.ndarray]:
+    """Row numbers of the windows (n, 2), in pixels of their level, in each column, in the order in which they are cut out."""
+    band, column = np.floor(centres / [COLUMN_PX, BAND_PX]).T[::-1]
+    column = np.where(band % 2, -column, column)  # there and back
+    order = np.lexsort((centres[:, 1], column, band))
+    changes = np.diff(band[order]).astype(bool) | np.diff(column[order]).astype(bool)
+    return np.split(order, np.flatnonzero(changes) + 1)
 
 
 def _interleaved(blocks: np.ndarray) -> np.ndarray:
@@ -101,10 +113,10 @@ def plan_cuts(
         downsample = image.downsamples[level]
         sides = np.maximum(1, np.rint(um[here] / (section.mpp * downsample))).astype(np.int64)
         corners = np.rint(centres[here] / downsample - sides[:, None] / 2).astype(np.int64)
-        for group in block_groups(centres[here] / downsample, max(BLOCK_PX, 2 * sides.max())):
+        for group in columns(centres[here] / downsample):
             for side in np.unique(sides[group]).tolist():
                 same = group[sides[group] == side]
-                at_once = max(1, BYTES_PER_CUT // (3 * side**2))
+                at_once = max(1, min(TILES_PER_CUT, BYTES_PER_CUT // (3 * side**2)))
                 for part in np.split(same, range(at_once, len(same), at_once)):
                     first = float(um[here[part[0]]])
                     yield Cut(rows[here[part]], corners[part], side, first, int(level))
