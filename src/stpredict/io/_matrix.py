@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from stpredict._core.checks import check_sparse
+from stpredict.io._matrix_h5 import read_h5
 from stpredict.io._run import Run, called, joined_message, pack, unpack
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ def _read(files: list[Path], scratch: Path) -> AnnData:
         if path.suffix == ".gz":
             path = unpack(path, scratch / "counts.h5")
         # (every feature, of which the genes are taken afterwards: scanpy's own choice copies the matrix)
-        return sc.read_10x_h5(path, gex_only=False)
+        found = read_h5(path)
+        return sc.read_10x_h5(path, gex_only=False) if found is None else found
     old = files[1].name.removesuffix(".gz").endswith(OLD_FEATURES)
     names = [OLD_FEATURES if old and name == MTX[1] else name if old else f"{name}.gz" for name in MTX]
     if {path.name for path in files} == set(names):
