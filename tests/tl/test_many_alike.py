@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import zarr
 
 import stpredict as st
 from stpredict.pp._encoders import catalogue, network_encoder
@@ -146,6 +147,16 @@ def test_niches_are_shrunk_in_one_step_as_by_the_single_steps(slides, model, fol
     np.testing.assert_allclose(anndata.read_zarr(out / "a.zarr").X, expected.X, atol=1e-6)
     st.pp.encode(slide, folder, key_added="X_scaled", mpp=scale)
     np.testing.assert_array_equal(slide.obsm["X_scaled_niche"], slide.obsm["X_net_niche"])
+
+
+def test_maps_of_a_result_load_the_genes_that_they_draw(slides, model, folder, out):
+    st.tl.predict_many([slides / "a.tif"], model, out, encoder=folder)
+    lazy = anndata.experimental.read_lazy(zarr.open_group(out / "a.zarr", mode="r"))
+    panel = st.pl.expression(lazy, "CD74", show=False)
+    drawn = st.pl.expression(anndata.read_zarr(out / "a.zarr"), "CD74", show=False)
+    np.testing.assert_array_equal(panel.collections[0].get_array(), drawn.collections[0].get_array())
+    np.testing.assert_array_equal(panel.images[0].get_array(), drawn.images[0].get_array())
+    assert hasattr(lazy.layers["predicted"], "dask")
 
 
 def test_the_bar_counts_all_slides_and_tells_the_time_left(slides, model, folder, out, capsys):
