@@ -392,7 +392,7 @@ def test_full_disk_is_a_line_and_spares_what_was_there(slides, model, out, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(slide_job, "write_store", full)
+        patch.setattr(slide_job, "begin_store", full)
         report = st.tl.predict_many(slides, model, out, pitch_um=150)
     assert report["status"].tolist() == ["failed"] * 3
     assert "No space left on device" in error(report, "a")
@@ -465,14 +465,14 @@ import sys, time
 import stpredict as st
 from stpredict.tl._batch import job as slide_job
 
-write = slide_job.write_store
-def stuck(path, adata):
-    write(path, adata)
-    if "b" in adata.uns["spatial"]:
+seal = slide_job.seal_store
+def stuck(path):
+    seal(path)
+    if ".b.zarr." in str(path):
         (path / "X" / "zarr.json").unlink()
         print("half", flush=True)
         time.sleep(120)
-slide_job.write_store = stuck
+slide_job.seal_store = stuck
 st.tl.predict_many(*sys.argv[1:], show_progress=False)
 """
 

@@ -49,7 +49,8 @@ def test_store_holds_what_as_anndata_returns(model, new, tmp_path, small_parts, 
     assert read.X.dtype == read.layers["predicted_std"].dtype == np.float32
     np.testing.assert_allclose(read.X, expected.X, atol=2e-6)
     np.testing.assert_allclose(read.layers["predicted_std"], expected.layers["predicted_std"], atol=2e-6)
-    assert layer_names(read) == ["predicted_std"]
+    np.testing.assert_array_equal(read.layers["predicted"], read.X)
+    assert layer_names(read) == layer_names(expected) == ["predicted", "predicted_std"]
     pd.testing.assert_frame_equal(read.obs, expected.obs, check_categorical=False, check_dtype=False)
     pd.testing.assert_frame_equal(read.var, expected.var, check_column_type=False)
     np.testing.assert_array_equal(read.obsm["spatial"], expected.obsm["spatial"])
@@ -64,6 +65,53 @@ def test_store_is_read_lazily_in_chunks_of_spots(model, new, tmp_path, small_par
     assert lazy.X.chunks[0] == (10,) * 8 + (1,)
     expected = st.tl.predict_expression(new, model, as_anndata=True)
     np.testing.assert_allclose(lazy[20:30].X.compute(), expected[20:30].X, atol=2e-6)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_maps_of_a_store_load_the_genes_that_they_draw(model, new, tmp_path, small_parts, monkeypatch, version):
+    with anndata.settings.override(zarr_write_format=version):
+        st.tl.predict_expression(new, model, std=True, out=tmp_path / "new.zarr")
+    lazy = anndata.experimental.read_lazy(tmp_path / "new.zarr")
+    panels = st.pl.expression(lazy, ["GENE5", "GENE0"], show=False, alpha_img=0)
+    expected = st.tl.predict_expression(new, model, as_anndata=True)
+    for panel, gene in zip(panels, ["GENE5", "GENE0"], strict=True):
+        np.testing.assert_allclose(panel.collections[0].get_array(), expected[:, gene].X[:, 0], atol=2e-6)
+    assert hasattr(lazy.layers["predicted"], "dask")  # (the rest is on disk still)
+
+
+def test_prediction_takes_its_room_once_and_a_change_of_one_is_none_of_the_other(model, new, tmp_path, monkeypatch):
+    import os
+
+    import zarr
+
+    st.tl.predict_expression(new, model, out=tmp_path / "new.zarr")
+    files = [path for path in (tmp_path / "new.zarr" / "X").rglob("*") if path.is_file()]
+    assert {path.stat().st_nlink for path in files} == {2}
+
+    def no_links(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    st.tl.predict_expression(new, model, out=tmp_path / "copied.zarr")
+    both = [anndata.read_zarr(tmp_path / name) for name in ("new.zarr", "copied.zarr")]
+    np.testing.assert_array_equal(both[0].X, both[1].X)
+    np.testing.assert_array_equal(both[1].X, both[1].layers["predicted"])
+    group = zarr.open_group(tmp_path / "new.zarr", mode="r+")
+    group["X"][:] = 7
+    assert (anndata.read_zarr(tmp_path / "new.zarr").X == 7).all()
+    np.testing.assert_array_equal(anndata.read_zarr(tmp_path / "new.zarr").layers["predicted"], both[0].X)
+
+
+def test_a_store_of_an_earlier_version_without_the_layer_is_replaced(model, new, tmp_path):
+    st.tl.predict_expression(new, model, out=tmp_path / "new.zarr")
+    shutil.rmtree(tmp_path / "new.zarr" / "layers" / "predicted")
+    import zarr
+
+    zarr.consolidate_metadata(zarr.open_group(tmp_path / "new.zarr", mode="r+", use_consolidated=False).store)
+    earlier = anndata.read_zarr(tmp_path / "new.zarr")
+    assert layer_names(earlier) == []
+    st.tl.predict_expression(new, model, out=tmp_path / "new.zarr")
+    np.testing.assert_array_equal(anndata.read_zarr(tmp_path / "new.zarr").layers["predicted"], earlier.X)
 
 
 def test_genes_that_the_model_does_not_know_are_nan(model, new, tmp_path):

@@ -21,6 +21,13 @@ def as_text(column: pd.Series) -> pd.Series:
     return pd.Series(text, index=column.index, name=column.name, dtype=object)
 
 
+def column_of(adata: AnnData, name: str) -> pd.Series:
+    """A column of ``obs`` in memory, also of an AnnData that is read lazily."""
+    column = adata.obs[name]
+    lazy = hasattr(column, "dims")  # (of xarray)
+    return column.to_series() if lazy else column
+
+
 def layer_names(adata: AnnData) -> list[str]:
     """Names of the layers; anndata 0.13 lists ``X`` among them as None."""
     return [name for name in adata.layers if name is not None]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._core import keys
-from stpredict._core.labels import as_text
+from stpredict._core.labels import as_text, column_of
 from stpredict._images import SlideImage, open_image
 from stpredict._sections.cells import refuse_microns
 from stpredict._sections.picture import check_same_picture
@@ -54,6 +54,7 @@ def section_from_anndata(
     factors = numbers(part_of(library, "scalefactors", name), name)
     metadata = part_of(library, "metadata", name)
     hires = part_of(library, "images", name).get("hires")
+    hires = hires if hires is None else np.asarray(hires)  # (it may be lazy)
     path = metadata.get("source_image_path")
     if path or hires is not None:
         refuse_microns(adata, centres, rows, name)
@@ -71,7 +72,7 @@ def section_from_anndata(
         image_scale = factors.get("tissue_hires_scalef", 1.0)
 
         def opener() -> SlideImage:
-            return SlideImage([np.asarray(hires)], source=f"uns['spatial'][{name!r}]['images']['hires']")
+            return SlideImage([hires], source=f"uns['spatial'][{name!r}]['images']['hires']")
 
     else:
 
@@ -143,7 +144,7 @@ def _refuse_joined(adata: AnnData, library_key: str | None, name: str) -> None:
     """
     if LIBRARY_ID not in adata.obs:
         return
-    named = adata.obs[LIBRARY_ID].dropna().astype(str).unique()
+    named = column_of(adata, LIBRARY_ID).dropna().astype(str).unique()
     if len(named) > 1:
         has = f"only {name!r}" if libraries_of(adata) else "none of them"
         msg = (
@@ -171,7 +172,7 @@ def library_column(adata: AnnData, library_key: str | None, libraries: list[str]
             f"section (one of {', '.join(libraries)}). obs has {', '.join(adata.obs.columns) or 'no columns'}."
         )
         raise KeyError(msg)
-    column: np.ndarray = as_text(adata.obs[key]).fillna("").to_numpy()
+    column: np.ndarray = as_text(column_of(adata, key)).fillna("").to_numpy()
     if nameless := int((column == "").sum()):
         msg = f"obs[{key!r}] names no section for {nameless} of {len(column)} spots; fill it in, or drop those spots."
         raise KeyError(msg)

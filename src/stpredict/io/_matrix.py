@@ -14,6 +14,7 @@ import pandas as pd
 
 from stpredict._core.checks import check_sparse
 from stpredict._core.expansion import check_gzip, check_hdf5
+from stpredict.io._matrix_h5 import read_h5
 from stpredict.io._run import Run, called, joined_message, pack, unpack
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def _read(files: list[Path], scratch: Path) -> AnnData:
             path = unpack(path, scratch / "counts.h5")
         check_hdf5(path)
         # (every feature, of which the genes are taken afterwards: scanpy's own choice copies the matrix)
-        return sc.read_10x_h5(path, gex_only=False)
+        found = read_h5(path)
+        return sc.read_10x_h5(path, gex_only=False) if found is None else found
     old = files[1].name.removesuffix(".gz").endswith(OLD_FEATURES)
     names = [OLD_FEATURES if old and name == MTX[1] else name if old else f"{name}.gz" for name in MTX]
     if {path.name for path in files} == set(names):

@@ -104,7 +104,7 @@ def read_visium(
     name = check_name(name_of(Path(path), run) if library_id is None else library_id)
     outlines = run.folder / CELLS
     are_cells = outlines.is_file() or run.folder.name == SEGMENTED
-    positions = None if are_cells else read_positions(run)
+    positions = None if are_cells else read_positions(run, only_tissue=True)
     scalefactors = _read_scalefactors(run)
     images = _read_images(run)
     if image is not None:
@@ -117,6 +117,8 @@ def read_visium(
         adata = place_cells(adata, outlines, dropped)
         metadata: dict[str, Any] = {"technology": "10x Visium HD cells"}
     else:
+        if not adata.obs_names.isin(positions.index).all():  # (some lie off the tissue, or nowhere)
+            positions = read_positions(run)
         adata = _in_tissue(adata, positions, dropped)
         size_um = scalefactors.get("bin_size_um", run.bin_um)
         metadata = {
@@ -176,7 +178,7 @@ def _in_tissue(adata: AnnData, positions: pd.DataFrame, dropped: list[str]) -> A
             "Counts and the 'spatial' folder must come from the same run."
         )
         raise ValueError(msg)
-    own = positions.loc[adata.obs_names]
+    own = positions if positions.index.equals(adata.obs_names) else positions.loc[adata.obs_names]
     inside = (own["in_tissue"] == 1).to_numpy()
     if not inside.any():
         msg = "No spot of the count matrix lies in tissue (in_tissue is 0 everywhere)."
@@ -190,10 +192,11 @@ def _in_tissue(adata: AnnData, positions: pd.DataFrame, dropped: list[str]) -> A
     return adata
 
 
-def read_positions(run: Run) -> pd.DataFrame:
+def read_positions(run: Run, *, only_tissue: bool = False) -> pd.DataFrame:
     """Positions of all spots by barcode, as Space Ranger writes them.
 
-    Versions differ in the file's name and in whether it has a header, so the header is looked for in the file itself.
+    Versions differ in the file's name and in whether it has a header, so the header is looked for in the file itself. With
+    `only_tissue`, those off the tissue may be left out: of 11 million bins of 2 µm most often are.
 
     Raises
     ------
@@ -208,7 +211,7 @@ def read_positions(run: Run) -> pd.DataFrame:
         raise FileNotFoundError(msg)
     try:
         (check_parquet if path.suffix == ".parquet" else check_gzip)(path)
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_positions_csv(path)
+        table = _read_parquet(path, only_tissue) if path.suffix == ".parquet" else _read_positions_csv(path)
         table = table.rename(columns=OTHER_NAMES) if "barcode" not in table else table
         missing = [name for name in POSITION_COLUMNS if name not in table]
         if missing:
@@ -226,6 +229,17 @@ def read_positions(run: Run) -> pd.DataFrame:
         msg = f"{path} names {len(twice)} spots more than once: {', '.join(twice[:3])}. Keep one row for each."
         raise ValueError(msg)
     return table
+
+
+def _read_parquet(path: Path, only_tissue: bool) -> pd.DataFrame:
+    """A parquet table; the rows off the tissue are never in memory if they are not wanted."""
+    from pyarrow import parquet, types
+
+    schema = parquet.read_schema(path)
+    known = set(POSITION_COLUMNS) <= set(schema.names) and types.is_integer(schema.field("in_tissue").type)
+    if not (only_tissue and known):
+        return pd.read_parquet(path)
+    return pd.read_parquet(path, columns=POSITION_COLUMNS, filters=[("in_tissue", "==", 1)])
 
 
 def _read_positions_csv(path: Path) -> pd.DataFrame:

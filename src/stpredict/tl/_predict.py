@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from stpredict._core import keys
-from stpredict._core.checks import check_key_added, check_section_names, check_unique_genes
+from stpredict._core.checks import check_section_names
 from stpredict._core.docs import with_shared_texts
-from stpredict._core.warning import warn
-from stpredict._genes.symbols import HUMAN, describe_missing, match, match_once, species_of
-from stpredict._sections.open import Opened, Where, check_sizes
-from stpredict.tl._given import given_genes, given_model
-from stpredict.tl._prediction.believed import ENDS
-from stpredict.tl._prediction.record import run_record
-from stpredict.tl._prediction.tables import PredictedTable, fill, fill_store
-from stpredict.tl._prediction.zarr_store import checked_path
+from stpredict._core.files import replacing
+from stpredict._sections.open import Opened, Where
+from stpredict.tl._given import given_model
+from stpredict.tl._prediction.asked import BESIDE, asked_of, bare_anndata
+from stpredict.tl._prediction.tables import PredictedTable, fill
+from stpredict.tl._prediction.to_store import into_store
+from stpredict.tl._prediction.zarr_store import checked_path, mark_store, new_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
     from anndata import AnnData
 
     from stpredict._core.typing import Data
     from stpredict.models import ExpressionModel
-
-BESIDE = (keys.std, keys.lower, keys.upper)
-"""Names of layers that may stand beside a prediction, after its own."""
+    from stpredict.tl._prediction.asked import Asked
 
 
 @with_shared_texts
@@ -109,8 +106,9 @@ def predict_expression(
     ``layers["predicted"]``, the spots' ``obs``, coordinates and images, and the same ``uns["predicted"]``; as a further table of a SpatialData
     it annotates the same shapes.
 
-    With `out`, None; the store holds the same, but the prediction in ``X`` alone. Read it with ``anndata.read_zarr``, or
-    lazily with ``anndata.experimental.read_lazy``.
+    With `out`, None; the store holds the same. Read it with ``anndata.read_zarr``, or lazily with
+    ``anndata.experimental.read_lazy``, of which `stpredict.pl.expression` loads the genes that it draws. ``X`` and
+    ``layers["predicted"]`` take room on disk once, where the file system has hard links.
 
     Raises
     ------
@@ -171,44 +169,37 @@ def predict_expression(
     model = given_model(model)
     path = None if out is None else checked_path(out)
     opened = Opened(data, Where(library_key, table_key), copy=copy)
-    adata, sections = opened.table, opened.sections
-    check_sizes(sections)
-    if interval is not None and not 0 < interval < 1:
-        msg = f"interval must be a share of spots between 0 and 1, such as 0.9; got {interval!r}."
-        raise ValueError(msg)
-    columns = [f"{keys.reliability(key_added)}{end}" for end in ENDS]
-    layers = [key_added, *(of(key_added) for of in BESIDE)]
-    check_key_added(
-        adata, key_added, mark="model_id", layers=layers, var=[key_added, *columns], obs=[keys.distance(key_added)]
-    )
-    check_unique_genes(adata.var_names, "This AnnData")
-    wanted = None if genes is None else _asked_genes(genes, model)
-    inside, outside = _places(wanted, model, _names_to_match(model, adata.var_names, ortholog=ortholog))
+    ask = asked_of(opened, model, genes, key_added, std=std, interval=interval, ortholog=ortholog)
     if path is not None:
-        check_section_names(section.name for section in sections)
-    record = run_record(
-        model, adata, {"genes": wanted or "all", "std": std} | ({} if interval is None else {"interval": interval})
-    ) | {"units": model.units}
-    kinds = {key_added: "mean"} | ({keys.std(key_added): "std"} if std else {})
-    if interval is not None:
-        kinds |= {keys.lower(key_added): "lower", keys.upper(key_added): "upper"}
+        check_section_names(section.name for section in opened.sections)
+        with replacing(path) as store:
+            into_store(store, opened, model, ask, new_store)
+            mark_store(store)
+        return None
+    if as_anndata:
+        return _new_anndata(opened, model, ask)
+    _into_target(opened, model, ask)
+    return opened.result
 
-    if as_anndata or path is not None:
-        new = _bare_anndata(adata, inside | outside, key_added, record)
-        if path is not None:
-            fill_store(path, new, sections, model, inside | outside, kinds, key_added).warn_of_outside()
-            return None
-        tables = {name: PredictedTable.empty(kind, adata.n_obs, inside | outside) for name, kind in kinds.items()}
-        believed = fill(tables.values(), sections, model, inside | outside, record)
-        believed.write(new, key_added, inside | outside)
-        believed.warn_of_outside()
-        new.X = tables[key_added].values
-        for name, table in tables.items():
-            new.layers[name] = table.values
-        return new
+
+def _new_anndata(opened: Opened, model: ExpressionModel, ask: Asked) -> AnnData:
+    new = bare_anndata(opened.table, ask)
+    tables = {name: PredictedTable.empty(kind, new.n_obs, ask.genes) for name, kind in ask.kinds.items()}
+    believed = fill(tables.values(), opened.sections, model, ask.genes, ask.record)
+    believed.write(new, ask.key_added, ask.genes)
+    believed.warn_of_outside()
+    new.X = tables[ask.key_added].values
+    for name, table in tables.items():
+        new.layers[name] = table.values
+    return new
+
+
+def _into_target(opened: Opened, model: ExpressionModel, ask: Asked) -> None:
+    adata, key_added, kinds = opened.table, ask.key_added, ask.kinds
+    inside, outside = ask.inside, ask.outside
     tables = {name: PredictedTable.empty(kind, adata.n_obs, inside, adata.var_names) for name, kind in kinds.items()}
     extra = {keys.extra_genes(name): PredictedTable.empty(kind, adata.n_obs, outside) for name, kind in kinds.items()}
-    believed = fill([*tables.values(), *extra.values()], sections, model, inside | outside, record)
+    believed = fill([*tables.values(), *extra.values()], opened.sections, model, ask.genes, ask.record)
     adata = opened.target
     _forget(adata, key_added)
     if adata.n_vars:
@@ -220,68 +211,7 @@ def predict_expression(
     adata.var[key_added] = adata.var_names.isin(list(inside))
     believed.write(adata, key_added, inside)
     believed.warn_of_outside()
-    adata.uns[key_added] = record
-    return opened.result
-
-
-def _asked_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
-    wanted, known, unknown = given_genes(genes, model.vocabulary)
-    if bad := [gene for gene in wanted if "/" in gene]:
-        msg = f"Gene names with '/' cannot be stored: {', '.join(bad[:5])}."
-        raise ValueError(msg)
-    if not known:
-        msg = (
-            f"The model knows none of the genes asked for ({describe_missing(unknown[:10]) or 'none'}); see "
-            "model.vocabulary."
-        )
-        raise ValueError(msg)
-    if unknown:
-        msg = (
-            f"The model does not know {len(unknown)} of the genes asked for; they are NaN: {describe_missing(unknown)}."
-        )
-        warn(msg)
-    return wanted
-
-
-def _places(
-    wanted: Sequence[str] | None, model: ExpressionModel, names: Mapping[str, str]
-) -> tuple[dict[str, str | None], dict[str, str | None]]:
-    """Names in ``var`` → the model's gene, and names that ``var`` lacks → the model's gene or None.
-
-    `names` are those of the model's species, each with the name in ``var``.
-    """
-    asked = list(model.genes) if wanted is None else list(wanted)
-    in_model = match(asked, model.vocabulary)
-    in_var = {gene: names[name] for gene, name in match_once(asked, names).items()}
-    inside: dict[str, str | None] = {
-        in_var[gene]: in_model[gene] for gene in asked if gene in in_var and gene in in_model
-    }
-    outside = {gene: in_model.get(gene) for gene in asked if gene not in in_var}
-    if bad := [gene for gene in outside if "/" in gene]:
-        msg = f"Left out, because names with '/' cannot be stored: {', '.join(bad[:5])}."
-        warn(msg)
-    return inside, {gene: known for gene, known in outside.items() if gene not in bad}
-
-
-def _names_to_match(model: ExpressionModel, var_names: pd.Index, *, ortholog: bool) -> dict[str, str]:
-    """Names of genes in the model's species → their names in ``var``.
-
-    Raises
-    ------
-    ValueError
-        If the two are of different species and `ortholog` does not say that this is meant.
-    """
-    learned, own = species_of(model.genes), species_of(var_names)
-    if learned is None or own is None or learned == own:
-        return dict(zip(var_names, var_names, strict=True))
-    if not ortholog:
-        msg = (
-            f"The model learned {learned} genes, and these data have {own} ones. Train a model on sections of the same "
-            "species, or pass ortholog=True to take genes of the same symbol for each other (ERBB2 and Erbb2)."
-        )
-        raise ValueError(msg)
-    written = str.upper if learned == HUMAN else str.capitalize
-    return {written(name): name for name in reversed(var_names.astype(str))}
+    adata.uns[key_added] = ask.record
 
 
 def _forget(adata: AnnData, key_added: str) -> None:
@@ -290,21 +220,3 @@ def _forget(adata: AnnData, key_added: str) -> None:
         for slot, key in ((adata.layers, name), (adata.obsm, keys.extra_genes(name))):
             if key in slot:
                 del slot[key]
-
-
-def _bare_anndata(adata: AnnData, genes: dict[str, str | None], key_added: str, record: dict[str, Any]) -> AnnData:
-    """Everything of the new AnnData but its matrices."""
-    from copy import deepcopy
-
-    import anndata
-
-    names = pd.Index(list(genes), dtype=str)
-    var = pd.DataFrame({key_added: [gene is not None for gene in genes.values()]}, index=names)
-    new = anndata.AnnData(obs=adata.obs.copy(), var=var)
-    if keys.SPATIAL in adata.obsm:
-        new.obsm[keys.SPATIAL] = adata.obsm[keys.SPATIAL].copy()
-    for key in (keys.SPATIAL, keys.TILES, keys.ANNOTATES):
-        if key in adata.uns:
-            new.uns[key] = deepcopy(adata.uns[key])
-    new.uns[key_added] = record
-    return new

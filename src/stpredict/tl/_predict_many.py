@@ -22,7 +22,7 @@ from stpredict.tl._batch.dask import check_jobs, check_portable, dask_client, ou
 from stpredict.tl._batch.drawn import drawn_gene
 from stpredict.tl._batch.job import Job, Outcome
 from stpredict.tl._batch.manifest import slides_of
-from stpredict.tl._batch.recipe import recipe_of
+from stpredict.tl._batch.recipe import lent_tools, recipe_of
 from stpredict.tl._batch.report import Run, write_report
 from stpredict.tl._batch.results import Results, now
 from stpredict.tl._given import given_genes, given_model
@@ -72,7 +72,8 @@ def predict_many(
     manifest
         A folder, of which all images are taken (or, if there are none, all stores); a list of paths; or a DataFrame, or
         the path of a CSV, with a column ``path`` (relative to the CSV) and where wanted ``slide``, the name of each,
-        and ``mpp``. Other columns, such as the patient, go to ``obs`` of the result. Stores (``.h5ad``, ``.zarr``) of
+        and ``mpp``, its microns per pixel, whatever its file says. Other columns, such as the patient, go to ``obs``,
+        where the model looks for it. Stores (``.h5ad``, ``.zarr``) of
         sections with spots keep their spots. Of formats with several files per slide, list the main one.
     model
         What `stpredict.tl.train` returned, or what `stpredict.models.load` takes: the folder that ``model.save`` wrote, or
@@ -145,17 +146,23 @@ def predict_many(
     grid: dict[str, Any] = {"pitch_um": float(pitch_um), "layout": layout, "min_tissue": float(min_tissue)}
     if tissue is not None:  # (left out otherwise, as in the records of earlier results)
         grid["tissue"] = _threshold(tissue)
-    job = _job(slides, model, Path(out).expanduser().absolute(), mpp, grid, encoder, genes, std, markers)
     client = dask_client()
     check_jobs(n_jobs, client)
     check_portable(encoder, n_jobs, client)
+    here = client is None and n_jobs == 1
+    with lent_tools(encoder):
+        job = _job(slides, model, Path(out).expanduser().absolute(), mpp, grid, encoder, genes, std, markers, here)
+        return _run(job, slides, n_jobs, client, settings.progress if show_progress is None else show_progress)
+
+
+def _run(job: Job, slides: Sequence[Slide], n_jobs: int, client: Any, show: bool) -> pd.DataFrame:
+    """Do the slides, and report."""
     results = Results(job.out)
     started, start = now(), time.perf_counter()
     with results.alone():
         outcomes = {slide.name: job.kept(slide) for slide in slides}
         results.clear_unfinished()
         missing = [slide for slide in slides if outcomes[slide.name] is None]
-        show = settings.progress if show_progress is None else show_progress
         try:
             for outcome in _with_bar(outcomes_of(job, missing, n_jobs, client), len(slides), len(missing), show):
                 outcomes[outcome.slide.name] = outcome
@@ -190,13 +197,14 @@ def _job(
     genes: Iterable[str] | None,
     std: bool,
     markers: Any,
+    here: bool,
 ) -> Job:
     """What is to be done, checked."""
     check_mpp(mpp)
     check_grid(grid["pitch_um"], SPOT_PER_PITCH * grid["pitch_um"], grid["layout"], grid["min_tissue"])
     model = given_model(model)
     wanted = None if genes is None else _known_genes(genes, model)
-    recipe = recipe_of(model, encoder, only_stores=all(slide.is_store for slide in slides))
+    recipe = recipe_of(model, encoder, only_stores=all(slide.is_store for slide in slides), here=here)
     return Job(
         model=model,
         model_id=identity(model),
@@ -236,7 +244,9 @@ def _with_bar(outcomes: Iterator[Outcome], n: int, missing: int, show: bool) -> 
     from tqdm.auto import tqdm
 
     failed = 0
-    with tqdm(total=n, initial=n - missing, desc="predict", unit="slide", disable=not show) as bar:
+    # (time left by the mean of all slides so far: they differ in size)
+    how: dict[str, Any] = {"desc": "predict", "unit": "slide", "smoothing": 0, "disable": not show}
+    with tqdm(total=n, initial=n - missing, **how) as bar:
         for outcome in outcomes:
             failed += outcome.status == "failed"
             bar.set_postfix({"failed": failed} if failed else {}, refresh=False)

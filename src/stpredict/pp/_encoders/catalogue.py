@@ -119,7 +119,12 @@ def build_encoder(
     std: Sequence[float] | None = None,
     revision: str | None = None,
 ) -> Any:
-    """The tool behind `encoder`: None and ``"morphology"`` are the weight-free descriptor, everything else a network."""
+    """The tool behind `encoder`: None and ``"morphology"`` are the weight-free descriptor, everything else a network.
+
+    One that was built before is taken as it is.
+    """
+    if isinstance(encoder, MorphologyEncoder | NetworkEncoder):
+        return encoder
     if encoder is None or (isinstance(encoder, str) and encoder == "morphology"):
         if not input_size is mean is std is revision is None:
             msg = "input_size=, mean=, std= and revision= are for networks; the morphology descriptor has none of them."

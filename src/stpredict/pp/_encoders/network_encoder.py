@@ -149,7 +149,7 @@ class NetworkEncoder:
 
         tiles = torch.from_numpy(crops).permute(0, 3, 1, 2)  # channels last in memory
         coarse = round(um / self.mpp) if self.mpp else 0
-        if 0 < coarse < tiles.shape[-1]:
+        if 0 < coarse < min(tiles.shape[-1], self.size):  # (else the network sees it coarser anyway)
             tiles = F.interpolate(tiles, size=(coarse, coarse), mode="bilinear", antialias=True)
         if tiles.shape[-1] != self.size:
             tiles = F.interpolate(tiles, size=(self.size, self.size), mode="bilinear", antialias=True)

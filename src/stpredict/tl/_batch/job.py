@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import traceback
 import warnings
@@ -10,26 +11,35 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.settings import settings
 from stpredict._core.warning import StpredictWarning
+from stpredict._genes.markers import marker_genes
 from stpredict._genes.symbols import match
+from stpredict.io._wsi import CONTRADICTION, states_scale
 from stpredict.models._trust.trust import OUTSIDE, UNKNOWN
-from stpredict.tl._batch.results import Results, is_same, now, write_store
+from stpredict.tl._batch.results import Results, begin_store, is_same, now, seal_store
 from stpredict.tl._batch.thumbnails import picture_of
+from stpredict.tl._prediction.to_store import predict_to_store
+from stpredict.tl._prediction.zarr_store import columns_of, most_variable
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from stpredict._sections.section import Section
     from stpredict.models import ExpressionModel
     from stpredict.tl._batch.drawn import Drawn
     from stpredict.tl._batch.manifest import Slide
     from stpredict.tl._batch.recipe import Recipe
 
+
+SCALES = "a column 'mpp' of a CSV with the slides"
+PASS_SCALE = re.compile(r"\b([Pp])ass (?:the right )?mpp=(?!, the microns| \()")
+"""Advice for one slide. That for slides which do not say their scale holds for many; that to `pp.tiles` too."""
 
 FEWEST_DRAWN = 10
 """Slides with fewer spots than this get no map."""
@@ -135,49 +145,58 @@ class Job:
             try:
                 if (made := self.kept(slide)) is not None:
                     return replace(made, status="done")
-                adata = self._predicted(slide, known)
-                known |= {"seconds": round(time.perf_counter() - start, 2), "warnings": _told(caught)}
-                adata.uns[keys.SLIDE_JOB] = self._record(slide, known)
+                adata = self._described(slide, known)
+
+                def add(new: AnnData) -> None:
+                    self._add(new, path, known)
+                    known.update({"seconds": round(time.perf_counter() - start, 2), "warnings": _told(caught)})
+                    new.uns[keys.SLIDE_JOB] = self._record(slide, known)
+
                 with (results := Results(self.out)).place(slide.name) as path:
-                    write_store(path, adata)
+                    model, how = self.loaded_model(), {**self.predict, "model_id": self.model_id}
+                    predict_to_store(path, adata, model, **how, write=begin_store, add=add)
+                    seal_store(path)
                 known["result"] = str(results.path(slide.name))
             except Exception as error:  # noqa: BLE001 (whatever a slide does, the others go on)
                 known |= {"seconds": round(time.perf_counter() - start, 2), "warnings": _told(caught)}
-                return Outcome(slide, "failed", **known, error=brief(error), details=traceback.format_exc())
+                told = advice_for_many(brief(error))
+                return Outcome(slide, "failed", **known, error=told, details=traceback.format_exc())
         return Outcome(slide, "done", **known)
 
-    def _predicted(self, slide: Slide, known: dict[str, Any]) -> AnnData:
-        """The result in memory; what is found out on the way goes to `known`, so that a failure can tell it."""
-        from stpredict.tl._predict import predict_expression
-        from stpredict.tl._tumor import localize_tumor
+    def _described(self, slide: Slide, known: dict[str, Any]) -> AnnData:
+        """The spots with what the manifest says of the slide, such as its patient, and with all that the model needs.
 
+        What is found out on the way goes to `known`, so that a failure can tell it.
+        """
         adata = self._spots(slide, known)
         known["spots"] = adata.n_obs
+        for key, value in slide.metadata.items():
+            adata.obs[key] = _column(value, adata.n_obs)
         self.recipe.apply(adata)
-        new = cast("AnnData", predict_expression(adata, self.loaded_model(), **self.predict, as_anndata=True))
+        return adata
+
+    def _add(self, new: AnnData, path: Path, known: dict[str, Any]) -> None:
+        """What is found in predictions, of which the store at `path` has the matrices and `new` all else."""
         known["genes"] = new.n_vars
         known["verdict"] = str(new.uns[keys.PREDICTED]["domain"].get("verdict", UNKNOWN))
-        for key, value in slide.metadata.items():
-            new.obs[key] = _column(value, new.n_obs)
         limits = None
         if self.markers is not None:
-            localize_tumor(new, markers=self.markers)
+            _locate_tumor(new, path, self.markers)
             known["shown"], values = "tumour score", new.obs[keys.TUMOR_SCORE].to_numpy()
         else:
-            known["shown"], gene, limits = self._shown(new)
-            values = new.layers[keys.PREDICTED][:, gene]
+            known["shown"], gene, limits = self._shown(new, path)
+            values = columns_of(path, keys.PREDICTED, [gene])[:, 0]
         if new.n_obs < FEWEST_DRAWN or (self.markers is not None and known["verdict"] == OUTSIDE):
             known["shown"] = ""
         else:
             known["picture"] = picture_of(new, values, limits)
-        return new
 
-    def _shown(self, new: AnnData) -> tuple[str, int, tuple[float, float] | None]:
+    def _shown(self, new: AnnData, path: Path) -> tuple[str, int, tuple[float, float] | None]:
         """Name and number of the gene whose map is drawn, and the values at the ends of its colours."""
         if self.drawn is not None:
             name = match([self.drawn.gene], new.var_names)[self.drawn.gene]
             return self.drawn.gene, new.var_names.get_loc(name), (self.drawn.low, self.drawn.high)
-        gene = 0 if self.predict.get("genes") else _most_variable(new)
+        gene = 0 if self.predict.get("genes") else most_variable(path, keys.PREDICTED)
         return str(new.var_names[gene]), gene, None
 
     def _spots(self, slide: Slide, known: dict[str, Any]) -> AnnData:
@@ -185,7 +204,6 @@ class Job:
         from stpredict._sections.open import open_sections
         from stpredict._sections.stored import Store
         from stpredict.io import grid, read_wsi
-        from stpredict.io._wsi import states_scale
 
         if slide.is_store:
             adata = Store(slide.path).adata
@@ -194,7 +212,7 @@ class Job:
             if len(sections) != 1:
                 msg = f"{slide.path.name} holds {len(sections)} sections; write each to a store of its own."
                 raise ValueError(msg)
-            known["mpp"] = sections[0].mpp_of_coordinates
+            known["mpp"] = _scale_of_stored(adata, sections[0], slide.mpp)
             return adata
         mpp = slide.mpp or (None if states_scale(slide.path) else self.mpp)
         adata = read_wsi(slide.path, mpp, library_id=slide.name)
@@ -222,21 +240,59 @@ def _read_once(path: Path) -> ExpressionModel:
     return models.load(path)
 
 
+def _scale_of_stored(adata: AnnData, section: Section, stated: float | None) -> float:
+    """Scale of the section in a store: what the manifest states, which is kept for all that follows, else its own.
+
+    Raises
+    ------
+    ValueError
+        If features were made at another scale than the manifest states.
+    """
+    from stpredict.pp import tiles
+
+    if stated is None or not section.has_image:
+        return section.mpp_of_coordinates
+    if keys.TILES not in adata.uns:
+        tiles(adata, mpp=stated)
+        return stated
+    own = section.mpp_of_coordinates
+    if abs(own / stated - 1) > CONTRADICTION:
+        msg = (
+            f"The manifest says {stated:g} µm per pixel, and stpredict.pp.tiles was run on this section at {own:.4g}. Correct "
+            f"the manifest, or run stpredict.pp.tiles(adata, mpp={stated:g}) and stpredict.pp.encode again and write the store anew."
+        )
+        raise ValueError(msg)
+    return own
+
+
 def brief(error: BaseException) -> str:
     """An error in one line."""
     text = " ".join(str(error).split())
     return text if text and isinstance(error, ValueError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
+def advice_for_many(message: str) -> str:
+    """A message of the package with the place where many slides are given their scales, each its own."""
+    return PASS_SCALE.sub(lambda found: f"{'Give' if found[1] == 'P' else 'give'} the right one in {SCALES}", message)
+
+
 def _told(caught: list[warnings.WarningMessage]) -> str:
     """Warnings of this package, each once."""
-    ours = [str(w.message) for w in caught if issubclass(w.category, StpredictWarning)]
+    ours = [advice_for_many(str(w.message)) for w in caught if issubclass(w.category, StpredictWarning)]
     return " ".join(" ".join(text.split()) for text in dict.fromkeys(ours))
 
 
-def _most_variable(adata: AnnData) -> int:
-    """Number of the predicted gene that varies most over the slide."""
-    return int(np.argmax(np.nan_to_num(adata.layers[keys.PREDICTED].std(axis=0))))
+def _locate_tumor(new: AnnData, path: Path, markers: Any) -> None:
+    """`stpredict.tl.localize_tumor` on a store's prediction; only the markers' values are read."""
+    from stpredict.tl._tumor import localize_tumor
+
+    names = list(dict.fromkeys(match(marker_genes(markers), new.var_names).values()))
+    few = new[:, names].copy()
+    few.layers[keys.PREDICTED] = columns_of(path, keys.PREDICTED, new.var_names.get_indexer(names))
+    localize_tumor(few, markers=markers)
+    for key in (keys.TUMOR_SCORE, keys.TUMOR):
+        new.obs[key] = few.obs[key]
+    new.uns[keys.TUMOR] = few.uns[keys.TUMOR]
 
 
 def _column(value: Any, n: int) -> Any:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from uuid import uuid4
 
 from stpredict._core import keys
 from stpredict._sections.niches import Niche, is_niche, spot_key
 from stpredict.models._data.features import given_input, windows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from anndata import AnnData
     from torch import nn
@@ -24,6 +27,45 @@ if TYPE_CHECKING:
 
 TOO_COARSE = 1.05
 MORPHOLOGY = "morphology"
+
+
+class Tools:
+    """Encoders that this process has built in a run: each is built once and serves all slides."""
+
+    def __init__(self) -> None:
+        self._built: dict[tuple[Encoder, str], Any] = {}
+
+    def built(self, encoder: Encoder, given: Mapping[str, Any]) -> Any:
+        """The encoder, with the input size and normalisation that were `given` for it."""
+        from stpredict.pp._encoders.catalogue import build_encoder
+
+        name = (encoder, repr(given))
+        if name not in self._built:
+            self._built[name] = build_encoder(encoder, device=None, precision=None, batch_size=None, mpp=None, **given)
+        return self._built[name]
+
+    def hash_of(self, encoder: Encoder, given: Mapping[str, Any]) -> str:
+        """Hash of what it is built to."""
+        code: str = self.built(encoder, given).hash
+        return code
+
+
+@lru_cache(maxsize=1)
+def tools_of(run: str) -> Tools:
+    """The encoders of a run; those of the run before it are let go."""
+    return Tools()
+
+
+@contextmanager
+def lent_tools(encoder: Any) -> Iterator[None]:
+    """Let encoders stay built in this block; modules among them go back as they came."""
+    from stpredict.pp._encoders.modules import lent
+
+    with ExitStack() as stack:
+        stack.callback(tools_of.cache_clear)
+        for one in encoder if isinstance(encoder, list | tuple) else [encoder]:
+            stack.enter_context(lent(one))
+        yield
 
 
 @dataclass(frozen=True)
@@ -43,15 +85,17 @@ class Features:
     given: dict[str, Any] = field(default_factory=dict)
     """Input size and normalisation that were given for the network, as `stpredict.pp.encode` takes them."""
 
-    def make(self, adata: AnnData) -> None:
-        """Write them into ``obsm``."""
+    def make(self, adata: AnnData, tools: Tools) -> None:
+        """Write them into ``obsm``, with an encoder of the `tools`."""
         from stpredict.pp import encode, niches, tiles
 
         tiles(adata, **self.windows)
         if self.niche:
             niches(adata, **self.niche)
         how: dict[str, Any] = {"mpp": self.mpp, "stain_norm": self.stain_norm, **self.given}
-        encode(adata, self.encoder, key_added=self.key, niche=self.with_niche, **how, show_progress=False)
+        tool = tools.built(self.encoder, self.given)
+        tool.mpp = self.mpp
+        encode(adata, tool, key_added=self.key, niche=self.with_niche, **how, show_progress=False)
 
 
 @dataclass(frozen=True)
@@ -61,6 +105,8 @@ class Recipe:
     features: list[Features] = field(default_factory=list)
     keys: tuple[str, ...] = ()
     nuclei: Nuclei | None = None
+    run: str = ""
+    """Which run this is for: all its slides share what is built for it."""
 
     @property
     def finest(self) -> float | None:
@@ -78,7 +124,7 @@ class Recipe:
         if self.finest is not None and mpp > self.finest * TOO_COARSE:
             msg = (
                 f"The slide has {mpp:.3g} µm per pixel, and the model learned from images described at {self.finest:.3g}: it "
-                "is too coarse. Is its scale right (mpp)? Otherwise train on images read as coarsely, stpredict.pp.encode(mpp=)."
+                "is too coarse. If that scale is wrong, pass mpp=; if not, train on images read as coarsely, stpredict.pp.encode(mpp=)."
             )
             raise ValueError(msg)
 
@@ -88,7 +134,7 @@ class Recipe:
 
         for one in self.features:
             if any(key not in adata.obsm for key in one.keys):
-                one.make(adata)
+                one.make(adata, tools_of(self.run))
         if not self.keys:
             tiles(adata)
         if self.nuclei and keys.NUCLEI not in adata.uns:
@@ -96,11 +142,16 @@ class Recipe:
 
 
 def recipe_of(
-    model: ExpressionModel, encoder: Encoder | list[Encoder] | tuple[Encoder, ...] | None, *, only_stores: bool
+    model: ExpressionModel,
+    encoder: Encoder | list[Encoder] | tuple[Encoder, ...] | None,
+    *,
+    only_stores: bool,
+    here: bool = False,
 ) -> Recipe:
     """How `model`'s features and nuclei are made; networks are loaded, to see that they are those of training.
 
-    With `only_stores`, features that nobody can make here are expected in the stores.
+    With `only_stores`, features that nobody can make here are expected in the stores. Slides that are done `here`, in this
+    process, are encoded by the networks that were loaded.
 
     Raises
     ------
@@ -109,18 +160,22 @@ def recipe_of(
     """
     records = model.config.get("features", {})
     given: list[Encoder | None] = list(encoder) if isinstance(encoder, list | tuple) else [encoder]
-    tools = _tools(given, {})
+    run = uuid4().hex
+    hash_of = tools_of(run).hash_of if here else _hash
+    known: dict[str, dict[str, Encoder]] = {}
     made = []
     for key in dict.fromkeys(map(spot_key, records)):
         own = {name: record for name, record in records.items() if spot_key(name) == key}
         first = next(iter(own.values()))
         own_input = given_input(first)
-        found = _encoder(first, _tools(given, own_input) if own_input else tools)
+        if repr(own_input) not in known:
+            known[repr(own_input)] = _tools(given, own_input, hash_of)
+        found = _encoder(first, known[repr(own_input)])
         if found is not None:
             made.append(_features(key, found, own))
         elif not only_stores:
             raise ValueError(_lacking(key, first, given))
-    return Recipe(made, tuple(records), _nuclei(model.config))
+    return Recipe(made, tuple(records), _nuclei(model.config), run)
 
 
 def _features(key: str, encoder: Encoder, records: Mapping[str, Mapping[str, Any]]) -> Features:
@@ -145,9 +200,11 @@ def _features(key: str, encoder: Encoder, records: Mapping[str, Mapping[str, Any
     )
 
 
-def _tools(encoders: Sequence[Encoder | None], how: Mapping[str, Any]) -> dict[str, Encoder]:
+def _tools(
+    encoders: Sequence[Encoder | None], how: Mapping[str, Any], hash_of: Callable[[Encoder, Mapping[str, Any]], str]
+) -> dict[str, Encoder]:
     """Encoders by their hash with the input size and normalisation `how`, which only networks have."""
-    return {_hash(one, how): one for one in encoders if one is not None and not (how and one == MORPHOLOGY)}
+    return {hash_of(one, how): one for one in encoders if one is not None and not (how and one == MORPHOLOGY)}
 
 
 def _encoder(record: Mapping[str, Any], tools: Mapping[str, Encoder]) -> Encoder | None:

@@ -128,13 +128,19 @@ def _told(owner: Path) -> str:
         return ""
 
 
-def write_store(path: Path, adata: AnnData) -> None:
-    """Write a result, with the digest of all of its files among the attributes of its root."""
+def begin_store(path: Path, adata: AnnData) -> None:
+    """Write a result that has no matrices yet."""
     import zarr
     from anndata.io import write_elem
 
-    group = zarr.open_group(path, mode="w")
-    write_elem(group, "/", adata)
+    write_elem(zarr.open_group(path, mode="w"), "/", adata)
+
+
+def seal_store(path: Path) -> None:
+    """Mark a result that is written, with the digest of all of its files among the attributes of its root."""
+    import zarr
+
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
     group.attrs.update(MARK)
     group.attrs.update({DIGEST: _digest(path)})
 

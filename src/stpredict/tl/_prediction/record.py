@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from stpredict.models import ExpressionModel
 
 
-def run_record(model: ExpressionModel, adata: AnnData, parameters: dict[str, Any]) -> dict[str, Any]:
-    """What ``uns`` keeps of how a model was applied."""
+def run_record(
+    model: ExpressionModel, adata: AnnData, parameters: dict[str, Any], model_id: str | None = None
+) -> dict[str, Any]:
+    """What ``uns`` keeps of how a model was applied; its identity is found where it is not known yet."""
     features = model.config.get("features", {})
     record: dict[str, Any] = {
-        "model_id": identity(model),
+        "model_id": model_id or identity(model),
         "method": model.method,
         "encoder": model.config.get("encoder")
         or ", ".join(dict.fromkeys(str(made.get("encoder", key)) for key, made in features.items())),

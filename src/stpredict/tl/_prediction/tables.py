@@ -11,7 +11,7 @@ from stpredict._core.warning import warn
 from stpredict._sections.spread import kept_of_whole
 from stpredict.models._data.chunks import rows_of
 from stpredict.tl._prediction.believed import Believed
-from stpredict.tl._prediction.zarr_store import predicted_store
+from stpredict.tl._prediction.zarr_store import matrices_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -100,19 +100,15 @@ def fill_store(
     model: ExpressionModel,
     genes: dict[str, str | None],
     kinds: Mapping[str, str],
-    key_added: str,
+    record: dict[str, Any],
 ) -> Believed:
-    """The same, into matrices of a store on disk; the first of the `kinds` is ``X``."""
-    layers = list(kinds)[1:]
+    """The same, into new layers of a store on disk that holds `new`, one for each of the `kinds`."""
     size = rows_of(max(len(model.genes), new.n_vars))
-    with predicted_store(path, new, ["X", *layers], size) as matrices:
-        tables = [
-            PredictedTable(kind, genes, new.var_names, into)
-            for kind, into in zip(kinds.values(), matrices, strict=True)
-        ]
-        believed = fill(tables, sections, model, genes, new.uns[key_added], size)
-        believed.write(new, key_added, genes)
-    return believed
+    matrices = matrices_of(path, new.shape, list(kinds), size)
+    tables = [
+        PredictedTable(kind, genes, new.var_names, into) for kind, into in zip(kinds.values(), matrices, strict=True)
+    ]
+    return fill(tables, sections, model, genes, record, size)
 
 
 def _values(prediction: Prediction, kind: str, interval: float | None) -> np.ndarray:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._core.files import expanded, recovered, replacing
+from stpredict._core.files import expanded, recovered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,34 +71,78 @@ class RowsOnDisk:
             self._array.oindex[rows, slice(None)] = values
 
 
-@contextmanager
-def predicted_store(path: Path, adata: AnnData, matrices: Sequence[str], rows: int) -> Iterator[list[RowsOnDisk]]:
-    """Matrices of a new store to be filled, ``"X"`` or names of layers; it stands at `path` when the block ends well.
+def new_store(path: Path, adata: AnnData) -> None:
+    """Write an AnnData that has no matrices yet, in the format that anndata's settings name."""
+    with _whichever_format():
+        adata.write_zarr(path)
 
-    Parameters
-    ----------
-    path
-        Where the store will be.
-    adata
-        Everything but the matrices. What changes in its ``obs``, ``var`` and ``uns`` meanwhile is stored too.
-    matrices
-        What to fill.
-    rows
-        How many rows are written at a time.
+
+def matrices_of(path: Path, shape: tuple[int, int], names: Sequence[str], rows: int) -> list[RowsOnDisk]:
+    """New layers of a store, to be filled so many `rows` at a time."""
+    import zarr
+
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    return [RowsOnDisk(_array(group, f"layers/{name}", shape, rows)) for name in names]
+
+
+def finish_store(path: Path, adata: AnnData, layer: str) -> None:
+    """Write what is known of a prediction once it is made, ``obs``, ``var`` and ``uns``; its `layer` is ``X`` too.
+
+    Both have the same files, where the file system has names of one file in several places: zarr never changes a file,
+    it writes another one.
     """
     import zarr
     from anndata.io import write_elem
 
-    with replacing(path) as new:
-        with _whichever_format():
-            adata.write_zarr(new)
-        group = zarr.open_group(new, mode="r+", use_consolidated=False)
-        group.attrs.update(MARK)
-        yield [RowsOnDisk(_array(group, name, adata.shape, rows)) for name in matrices]
-        with _whichever_format():
-            for name in ("obs", "var", "uns"):
-                write_elem(group, name, dict(adata.uns) if name == "uns" else getattr(adata, name))
-            zarr.consolidate_metadata(group.store)
+    for file in (path / "layers" / layer).rglob("*"):
+        if file.is_file():
+            _same_file(file, path / "X" / file.relative_to(path / "layers" / layer))
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    with _whichever_format():
+        for name in ("obs", "var", "uns"):
+            write_elem(group, name, dict(adata.uns) if name == "uns" else getattr(adata, name))
+
+
+def _same_file(file: Path, other: Path) -> None:
+    """Give a file another name; where the file system knows no such names, a copy has it."""
+    other.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, other)
+    except OSError:
+        shutil.copyfile(file, other)
+
+
+def mark_store(path: Path) -> None:
+    """Mark a store as one that `stpredict.tl.predict_expression` may replace, and make it quick to open."""
+    import zarr
+
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    group.attrs.update(MARK)
+    with _whichever_format():
+        zarr.consolidate_metadata(group.store)
+
+
+def columns_of(path: Path, layer: str, columns: Sequence[int] | np.ndarray) -> np.ndarray:
+    """float32 (spots, columns): some genes of a layer."""
+    import zarr
+
+    array = zarr.open_group(path, mode="r", use_consolidated=False)[f"layers/{layer}"]
+    values: np.ndarray = array.oindex[slice(None), np.asarray(columns, dtype=int)]
+    return values
+
+
+def most_variable(path: Path, layer: str) -> int:
+    """Number of the gene whose values vary most; read a few spots at a time."""
+    import zarr
+
+    array = zarr.open_group(path, mode="r", use_consolidated=False)[f"layers/{layer}"]
+    total, squares = np.zeros((2, array.shape[1]))
+    for first in range(0, array.shape[0], array.chunks[0]):
+        values = array[first : first + array.chunks[0]].astype(np.float64)
+        total += values.sum(axis=0)
+        squares += np.square(values).sum(axis=0)
+    variance = squares / array.shape[0] - (total / array.shape[0]) ** 2
+    return int(np.argmax(np.nan_to_num(variance)))
 
 
 @contextmanager
@@ -112,8 +158,6 @@ def _whichever_format() -> Iterator[None]:
 
 def _array(group: Any, name: str, shape: tuple[int, int], rows: int) -> Any:
     chunk = (min(rows, max(shape[0], 1)), max(1, min(shape[1], CHUNK // rows)))
-    array = group.create_array(
-        name if name == "X" else f"layers/{name}", shape=shape, chunks=chunk, dtype="float32", fill_value=np.nan
-    )
+    array = group.create_array(name, shape=shape, chunks=chunk, dtype="float32", fill_value=np.nan)
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     return array
