@@ -1,14 +1,14 @@
 """Time and peak memory of the main functions against the number of spots, and of genes, over two decades.
 
-    python benchmarks/growth.py                             # two tables; about five minutes on two cores
-    python benchmarks/growth.py --figure docs/_static/growth.png
+    python benchmarks/growth.py --figure docs/_static/growth.png    # about five minutes on two cores
 
 Synthetic sections: bins of 8 µm on simulated tissue at 0.5 µm per pixel, read from a tiled JPEG pyramid, and counts that follow
 a few programmes. Spots grow at 200 genes, genes at 1,000 spots; every size runs in a process of its own, which has run all
 functions once on a small section, so that nothing is loaded or compiled while the clock runs. Time is the shortest of up to
-three runs. Memory is the highest resident memory while a function runs, less what was resident before: its result counts, its
-input does not (Linux only). The exponent is the slope of log cost over log size within the upper decade: 1 is linear, and
-below 1 fixed costs still weigh. Costs too small to be measured, under 20 ms or 8 MiB at the largest size, have none.
+three runs. Models that predict were trained on at most 1,000 spots, since exact retrieval costs the product of both numbers.
+Memory is the highest resident memory while a function runs, less what was resident before: its result counts, its input does
+not (Linux only). The exponent is the slope of log cost over log size within the upper decade: 1 is linear, and below 1 fixed
+costs still weigh. Costs too small to be measured, under 20 ms or 8 MiB at the largest size, have none.
 """
 
 from __future__ import annotations
@@ -73,10 +73,12 @@ def verbs(adata, new) -> dict:
     """Functions by name, each to be called in this order."""
     from stpredict.models._reference.gene_correlation import GeneStructure
 
-    models, genes = {}, list(adata.var_names)
+    genes = list(adata.var_names)
+    few = adata[: FIXED["spots"]].copy()
+    models = {method: st.tl.train(few, method=method, genes=genes, min_counts=1) for method in ("ridge", "knn")}
 
     def train(method):
-        models[method] = st.tl.train(adata, method=method, genes=genes, min_counts=1)
+        st.tl.train(adata, method=method, genes=genes, min_counts=1)
 
     return {
         "pp.tiles": lambda: st.pp.tiles(adata),
@@ -151,6 +153,39 @@ def table(axis: str, measured: list[dict]) -> list[str]:
     return lines
 
 
+def draw(path: Path, results: dict[str, list[dict]]) -> None:
+    """Curves of time and memory, a column for each axis."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = list(results[next(iter(results))][0])
+    colour = dict(zip(names, plt.get_cmap("tab20").colors, strict=False))
+    fig, axes = plt.subplots(2, len(results), figsize=(5 * len(results), 7), squeeze=False, sharey="row")
+    for column, (axis, measured) in zip(axes.T, results.items(), strict=True):
+        sizes = np.array(SIZES[axis], dtype=float)
+        for part, (ax, unit) in enumerate(zip(column, LEAST, strict=True)):
+            for name in measured[0]:
+                costs = np.array([one[name][part] for one in measured])
+                ax.plot(sizes, np.where(costs > LEAST[unit] / 10, costs, np.nan), "o-", ms=3, lw=1.2, c=colour[name])
+            low = LEAST[unit] * 2
+            ax.plot(sizes[-3:], low * sizes[-3:] / sizes[-3], ":", c="0.4")
+            ax.annotate("linear", (sizes[-1], low * sizes[-1] / sizes[-3]), c="0.4", ha="right", va="bottom", size=8)
+            ax.set(xscale="log", yscale="log", xlabel=axis)
+            ax.grid(which="major", alpha=0.3)
+        column[0].set_title(
+            f"time, {FIXED['genes' if axis == 'spots' else 'spots']:,} {'genes' if axis == 'spots' else 'spots'}"
+        )
+        column[1].set_title("memory beside the input")
+    axes[0, 0].set_ylabel("s")
+    axes[1, 0].set_ylabel("MiB")
+    handles = [plt.Line2D([], [], color=colour[name], marker="o", ms=3, label=name) for name in names]
+    fig.legend(handles=handles, loc="lower center", ncols=3, fontsize=8, frameon=False)
+    fig.tight_layout(rect=(0, 0.13, 1, 1))
+    fig.savefig(path, dpi=80)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figure", type=Path, help="draw the curves into this PNG")
@@ -177,6 +212,8 @@ def main() -> None:
                 told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                 results[axis].append(json.loads(told.splitlines()[-1]))
             print("\n".join(table(axis, results[axis])), end="\n\n", flush=True)
+    if arguments.figure:
+        draw(arguments.figure, results)
 
 
 if __name__ == "__main__":
