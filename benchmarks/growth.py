@@ -37,6 +37,9 @@ PROGRAMMES = 8
 RUNS, LONG = 3, 2.0
 """A function runs so often, unless a run takes longer (s)."""
 LEAST = {"s": 0.02, "MiB": 8.0}
+STRUCTURE = "gene structure of a reference"
+MOST_PAIRED = 2_000
+"""Genes whose structure is learned, at most: that is of pairs of genes, and grows with their square by nature."""
 OF_SPOTS_ONLY = ("pp.tiles", "pp.encode", "tl.domains, k-means", "tl.domains, Leiden")
 PAGE_FAULTS = "5"
 """Written to Linux's ``clear_refs``, this sets the highest resident memory back to what is resident now."""
@@ -91,7 +94,7 @@ def verbs(adata, new) -> dict:
         "tl.domains, Leiden": lambda: st.tl.domains(adata, use_rep="X_morphology", key_added="leiden"),
         "tl.localize_tumor": lambda: st.tl.localize_tumor(new, force=True),
         "tl.evaluate": lambda: st.tl.evaluate(new, min_counts=1),
-        "gene structure of a reference": lambda: GeneStructure.learn([adata], genes, min_counts=1),
+        STRUCTURE: lambda: GeneStructure.learn([adata], genes, min_counts=1),
     }
 
 
@@ -124,6 +127,7 @@ def child(folder: Path, axis: str, size: int) -> None:
             st.pp.encode(one, show_progress=False)
         functions = verbs(adata, new)
         asked = [name for name in functions if axis == "spots" or name not in OF_SPOTS_ONLY]
+        asked = [name for name in asked if name != STRUCTURE or adata.n_vars <= MOST_PAIRED]
         costs = {name: cost(functions[name]) if measured else functions[name]() for name in asked}
     print(json.dumps(costs))
 
@@ -143,12 +147,15 @@ def table(axis: str, measured: list[dict]) -> list[str]:
     heads = [f"{sizes[0]:,} {axis}, s", f"{sizes[-1]:,} {axis}, s", "exponent", "MiB", "MiB", "exponent"]
     lines = [f"| grows with {axis} | " + " | ".join(heads) + " |", "|---" * 7 + "|"]
     for name in measured[0]:
+        known = [(size, one[name]) for size, one in zip(sizes, measured, strict=True) if name in one]
+        own = [size for size, _ in known]
+        at = "" if own[-1] == sizes[-1] else f" (at {own[-1]:,})"
         cells = []
         for part, unit in enumerate(("s", "MiB")):
-            costs = [one[name][part] for one in measured]
+            costs = [cost[part] for _, cost in known]
             digits = ".2f" if unit == "s" else ",.0f"
-            slope = exponent(sizes, costs, unit)
-            cells += [f"{costs[0]:{digits}}", f"{costs[-1]:{digits}}", "–" if np.isnan(slope) else f"{slope:.2f}"]
+            slope = exponent(own, costs, unit)
+            cells += [f"{costs[0]:{digits}}", f"{costs[-1]:{digits}}{at}", "–" if np.isnan(slope) else f"{slope:.2f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
@@ -167,8 +174,9 @@ def draw(path: Path, results: dict[str, list[dict]]) -> None:
         sizes = np.array(SIZES[axis], dtype=float)
         for part, (ax, unit) in enumerate(zip(column, LEAST, strict=True)):
             for name in measured[0]:
-                costs = np.array([one[name][part] for one in measured])
-                ax.plot(sizes, np.where(costs > LEAST[unit] / 10, costs, np.nan), "o-", ms=3, lw=1.2, c=colour[name])
+                costs = np.array([one[name][part] if name in one else np.nan for one in measured])
+                shown = np.where(costs > LEAST[unit] / 10, costs, np.nan)
+                ax.plot(sizes, shown, "o-", ms=3, lw=1.2, c=colour[name])
             low = LEAST[unit] * 2
             ax.plot(sizes[-3:], low * sizes[-3:] / sizes[-3], ":", c="0.4")
             ax.annotate("linear", (sizes[-1], low * sizes[-1] / sizes[-3]), c="0.4", ha="right", va="bottom", size=8)
