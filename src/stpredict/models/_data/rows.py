@@ -172,8 +172,9 @@ class Collected:
         self._parts.append(values)
 
     def done(self) -> np.ndarray:
-        """All of them."""
-        return np.concatenate(self._parts)
+        """All of them; the parts are given away."""
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class RowStore:
