@@ -93,6 +93,17 @@ def test_gene_structure_is_the_correlation_of_the_upper_triangles(values, monkey
     assert np.isnan(metrics.gene_structure(a[:, :2], b[:, :2]))
 
 
+@pytest.mark.parametrize("n_spots", [5, 12, 13])
+def test_gene_structure_of_more_genes_than_spots_is_the_same(n_spots):
+    rng = np.random.default_rng(n_spots)
+    a = rng.standard_normal((n_spots, 12)) + rng.standard_normal((n_spots, 1))
+    b = a + rng.standard_normal((n_spots, 12))
+    b[:, 4] = 1
+    kept, upper = np.delete(np.arange(12), 4), np.triu_indices(11, 1)
+    expected = stats.pearsonr(np.corrcoef(a[:, kept].T)[upper], np.corrcoef(b[:, kept].T)[upper]).statistic
+    assert metrics.gene_structure(a, b) == pytest.approx(expected, rel=1e-9)
+
+
 def grid(side):
     line = sparse.diags([np.ones(side - 1)] * 2, [-1, 1])
     return sparse.csr_matrix(sparse.kron(sparse.eye(side), line) + sparse.kron(line, sparse.eye(side)))

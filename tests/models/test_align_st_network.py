@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from stpredict.models.align_st import Options
+from stpredict.models.align_st import Options, _network, _slides
 from stpredict.models.align_st._network import (
     AlignStNetwork,
     Described,
@@ -80,6 +80,49 @@ def test_tiles_without_nuclei_all_get_the_same_answer():
     block, tile = seeded(lambda: NucleiAttention(5, 16)).train(), random(6, 16)
     answer = block(tile, torch.zeros(6, 5, 16, 16)) - tile
     torch.testing.assert_close(answer, answer[:1].expand(6, -1))
+
+
+@pytest.mark.parametrize("at_once", [5, 12])
+def test_large_sections_look_at_their_nuclei_in_parts(monkeypatch, at_once):
+    """In prediction that is the same; in training gradients are those of the parts, whose statistics are counted once."""
+    whole, here = network(channels=5), slide()
+    tiles = whole.tiles(here)
+    monkeypatch.setattr(_network, "SPOTS_AT_ONCE", at_once)
+    torch.testing.assert_close(whole.tiles(here), tiles)
+    parts = 3 if at_once == 5 else 1
+
+    plain, kept = network(channels=5).train(), network(channels=5).train()
+    look = plain.look(here.features)
+    pairs = zip(look.tensor_split(parts), here.nuclei.tensor_split(parts), strict=True)
+    plain.refine(torch.cat([plain.nuclei(*pair) for pair in pairs]), here.near, here.alike).square().sum().backward()
+    kept.tiles(here).square().sum().backward()
+    for (name, one), other in zip(plain.named_parameters(), kept.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        if one.grad is not None:
+            torch.testing.assert_close(other.grad, one.grad, msg=name)
+    norm = [net.nuclei.branch.scale for net in (plain, kept)]
+    assert torch.equal(norm[0].running_mean, norm[1].running_mean)
+    assert norm[1].momentum == norm[0].momentum
+
+
+def test_losses_of_large_sections_are_taken_of_a_few_genes_at_a_time(monkeypatch):
+    def step():
+        net = network(SMALL).train()
+        rows = torch.arange(1, 12)
+        net.learn_from([(slide(), rows, random(11, 9, seed=3))], genes(), None)
+        torch.manual_seed(1)
+        losses = net.losses(torch.tensor([0]))
+        losses.total.backward()
+        return losses, {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+
+    losses, gradients = step()
+    monkeypatch.setattr(_network, "VALUES_AT_ONCE", 30)  # two of nine genes
+    in_parts, same = step()
+    for name, value in vars(losses).items():
+        torch.testing.assert_close(getattr(in_parts, name), value)
+    assert same.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(same[name], gradient, msg=name)
 
 
 # ---------------------------------------------------------------------- text
@@ -303,3 +346,26 @@ def test_parts_that_are_off_are_not_there():
     assert plain.graph is None
     assert network(replace(SMALL, coordinates=False)).place is None
     assert network(channels=5).nuclei is not None
+
+
+def test_look_alikes_are_found_once_for_the_same_features(monkeypatch):
+    """As long as a section is among the last ones, and never for other features."""
+    seen = []
+    find = _slides._find_look_alikes
+    monkeypatch.setattr(_slides, "_found", {})
+    monkeypatch.setattr(_slides, "_find_look_alikes", lambda *given: seen.append(given) or find(*given))
+    sections = [np.random.default_rng(seed).standard_normal((20, 4)).astype(np.float32) for seed in range(3)]
+    first = [_look_alikes(features, 3) for features in sections]
+    again = [_look_alikes(features.copy(), 3) for features in sections]
+    assert len(seen) == 3
+    for one, other, features in zip(first, again, sections, strict=True):
+        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(one, find(features, 3))
+    assert _look_alikes(sections[0], 2).shape == (20, 2)
+    moved = sections[0].copy()
+    moved[0] += 5
+    assert not np.array_equal(_look_alikes(moved, 3), first[0])
+    monkeypatch.setattr(_slides, "KEPT", 1)
+    _look_alikes(sections[1], 3)
+    _look_alikes(sections[2], 3)
+    assert len(seen) == 6

@@ -7,6 +7,8 @@ import stpredict as st
 from stpredict._evaluation.metrics import pearson
 from stpredict._sections.open import open_sections
 from stpredict.models._aligned.training import _recalled
+from stpredict.models._data import pixels
+from stpredict.models._data.rows import DiskRows
 from stpredict.models._retrieval import search
 from stpredict.models.cmrcnet import PRESETS, Options
 
@@ -214,6 +216,28 @@ def test_a_vision_transformer_is_trained_end_to_end(two_sections, tmp_path):
     assert out.mean.shape == (small[1].n_obs, 20)
     st.tl.predict_expression(small[1], model)
     assert small[1].uns["predicted"]["encoder"] == "vit_tiny_patch16_224, trained along"
+
+
+def test_many_tiles_are_kept_in_a_file_and_teach_the_same(two_sections, monkeypatch, tmp_path):
+    small = [adata[::12].copy() for adata in two_sections]
+    counts = small[0].X.toarray()
+    counts[5] = 0  # a spot that is not learned from
+    small[0].X = counts
+    small[0].obs["total_counts"] = counts.sum(axis=1)
+    how = {"genes": list(small[0].var_names[:20]), "epochs": 1, "image_encoder": "vit_tiny_patch16_224", "depth": 1}
+    held = train(small, **how, batch_size=8)
+    appended = []
+    append = DiskRows.append
+    monkeypatch.setattr(pixels, "MOST_HELD", 0)
+    monkeypatch.setattr(pixels, "AT_ONCE", 7)
+    monkeypatch.setattr(DiskRows, "append", lambda rows, values: appended.append(len(values)) or append(rows, values))
+    with st.settings.override(cache_dir=tmp_path):
+        kept = train(small, **how, batch_size=8)
+    assert max(appended) == 7
+    assert sum(appended) == kept.config["n_spots"] == sum(adata.n_obs for adata in small) - 1
+    for name, values in held.arrays.items():
+        np.testing.assert_array_equal(kept.arrays[name], values, err_msg=name)
+    assert not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------------- bad input

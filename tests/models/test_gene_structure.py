@@ -133,10 +133,11 @@ def test_many_genes_are_kept_as_few_axes():
 
 
 def test_orders_of_rows_matrices_and_chunks_do_not_matter(monkeypatch):
+    from stpredict._sections import references
     from stpredict.models._reference import gene_correlation
 
     whole = GeneStructure.learn([programmes()], GENES)
-    monkeypatch.setattr(gene_correlation, "_ROWS", 37)
+    monkeypatch.setattr(references, "ROWS", 37)
     dense = programmes()
     dense.X = dense.X.toarray()
     np.testing.assert_allclose(GeneStructure.learn([dense], GENES).variances, whole.variances, rtol=1e-5)

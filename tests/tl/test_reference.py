@@ -119,13 +119,50 @@ def test_sections_in_one_object_are_studies(paired):
     np.testing.assert_allclose(joined.arrays["reference_variances"], apart.arrays["reference_variances"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["ridge", "align_st"])
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
+def test_references_on_disk_teach_the_same(paired, tmp_path, method, ending):
+    """As a path or in backed mode, cells of two studies lying mixed, in blocks of a few rows."""
+    import anndata
+
+    *train, one, other = paired(4)
+    cells = anndata.concat([without_image(one), without_image(other)], keys=["one", "other"], label="library_id")
+    cells = cells[np.random.default_rng(0).permutation(cells.n_obs)].copy()
+    path = tmp_path / f"atlas{ending}"
+    (cells.write_h5ad if ending == ".h5ad" else cells.write_zarr)(path)
+    how = {"method": method, "genes": GENES, "min_counts": 1}
+    how |= {"epochs": 1, "members": 1, "show_progress": False} if method == "align_st" else {}
+    model = st.tl.train(train, reference=cells, **how)
+    given = [path, [str(path)]] + ([anndata.read_h5ad(path, backed="r")] if ending == ".h5ad" else [])
+    for reference in given:
+        learned = st.tl.train(train, reference=reference, **how)
+        assert learned.config["reference"] == model.config["reference"]
+        assert learned.config["reference"]["n_studies"] == 2
+        for name, values in model.arrays.items():
+            np.testing.assert_array_equal(learned.arrays[name], values, err_msg=name)
+
+
+def test_bad_counts_on_disk_are_refused(paired, tmp_path):
+    import anndata
+
+    train, cells = paired(2)
+    cells = without_image(cells)
+    cells.X = np.log1p(cells.X)
+    cells.write_h5ad(tmp_path / "logged.h5ad")
+    for reference in (tmp_path, anndata.read_h5ad(tmp_path / "logged.h5ad", backed="r")):
+        with pytest.raises(ValueError, match="X holds fractional values"):
+            st.tl.train(train, genes=GENES, reference=reference, method="ridge")
+
+
 def test_bad_references_are_refused_before_training(paired, assert_same):
     train = paired(2)
     before = train[0].copy()
     with pytest.raises(ValueError, match="reference is empty; pass objects with raw counts, or leave it out"):
         st.tl.train(train, genes=GENES, reference=[], method="ridge")
-    with pytest.raises(TypeError, match="Expected an AnnData or a SpatialData, got str"):
-        st.tl.train(train, genes=GENES, reference="atlas.h5ad", method="ridge")
+    with pytest.raises(TypeError, match="Expected an AnnData or a SpatialData, got int"):
+        st.tl.train(train, genes=GENES, reference=3, method="ridge")
+    with pytest.raises(FileNotFoundError, match=r"There is no .*atlas\.h5ad"):
+        st.tl.train(train, genes=GENES, reference="no/atlas.h5ad", method="ridge")
     logged = without_image(paired(3)[2])
     logged.X = np.log1p(logged.X)
     with pytest.raises(ValueError, match=r"reference\[0\]: X holds fractional values"):

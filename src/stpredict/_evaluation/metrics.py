@@ -91,16 +91,35 @@ def gene_structure(measured: np.ndarray, predicted: np.ndarray) -> float:
     g = a.shape[1]
     if g < 3:
         return np.nan
+    sums = _over_pairs(a, b) if g < len(a) else _over_pairs_by_spots(a, b)
+    n = g * (g - 1) / 2
+    sx, sy, sxx, syy, sxy = sums
+    power = (sxx - sx**2 / n) * (syy - sy**2 / n)
+    return float((sxy - sx * sy / n) / np.sqrt(power)) if power > 0 else np.nan
+
+
+def _over_pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Sums over pairs of columns of their products x in `a`, y in `b`, and of x², y² and xy."""
+    g = a.shape[1]
     sums = np.zeros(5)
     for start in range(0, g, _ROWS):
         rows = slice(start, start + _ROWS)
         above = np.arange(g)[None] > np.arange(g)[rows, None]
         x, y = (a[:, rows].T @ a)[above], (b[:, rows].T @ b)[above]
         sums += [x.sum(), y.sum(), x @ x, y @ y, x @ y]
-    n = g * (g - 1) / 2
-    sx, sy, sxx, syy, sxy = sums
-    power = (sxx - sx**2 / n) * (syy - sy**2 / n)
-    return float((sxy - sx * sy / n) / np.sqrt(power)) if power > 0 else np.nan
+    return sums
+
+
+def _over_pairs_by_spots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The same where columns are more than rows, from products of rows: the cost does not grow with pairs of columns.
+
+    The sum of squared products of columns is that of rows: ‖aᵀa‖ = ‖aaᵀ‖, and the sum of x y is ‖abᵀ‖².
+    """
+    own = [np.square(one).sum(axis=0) for one in (a, b)]
+    whole = [np.square(one.sum(axis=1)).sum() for one in (a, b)]
+    whole += [np.square(left @ right.T).sum() for left, right in ((a, a), (b, b), (a, b))]
+    diagonal = [own[0].sum(), own[1].sum(), own[0] @ own[0], own[1] @ own[1], own[0] @ own[1]]
+    return (np.array(whole) - diagonal) / 2
 
 
 def morans_i(values: np.ndarray, adjacency: sparse.csr_matrix) -> np.ndarray:

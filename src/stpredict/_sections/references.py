@@ -12,8 +12,8 @@ from scipy import sparse
 from stpredict._core import keys
 from stpredict._core.checks import check_unique_genes, raw_counts
 from stpredict._core.labels import as_text
-from stpredict._sections.open import table_of
-from stpredict._sections.stored import Store, opened
+from stpredict._sections.open import listed, table_of
+from stpredict._sections.stored import Store, are_stored, opened, stores_in
 from stpredict._sections.totals import recorded_totals, row_sums
 
 if TYPE_CHECKING:
@@ -53,16 +53,32 @@ class Reference:
     obs: pd.DataFrame
     read: Callable[[slice], Matrix]
 
-    def blocks(self, min_counts: int) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
-        """Studies and log1p counts per 10,000 of all rows with enough counts, block by block."""
+    def blocks(
+        self, min_counts: int, columns: np.ndarray | slice = slice(None)
+    ) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
+        """Studies and log1p counts per 10,000, in `columns`, of all rows with enough counts, block by block."""
         for start in range(0, len(self.study), ROWS):
             rows = slice(start, start + ROWS)
-            values, enough = log_rows(self.read(rows), self.obs.iloc[rows], min_counts)
+            values, enough = log_rows(self.read(rows), self.obs.iloc[rows], min_counts, columns)
             yield self.study[rows][enough], values
 
 
+def open_references(data: Data | str | Path | Sequence[Data | str | Path], where: Where) -> list[Reference]:
+    """Open objects, stores and folders of stores, see `open_reference`.
+
+    Raises
+    ------
+    TypeError, FileNotFoundError, ValueError
+        As `open_reference` does, or if objects and stores are mixed.
+    """
+    several = listed(data)
+    if are_stored(several):
+        several = [store for path in several for store in stores_in(Path(path).expanduser())]
+    return [open_reference(one, f"reference[{number}]", where) for number, one in enumerate(several)]
+
+
 def open_reference(data: Data | str | Path, name: str, where: Where) -> Reference:
-    """Open one AnnData or SpatialData, or one AnnData's store, whose counts stay on disk.
+    """Open one AnnData or SpatialData, or one AnnData's store. Counts that are on disk, as those of a backed AnnData, stay there.
 
     Raises
     ------
@@ -74,8 +90,11 @@ def open_reference(data: Data | str | Path, name: str, where: Where) -> Referenc
     if isinstance(data, (str, Path)):
         return _stored(Path(data).expanduser(), where.library_key)
     adata = table_of(data, where.table_key)
-    counts = checked_counts(adata, name)
     studies = study_codes(adata.obs, where.library_key)
+    if getattr(adata, "isbacked", False):
+        check_unique_genes(adata.var_names, name)
+        return Reference(name, adata.var_names, studies, adata.obs, lambda rows: _rows_of_backed(adata, rows, name))
+    counts = checked_counts(adata, name)
     return Reference(name, adata.var_names, studies, adata.obs, lambda rows: counts[rows])
 
 
@@ -143,6 +162,15 @@ def _stored(path: Path, library_key: str | None) -> Reference:
 
     obs = store.adata.obs
     return Reference(path.name, store.adata.var_names, study_codes(obs, library_key), obs, read)
+
+
+def _rows_of_backed(adata: AnnData, rows: slice, name: str) -> Matrix:
+    """Raw counts of some rows, of which only these are read."""
+    from anndata import AnnData
+
+    part = adata[rows]
+    counts = part.layers.get(keys.COUNTS)
+    return checked_counts(AnnData(part.X if counts is None else counts), name)
 
 
 def _some_rows(element: Any, rows: slice) -> Matrix:

@@ -41,7 +41,7 @@ N_GENES = 1000
 def fit(
     sections: Data | Sequence[Data] | str | Path | Sequence[str | Path],
     *,
-    reference: Data | Sequence[Data] | None = None,
+    reference: Data | Sequence[Data] | str | Path | Sequence[str | Path] | None = None,
     method: str = "consensus",
     genes: Iterable[str] | None = None,
     features: str | Sequence[str] | None = None,
@@ -75,7 +75,9 @@ def fit(
     if group_key == GROUP_KEY and not any(group_key in section.adata.obs for section in opened):
         group_key = None
     if reference is not None:
-        tables = [table_of(one, table_key) for one in listed(reference)]
+        tables = listed(reference)
+        if not are_stored(tables):
+            tables = [table_of(one, table_key) for one in tables]
         study_key = library_key or "library_id"
         model.learn_reference(tables, genes, min_counts=min_counts, study_key=study_key)
     if checkpoint is not None:

@@ -19,6 +19,9 @@ OVERSAMPLED, PASSES = 10, 5
 
 MIN_GENES = 2
 
+AT_ONCE = 128
+"""Columns of a dense matrix that a sparse one is multiplied with at a time: so few stay in the processor's cache."""
+
 
 def coexpression(
     references: Sequence[Reference], *, n_dims: int, min_counts: int
@@ -107,6 +110,26 @@ class CorrelationWithinStudies:
             for study, values in reference.blocks(self._min_counts):
                 out[columns] += values.T @ (values @ weights - middle[study])
         return self._scale * out
+
+    def of(self, genes: np.ndarray) -> np.ndarray:
+        """Correlation (all genes, `genes`) of every gene with those in rows `genes`, in one pass over the references."""
+        out = np.zeros((len(self.names), len(genes)))
+        for reference, columns, means in zip(self._references, self._columns, self._means, strict=True):
+            place = np.full(len(self.names), -1)
+            place[columns] = np.arange(len(columns))
+            there = np.flatnonzero(place[genes] >= 0)
+            chosen = place[genes[there]]
+            products, middle = np.zeros((len(columns), len(there))), means[:, chosen]
+            for study, values in reference.blocks(self._min_counts):
+                centred = values[:, chosen].toarray() - middle[study]
+                by_gene = values.T.tocsr()
+                for first in range(0, len(there), AT_ONCE):
+                    few = slice(first, first + AT_ONCE)
+                    products[:, few] += by_gene @ np.ascontiguousarray(centred[:, few])
+            out[np.ix_(columns, there)] += products
+        out *= self._scale
+        out *= self._scale[genes].T
+        return out
 
 
 def _first_axes(matrix: CorrelationWithinStudies, n_dims: int) -> tuple[np.ndarray, np.ndarray, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,16 +13,15 @@ from stpredict._core.version import __version__
 from stpredict._core.warning import warn
 from stpredict._genes import facts, symbols
 from stpredict._genes.text_vectors import encoder_name, text_encoder
-from stpredict._sections.open import Where, listed
-from stpredict._sections.references import open_reference
-from stpredict._sections.stored import are_stored, stores_in
+from stpredict._sections.open import Where
+from stpredict._sections.references import open_references
 from stpredict.pp._coexpression import coexpression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from stpredict._core.typing import Data
-    from stpredict._sections.references import Reference
 
 SHIPPED = "minilm and topics, shipped"
 """What ``attrs["encoder"]`` says of vectors that the package carries."""
@@ -210,22 +208,15 @@ def _coexpression(
     where: Where,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Vectors of the co-expression of those genes that vary in the references."""
-    opened = _open(reference, where)
+    opened = open_references(reference, where)
+    if not opened:
+        msg = "reference is empty; pass sections or cells with raw counts."
+        raise ValueError(msg)
     vectors, made = coexpression(opened, n_dims=n_dims, min_counts=min_counts)
     if names is not None:
         found = symbols.match(names, vectors.index)
         vectors = vectors.loc[list(found.values())].set_axis(pd.Index(list(found), dtype=str), axis=0)
     return _frame(vectors.to_numpy(), vectors.index, "coexpression"), made
-
-
-def _open(reference: Any, where: Where) -> list[Reference]:
-    several = listed(reference)
-    if are_stored(several):
-        several = [store for path in several for store in stores_in(Path(path).expanduser())]
-    if not several:
-        msg = "reference is empty; pass sections or cells with raw counts."
-        raise ValueError(msg)
-    return [open_reference(one, f"reference[{number}]", where) for number, one in enumerate(several)]
 
 
 def _frame(vectors: np.ndarray, names: Sequence[str], part: str) -> pd.DataFrame:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def train(
     sections: Data | Sequence[Data] | str | Path | Sequence[str | Path],
     *,
-    reference: Data | Sequence[Data] | None = None,
+    reference: Data | Sequence[Data] | str | Path | Sequence[str | Path] | None = None,
     method: str = "consensus",
     genes: Iterable[str] | None = None,
     features: str | Sequence[str] | None = None,
@@ -47,7 +47,8 @@ def train(
         stores: they are read one at a time and the rows to learn from are kept in ``stpredict.settings.cache_dir`` until
         training ends, so memory does not grow with the number of sections (see Notes).
     reference
-        Sections or single cells without images, with raw counts: one object or a list. Their gene–gene correlation
+        Sections or single cells without images, with raw counts: one object or a list, also AnnData in backed mode, or the
+        paths of stores, of which a few thousand rows are in memory at a time. Their gene–gene correlation
         corrects predictions, little on sections like those in training and more the further a section's image
         features lie from theirs; see Notes. To ``"align_st"`` they tell instead where genes lie among the programmes of
         co-expression: all genes that they measure can then be predicted. Never pass counts of a patient on whom the

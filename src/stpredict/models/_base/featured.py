@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     import numpy as np
-    from anndata import AnnData
 
+    from stpredict._core.typing import Data
     from stpredict._sections.section import Section
     from stpredict.models._base.contract import History
     from stpredict.models._base.files import Stored
@@ -83,7 +83,7 @@ class FeatureModel(StoredModel):
 
     @abstractmethod
     def learn_reference(
-        self, tables: Sequence[AnnData], genes: Sequence[str], *, min_counts: int, study_key: str | None
+        self, tables: Sequence[Data | str | Path], genes: Sequence[str], *, min_counts: int, study_key: str | None
     ) -> None:
         """Learn how genes vary together from `tables` without images, before `fit`."""
 

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from anndata import AnnData
-
+    from stpredict._core.typing import Data
     from stpredict._sections.section import Section
     from stpredict.models._base.contract import History
     from stpredict.models._base.files import Stored
@@ -66,7 +65,7 @@ class SpotwiseModel(FeatureModel):
     # ------------------------------------------------------------------ training
 
     def learn_reference(
-        self, tables: Sequence[AnnData], genes: Sequence[str], *, min_counts: int, study_key: str | None
+        self, tables: Sequence[Data | str | Path], genes: Sequence[str], *, min_counts: int, study_key: str | None
     ) -> None:
         """Learn the gene–gene structure of `tables` without images, before `fit`."""
         self.structure = GeneStructure.learn(tables, genes, min_counts=min_counts, study_key=study_key)

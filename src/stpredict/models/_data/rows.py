@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     Rows: TypeAlias = "np.ndarray | torch.Tensor | DiskRows"
 
 CHUNK = 4096
-"""Rows gone through at once."""
+"""Rows gone through at once, at most."""
+
+CHUNK_VALUES = 2**24
+"""Values gone through at once: of tiles, fewer rows."""
 
 
 class DiskRows:
@@ -169,8 +172,9 @@ class Collected:
         self._parts.append(values)
 
     def done(self) -> np.ndarray:
-        """All of them."""
-        return np.concatenate(self._parts)
+        """All of them; the parts are given away."""
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class RowStore:
@@ -223,8 +227,9 @@ def columns(values: Rows, which: slice) -> Rows:
 
 def chunks(values: Rows) -> Iterable[np.ndarray]:
     """All rows in order, a few at a time."""
-    for first in range(0, len(values), CHUNK):
-        yield np.asarray(values[first : first + CHUNK])
+    size = max(1, min(CHUNK, CHUNK_VALUES // max(int(np.prod(values.shape[1:])), 1)))
+    for first in range(0, len(values), size):
+        yield np.asarray(values[first : first + size])
 
 
 def as_tensor(values: Rows) -> torch.Tensor | DiskRows:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stpredict._core.warning import warn
-from stpredict._sections.references import checked_counts, log_rows, study_codes
+from stpredict._sections.open import Where
+from stpredict._sections.references import open_references
 from stpredict._sections.spread import moments
 from stpredict.models._data.chunks import Parts, rows_of
 from stpredict.models._data.linalg import cross
@@ -16,11 +17,10 @@ from stpredict.models._reference.distance import distance_to, section_means_and_
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    import pandas as pd
-    from anndata import AnnData
-
-    from stpredict._core.typing import Matrix
+    from stpredict._core.typing import Data
+    from stpredict._sections.references import Reference
     from stpredict._sections.section import Section
     from stpredict.models._data.table import Table
 
@@ -32,8 +32,6 @@ MIN_GENES = 2
 
 LEAST_POWER = 1e-9
 """A gene varies if the sum of its squares is more than this share of the largest."""
-
-_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class GeneStructure:
     @classmethod
     def learn(
         cls,
-        references: Sequence[AnnData],
+        references: Sequence[Data | str | Path],
         genes: Sequence[str],
         *,
         min_counts: int = 50,
@@ -96,7 +94,8 @@ class GeneStructure:
         Parameters
         ----------
         references
-            Objects with raw counts; images, coordinates and features are neither needed nor looked at.
+            Objects with raw counts, or stores of such, which are read block by block; images, coordinates and features
+            are neither needed nor looked at.
         genes
             Genes of the model.
         min_counts
@@ -115,31 +114,28 @@ class GeneStructure:
         UserWarning
             If some genes vary in no reference.
         """
-        references = list(references)
-        if not references:
+        genes = list(genes)
+        opened = open_references(references, Where(study_key))
+        if not opened:
             msg = "reference is empty; pass objects with raw counts, or leave it out."
             raise ValueError(msg)
-        counts = [_checked(adata, genes, f"reference[{number}]") for number, adata in enumerate(references)]
+        columns = [_columns(reference, genes) for reference in opened]
         products, n_rows, n_studies = np.zeros((len(genes), len(genes))), 0, 0
-        for number, adata in enumerate(references):
-            columns = adata.var_names.get_indexer(list(genes))
-            used = 0
-            studies = study_codes(adata.obs, study_key)
-            for rows in (np.flatnonzero(studies == study) for study in range(studies.max(initial=-1) + 1)):
-                product, n = _cross_products(counts[number], adata.obs, rows, columns, min_counts)
-                if n > 1:
-                    products, used, n_studies = products + product, used + n, n_studies + 1
-            if not used:
+        for reference, present in zip(opened, columns, strict=True):
+            product, sizes = _cross_products(reference, present, min_counts)
+            if not len(sizes):
                 msg = (
-                    f"reference[{number}] has fewer than two spots or cells with min_counts={min_counts} counts in any "
+                    f"{reference.name} has fewer than two spots or cells with min_counts={min_counts} counts in any "
                     "study; drop it or lower min_counts."
                 )
                 raise ValueError(msg)
-            n_rows += used
+            there = np.flatnonzero(present >= 0)
+            products[np.ix_(there, there)] += product
+            n_rows, n_studies = n_rows + int(sizes.sum()), n_studies + len(sizes)
         structure = cls._of(products, {"n_studies": n_studies, "n_spots": n_rows})
-        if n_unknown := len(list(genes)) - structure.record["n_genes"]:
+        if n_unknown := len(genes) - structure.record["n_genes"]:
             msg = (
-                f"{n_unknown} of the model's {len(list(genes))} genes are not measured, or constant, in all "
+                f"{n_unknown} of the model's {len(genes)} genes are not measured, or constant, in all "
                 "references; their predictions do not profit from reference."
             )
             warn(msg)
@@ -251,34 +247,33 @@ class GeneStructure:
         return cls(**kept, record=dict(config.get("reference", {})))
 
 
-def _checked(adata: AnnData, genes: Sequence[str], name: str) -> Matrix:
-    """Raw counts of a reference; one that cannot be learned from is refused, by name."""
-    counts = checked_counts(adata, name)
-    if not adata.var_names.isin(list(genes)).any():
-        first = ", ".join(map(str, adata.var_names[:3]))
+def _columns(reference: Reference, genes: Sequence[str]) -> np.ndarray:
+    """Number of every gene among those of a reference, -1 where it lacks one; a reference without any is refused."""
+    columns: np.ndarray = reference.genes.get_indexer(list(genes))
+    if not (columns >= 0).any():
+        first = ", ".join(map(str, reference.genes[:3]))
         msg = (
-            f"{name} measures none of the model's {len(genes)} genes (it has {first}, …); "
+            f"{reference.name} measures none of the model's {len(genes)} genes (it has {first}, …); "
             "are its var_names the same kind of names, and the same species?"
         )
         raise ValueError(msg)
-    return counts
+    return columns
 
 
-def _cross_products(
-    counts: Matrix, obs: pd.DataFrame, rows: np.ndarray, columns: np.ndarray, min_counts: int
-) -> tuple[np.ndarray, int]:
-    """Centred cross-products (genes, genes) of log1p CP10k over `rows`, and how many have enough counts."""
-    present = np.flatnonzero(columns >= 0)
-    total = np.zeros(len(present))
-    products, n = np.zeros((len(present), len(present))), 0
-    for start in range(0, len(rows), _ROWS):
-        some = rows[start : start + _ROWS]
-        values = log_rows(counts[some], obs.iloc[some], min_counts, columns[present])[0].toarray()
-        total += values.sum(axis=0)
+def _cross_products(reference: Reference, columns: np.ndarray, min_counts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cross-products (genes, genes) of log1p CP10k in those `columns` that are there, centred within every study and summed.
+
+    Beside them, the numbers of rows with enough counts in all studies that have two of them or more.
+    """
+    present = columns[columns >= 0]
+    n_studies = int(reference.study.max(initial=-1)) + 1
+    products, totals, sizes = np.zeros((len(present),) * 2), np.zeros((n_studies, len(present))), np.zeros(n_studies)
+    for study, block in reference.blocks(min_counts, present):
+        values = block.toarray()
         products += cross(values, values)
-        n += len(values)
-    if n > 1:
-        products -= np.outer(total, total) / n
-    out = np.zeros((len(columns), len(columns)))
-    out[np.ix_(present, present)] = products
-    return out, n
+        for number, n in zip(*np.unique(study, return_counts=True), strict=True):
+            totals[number] += (values if n == len(values) else values[study == number]).sum(axis=0)
+            sizes[number] += n
+    for total, n in zip(totals, sizes, strict=True):
+        products -= np.outer(total, total) / max(n, 1)
+    return products, sizes[sizes > 1]

@@ -159,13 +159,15 @@ def within_sections(table: Table) -> np.ndarray:
     """Expression (n, genes) minus the mean of its section."""
     out = np.array(table.expression, dtype=np.float64)
     for _, rows in table.of_sections():
-        out[rows] -= out[rows].mean(axis=0)
+        own = out[rows[0] : rows[-1] + 1]  # a view
+        own -= own.mean(axis=0)
     return out
 
 
 def moments(table: Table, genes: Sequence[str]) -> pd.DataFrame:
     """`MOMENTS` of every gene over the training sections."""
-    sd = np.sqrt(np.square(within_sections(table)).mean(axis=0))
+    values = within_sections(table)
+    sd = np.sqrt(np.square(values, out=values).mean(axis=0))
     level = table.section_means(table.expression).mean(axis=0, dtype=np.float64)
     return pd.DataFrame({"level": level, "log_sd": np.log(np.maximum(sd, MIN_SD))}, index=list(genes))
 

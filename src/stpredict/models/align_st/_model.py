@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    from anndata import AnnData
 
+    from stpredict._core.typing import Data
     from stpredict.models._base.contract import History
     from stpredict.models._base.files import Stored
     from stpredict.models._data.table import Table
@@ -80,7 +80,7 @@ class AlignSt(NetworkModel):
     # ------------------------------------------------------------------ training
 
     def learn_reference(
-        self, tables: Sequence[AnnData], genes: Sequence[str], *, min_counts: int, study_key: str | None
+        self, tables: Sequence[Data | str | Path], genes: Sequence[str], *, min_counts: int, study_key: str | None
     ) -> None:
         """Place all genes of image-free `tables` by their co-expression there."""
         from stpredict.models.align_st._reference import learn_reference
@@ -216,14 +216,19 @@ class AlignSt(NetworkModel):
         at = {row: i for i, row in enumerate(wanted.tolist())}
         columns = [at[row] for row in rows.tolist()]
         networks = list(self._networks())
-        standard = sum(expression(network, slide, all_genes, pool)[:, columns] for network in networks) / len(networks)
+        standard = expression(networks[0], slide, all_genes, pool)[:, columns]
+        for network in networks[1:]:
+            standard += expression(network, slide, all_genes, pool)[:, columns]
+        standard /= len(networks)
         level, sd = self.arrays["gene_level"][rows], self.arrays["gene_sd"][rows]
         error = self.arrays["unseen_error"][self.arrays["gene_told"][rows].astype(int)] * sd
         judgement = self._judged(section)
         width = self.trust.error_width(judgement, has_spread=False)
         error[rows < n_seen] = (self.arrays["residual_sd"] if width is None else width)[rows[rows < n_seen]]
         mean, std = np.full((2, len(section), len(asked)), np.nan, dtype=np.float32)
-        mean[:, known], std[:, known] = standard * sd + level, error
+        standard *= sd
+        standard += level
+        mean[:, known], std[:, known] = standard, error
         unseen = self._unseen(np.array(asked)[known], rows)
         reached, errors = self.trust.expected(judgement, self._columns(asked, place))
         others = np.flatnonzero(known)[rows >= n_seen]

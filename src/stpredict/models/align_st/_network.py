@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from stpredict.models.nn._losses import correlation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from torch import Tensor
 
     from stpredict.models.align_st._options import Options
@@ -19,6 +24,12 @@ if TYPE_CHECKING:
 HEADS = 4
 PCC_WEIGHT = 0.5
 GENES_AT_ONCE = 2048
+
+SPOTS_AT_ONCE = 8192
+"""Spots whose nuclei go through the network together: a larger section does so in parts, in training anew on the way back."""
+
+VALUES_AT_ONCE = 2**25
+"""Values of predicted expression that losses are taken of together; of a larger section a few genes at a time."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,27 @@ class NucleiAttention(nn.Module):
         """Tiles (n, width) and their nuclei maps."""
         tokens = self.branch(maps)
         return tile + torch.einsum("np,npw->nw", self.attention(tile, tokens), self.value(tokens))
+
+
+def _forgetful(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    """What `function` returns; what its gradient needs is not kept, but computed once more."""
+    if not torch.is_grad_enabled():
+        return function(*given)
+    norms = [part for part in getattr(function, "modules", list)() if isinstance(part, nn.BatchNorm2d)]
+    return checkpoint(function, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), _not_counted(norms)))
+
+
+@contextmanager
+def _not_counted(norms: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
+    """What `norms` see here they have counted already."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 class SpatialRefinement(nn.Module):
@@ -249,7 +281,10 @@ class AlignStNetwork(nn.Module):
         """(n, width): refined tiles of a section."""
         tile = self.look(slide.features)
         if self.nuclei is not None:
-            tile = self.nuclei(tile, slide.nuclei)
+            parts = -(-len(tile) // SPOTS_AT_ONCE)
+            ask = self.nuclei if parts == 1 else partial(_forgetful, self.nuclei)
+            pairs = zip(tile.tensor_split(parts), slide.nuclei.tensor_split(parts), strict=True)
+            tile = torch.cat([ask(*pair) for pair in pairs])
         return self.refine(tile, slide.near, slide.alike)
 
     def described(self, genes: Described, tiles: Tensor) -> Tensor:
@@ -295,10 +330,27 @@ class AlignStNetwork(nn.Module):
             final = self.genes(
                 described, self._heard(described, genes, some, tiles), torch.arange(len(some), device=device)
             )
-            predicted, truth = self.expression(tiles, final)[rows], targets[:, some].to(device)
-            mse = mse + weight * F.mse_loss(predicted, truth)
-            away = away + weight * (1 - correlation(predicted, truth).mean())
+            errors, alike = self._agreement(tiles, rows, final, targets, some)
+            mse = mse + weight * errors
+            away = away + weight * (1 - alike)
         return Losses(mse + PCC_WEIGHT * away, mse, away)
+
+    def _agreement(
+        self, tiles: Tensor, rows: Tensor, genes: Tensor, targets: Tensor, some: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean square error, and mean correlation, of the prediction for `rows` and `targets` (rows, genes), of `some` genes."""
+        if len(rows) * len(some) <= VALUES_AT_ONCE:
+            predicted, truth = self.expression(tiles, genes)[rows], targets[:, some].to(tiles.device)
+            return F.mse_loss(predicted, truth), correlation(predicted, truth).mean()
+
+        def sums(own: Tensor, few: Tensor, measured: Tensor) -> Tensor:
+            predicted, truth = self.expression(own, few), targets[:, measured].to(own.device)
+            return torch.stack([F.mse_loss(predicted, truth), correlation(predicted, truth).mean()]) * len(few)
+
+        own, size = tiles[rows], max(VALUES_AT_ONCE // len(rows), 1)
+        parts = zip(genes.split(size), some.split(size), strict=True)
+        mse, alike = sum(_forgetful(sums, own, *part) for part in parts) / len(some)
+        return mse, alike
 
     def _heard(self, described: Tensor, genes: Described, drawn: Tensor, tiles: Tensor) -> Tensor:
         """(p, width): the `genes` that a step's `drawn` ones may listen to, these first; all, as in prediction.

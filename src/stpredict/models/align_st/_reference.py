@@ -12,10 +12,10 @@ from stpredict.models.align_st._genes import MIN_SD, MOMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from anndata import AnnData
+    from stpredict._core.typing import Data
 
-AT_ONCE = 256
 LEAST_POWER = 1e-3
 
 
@@ -62,7 +62,7 @@ class ReferenceGenes:
 
 
 def learn_reference(
-    tables: Sequence[AnnData], seen: Sequence[str], *, min_counts: int, study_key: str | None
+    tables: Sequence[Data | str | Path], seen: Sequence[str], *, min_counts: int, study_key: str | None
 ) -> ReferenceGenes:
     """How all genes of image-free `tables` vary with the `seen` ones.
 
@@ -74,13 +74,13 @@ def learn_reference(
     """
     from stpredict._genes.symbols import match, match_once
     from stpredict._sections.open import Where
-    from stpredict._sections.references import open_reference
+    from stpredict._sections.references import open_references
     from stpredict.pp._coexpression import CorrelationWithinStudies
 
-    if not tables:
+    opened = open_references(tables, Where(study_key))
+    if not opened:
         msg = "reference is empty; pass objects with raw counts, or leave it out."
         raise ValueError(msg)
-    opened = [open_reference(table, f"reference[{i}]", Where(study_key)) for i, table in enumerate(tables)]
     for reference in opened:
         if not match(seen, map(str, reference.genes)):
             first = ", ".join(map(str, reference.genes[:3]))
@@ -102,11 +102,7 @@ def learn_reference(
     ours = {theirs: name for name, theirs in sorted(called.items(), key=lambda pair: pair[0] == pair[1])}
     called = {name: theirs for name, theirs in called.items() if ours[theirs] == name}  # of two aliases one
     known = np.array([row[name] for name in called.values()])
-    alike = np.zeros((len(names), len(known)), dtype=np.float32)
-    for first in range(0, len(known), AT_ONCE):
-        chosen = np.zeros((len(names), min(AT_ONCE, len(known) - first)))
-        chosen[known[first : first + AT_ONCE], np.arange(chosen.shape[1])] = 1
-        alike[:, first : first + AT_ONCE] = matrix.times(chosen)
+    alike = matrix.of(known).astype(np.float32)
     level, sd = matrix.moments()
     index = pd.Index([ours.get(name, name) for name in names])
     moments = pd.DataFrame({MOMENTS[0]: level, MOMENTS[1]: np.log(np.maximum(sd, MIN_SD))}, index=index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,11 @@ NUCLEI_PX = 16
 
 COMPONENTS = 50
 """Principal components of the features in which look-alike spots are sought."""
+
+KEPT = 16
+"""Sections whose look-alike spots are kept, to be found once however often a section is predicted."""
+
+_found: dict[tuple[str, int], np.ndarray] = {}
 
 
 def slide_tensors(section: Section, features: np.ndarray, *, alike: int, nuclei: str | None) -> SlideTensors:
@@ -69,7 +75,20 @@ def _padded(graph: sparse.csr_matrix) -> np.ndarray:
 
 
 def _look_alikes(features: np.ndarray, n: int) -> np.ndarray:
-    """int64 (spots, n): rows with the nearest features; -1 where a section has no more."""
+    """int64 (spots, n): rows with the nearest features; -1 where a section has no more.
+
+    They are kept for the sections that were asked for last, which are known by their features.
+    """
+    key = hashlib.sha256(np.ascontiguousarray(features)).hexdigest() + str(features.shape), n
+    rows = _found.pop(key, None)
+    rows = _find_look_alikes(features, n) if rows is None else rows
+    _found[key] = rows
+    for oldest in list(_found)[:-KEPT]:
+        _found.pop(oldest, None)
+    return rows
+
+
+def _find_look_alikes(features: np.ndarray, n: int) -> np.ndarray:
     from sklearn.decomposition import PCA
     from sklearn.neighbors import NearestNeighbors
 

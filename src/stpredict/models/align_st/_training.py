@@ -182,7 +182,8 @@ def standardised(values: np.ndarray) -> np.ndarray:
         return values
     centred = values - values.mean(axis=0)
     size = centred.std(axis=0)
-    return centred / np.where(size > 1e-3, size, 1)
+    centred /= np.where(size > 1e-3, size, 1)
+    return centred
 
 
 class _Monitor:

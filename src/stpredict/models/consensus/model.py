@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from anndata import AnnData
-
+    from stpredict._core.typing import Data
     from stpredict._sections.section import Section
     from stpredict.models._data.table import Table
 
@@ -120,7 +119,7 @@ class Consensus(Banked, SpotwiseModel):
     # ------------------------------------------------------------------ training
 
     def learn_reference(
-        self, tables: Sequence[AnnData], genes: Sequence[str], *, min_counts: int, study_key: str | None
+        self, tables: Sequence[Data | str | Path], genes: Sequence[str], *, min_counts: int, study_key: str | None
     ) -> None:
         """Learn the gene–gene structure of `tables` without images, to which ridge and neighbours are drawn, before `fit`."""
         self._learned = GeneStructure.learn(tables, genes, min_counts=min_counts, study_key=study_key)
