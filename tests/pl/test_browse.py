@@ -64,13 +64,11 @@ class Page:
             for value in node:
                 self._collect(value)
 
-    def column(self, name):
-        """The column of that name, of the first source that has one."""
-        for source in self.models["ColumnDataSource"]:
-            for key, value in source.get("data", {}).get("entries", []):
-                if key == name:
-                    return self.values(value)
-        raise KeyError(name)
+    def column(self, name, *, beside=""):
+        """The column of that name, of the only source that has one, and the column `beside` it."""
+        sources = [dict(source["data"]["entries"]) for source in self.models["ColumnDataSource"] if "data" in source]
+        (source,) = [source for source in sources if name in source and (not beside or beside in source)]
+        return self.values(source[name])
 
     @staticmethod
     def values(stored):
@@ -116,9 +114,9 @@ def test_the_page_holds_the_values_of_every_gene_where_the_spots_are(predicted, 
     for gene in ("ERBB2", "COL1A1"):
         np.testing.assert_allclose(page.values(measured[gene]), log_cp10k(predicted, gene), rtol=1e-6)
         np.testing.assert_array_equal(page.values(after[gene]), of(predicted, gene))
-    mpp = 2304 / 2304 * st.pp.tiles(predicted, copy=True).uns["tiles"]["sim_1"]["mpp"]
-    np.testing.assert_allclose(page.column("x"), predicted.obsm["spatial"][:, 0] * mpp)
-    np.testing.assert_allclose(page.column("y"), predicted.obsm["spatial"][:, 1] * mpp)
+    mpp = st.pp.tiles(predicted, copy=True).uns["tiles"]["sim_1"]["mpp"]
+    np.testing.assert_allclose(page.column("x", beside="spot"), predicted.obsm["spatial"][:, 0] * mpp)
+    np.testing.assert_allclose(page.column("y", beside="spot"), predicted.obsm["spatial"][:, 1] * mpp)
     assert page.column("spot") == list(predicted.obs_names)
     np.testing.assert_allclose([circle["radius"]["value"] for circle in page.models["Circle"]], 55 * mpp / 2)
     y = page.models["Range1d"][1]
@@ -145,7 +143,8 @@ def test_titles_say_the_correlation_and_words_what_to_expect(predicted, page_of)
     (r,), _ = metrics.pearson(log_cp10k(predicted, "ERBB2")[5:, None], of(predicted, "ERBB2")[5:, None])
     n = predicted.n_obs - 5
     assert page.titles == ["slide", "ERBB2: measured", f"ERBB2: predicted, r = {r:.2f} (n = {n})"]
-    assert page.column("measured")[1] == "VEGFA: not measured" or "VEGFA: not measured" in page.text
+    assert page.column("title of measured") == ["ERBB2: measured", "VEGFA: not measured"]
+    assert page.column("title of predicted")[1] == "VEGFA: predicted"
     expected = predicted.var.loc["ERBB2", "predicted_reliability"]
     assert f"ERBB2 is expected to reach r = {expected:.2f} over the spots of this slide" in page.words
     assert "predicted by method ridge from morphology features on 2026-11-29" in page.words
@@ -163,7 +162,7 @@ def test_the_slide_under_the_spots_is_in_register(predicted, page_of):
     address = page.column("url")[0]
     slide = np.asarray(Image.open(BytesIO(b64decode(address.removeprefix("data:image/jpeg;base64,")))))
     assert max(slide.shape) <= 500
-    x, y, w, h = (page.column(name)[0] for name in "xywh")
+    x, y, w, h = (page.column(name, beside="url")[0] for name in "xywh")
     mpp = st.pp.tiles(predicted, copy=True).uns["tiles"]["sim_1"]["mpp"]
     hires = predicted.uns["spatial"]["sim_1"]["images"]["hires"]
     assert hires.shape[:2] == (2304, 2304)
@@ -182,15 +181,14 @@ def test_own_columns_are_the_tumour_the_domains_their_labels_and_the_trust(predi
     page = page_of(predicted, genes="ERBB2")
     call = predicted.obs["tumor"].to_numpy(bool)
     tumour = f"tumor score, {call.sum()} of {len(call)} spots called tumor"
-    assert page.titles[3:] == [tumour, "region", "domains", "distance from training spots"]
+    assert page.titles[3:] == [tumour, "domains", "region", "distance from training spots"]
     np.testing.assert_allclose(page.column("obs tumor_score"), predicted.obs["tumor_score"], rtol=1e-6)
     np.testing.assert_allclose(page.column("obs predicted_distance"), predicted.obs["predicted_distance"], rtol=1e-6)
     assert page.column("obs region") == list(predicted.obs["region"])
     (outline,) = [s for s in page.models["ColumnDataSource"] if [k for k, _ in s["data"]["entries"]] == ["x", "y"]]
     assert len(page.values(dict(outline["data"]["entries"])["x"])) == call.sum()
-    labels, domains = (
-        dict(zip(m["factors"], m["palette"], strict=True)) for m in page.models["CategoricalColorMapper"]
-    )
+    colours = [dict(zip(m["factors"], m["palette"], strict=True)) for m in page.models["CategoricalColorMapper"]]
+    domains, labels = sorted(colours, key=lambda colour: "tumor" in colour)
     assert labels["tumor"] == domains["1"]  # labels have the colours of the domains that they agree with
     assert len(set(labels.values())) == len(labels)
     legend = {item["label"]["value"] for item in page.models["LegendItem"]}
@@ -239,7 +237,7 @@ def test_the_same_page_from_spatialdata(predicted, page_of):
     theirs = page_of(st.io.to_spatialdata(predicted), genes=["ERBB2"], columns="region")
     assert theirs.titles == ours.titles
     np.testing.assert_array_equal(theirs.column("predicted"), ours.column("predicted"))
-    np.testing.assert_allclose(theirs.column("x"), ours.column("x"))
+    np.testing.assert_allclose(theirs.column("x", beside="spot"), ours.column("x", beside="spot"))
 
 
 def test_one_of_several_sections_is_chosen(two_sections, page_of):

@@ -36,7 +36,7 @@ const at = facts.data.gene.indexOf(list.value)
 const shown = {...spots.data}
 for (const side of sides) {
   shown[side] = values[side].data[list.value]
-  maps[side].title.text = facts.data[side][at]
+  maps[side].title.text = facts.data["title of " + side][at]
 }
 colours.low = facts.data.low[at]
 colours.high = facts.data.high[at]
@@ -306,7 +306,7 @@ def _chooser(
 
     low, high = np.transpose(genes.limits)
     facts = {"gene": genes.names, "told": [escape(text) for text in genes.expected], "low": low, "high": high}
-    facts |= {side: _titles(genes, side) for side in maps}
+    facts |= {f"title of {side}": _titles(genes, side) for side in maps}
     values = {
         side: ColumnDataSource({gene: table[gene].to_numpy(np.float32) for gene in genes.names})
         for side, table in genes.sides.items()
