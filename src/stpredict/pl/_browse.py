@@ -211,7 +211,7 @@ def _sides(section: Section, names: list[str], measured: str | None, predicted: 
 
 def _bytes(values: np.ndarray | pd.Index) -> float:
     """Size of a column of numbers or names in the page; Bokeh compresses numbers."""
-    if np.issubdtype(values.dtype, np.floating):
+    if values.dtype.kind == "f":
         return AS_TEXT * len(compress(values.tobytes())) + 200
     return len(dumps([str(value) for value in values]))
 
