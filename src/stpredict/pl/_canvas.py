@@ -128,14 +128,14 @@ def view_of(section: Section) -> tuple[float, float, float, float]:
     return left, right, bottom, top
 
 
-def overview_of(section: Section) -> np.ndarray | None:
-    """The slide, small enough to draw; None where the section has no image."""
+def overview_of(section: Section, pixels: int = PIXELS) -> np.ndarray | None:
+    """The slide, small enough to draw: the part that has spots is `pixels` long; None where the section has no image."""
     if not section.has_image:
         return None
     left, right, bottom, top = view_of(section)
     height, width = section.image.shape
     zoom = max(1.0, max(height, width) / max(right - left, bottom - top))
-    return section.image.thumbnail(round(min(PIXELS * zoom, 4 * PIXELS)))
+    return section.image.thumbnail(round(min(pixels * zoom, max(pixels, 4 * PIXELS))))
 
 
 def draw_slide(ax: Axes, section: Section, slide: np.ndarray | None, *, alpha: float = 1.0) -> None:
@@ -159,7 +159,7 @@ def draw_spots(
     if "cmap" in style:
         style["cmap"] = colormaps[style["cmap"]] if isinstance(style["cmap"], str) else style["cmap"]
         style["cmap"] = style["cmap"].with_extremes(bad=UNKNOWN)
-    bins = _touch(section)
+    bins = spots_touch(section)
     diameter = np.full(len(section), size * (np.sqrt(2) if bins else 1.0) * section.spot_diameter)
     spots = EllipseCollection(
         diameter,
@@ -178,7 +178,7 @@ def draw_spots(
     return spots
 
 
-def _touch(section: Section) -> bool:
+def spots_touch(section: Section) -> bool:
     """Whether spots are bins, which leave no room between them."""
     lattice = section.lattice
     return lattice is not None and lattice.kind == "square" and section.spot_diameter > 0.95 * lattice.pitch_px
@@ -230,3 +230,9 @@ def robust_limits(*values: np.ndarray) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = np.percentile(finite, [1, 99])
     return (float(low), float(high)) if high > low else (float(low) - 0.5, float(high) + 0.5)
+
+
+def shared_limits(*values: np.ndarray) -> tuple[float, float]:
+    """Limits of one colour scale for several maps: from the lowest 1st to the highest 99th percentile of any."""
+    limits = [robust_limits(one) for one in values if np.isfinite(one).any()] or [(0.0, 1.0)]
+    return min(low for low, _ in limits), max(high for _, high in limits)

@@ -112,12 +112,12 @@ def compare(
 def _draw_row(
     row: np.ndarray, section: Section, before: np.ndarray, after: np.ndarray, *, size: float, cmap: str | Colormap
 ) -> None:
-    limits = np.array([_canvas.robust_limits(values) for values in (before, after) if np.isfinite(values).any()])
+    limits = _canvas.shared_limits(before, after)
     for panel, values in zip(row, (before, after), strict=False):
         spots = _canvas.draw_spots(panel, section, values, size=size, cmap=cmap)
-        spots.set_clim(limits[:, 0].min(), limits[:, 1].max())
+        spots.set_clim(*limits)
     _canvas.draw_colour_bar(row[1], spots, UNITS)
-    row[1].set_title(f"predicted, {_correlation(before, after)}", size=11)
+    row[1].set_title(f"predicted, {correlation_text(before, after)}", size=11)
 
     difference = after - before
     reach = max(map(abs, _canvas.robust_limits(difference)))
@@ -129,7 +129,8 @@ def _draw_row(
     row[2].set_title("predicted − measured", size=11)
 
 
-def _correlation(before: np.ndarray, after: np.ndarray) -> str:
+def correlation_text(before: np.ndarray, after: np.ndarray) -> str:
+    """Pearson correlation over the spots that have both values, and their number."""
     both = np.isfinite(before) & np.isfinite(after)
     if both.sum() < 2:
         return f"no r (n = {both.sum()})"

@@ -112,7 +112,7 @@ def domains(
     draw_categories(panels.axes[0], section, drawn, colour, size=size)
     if label_key is not None:
         labels = categories_of(adata, label_key)
-        their_colours = _label_colours(adata, label_key, values, labels, colour)
+        their_colours = label_colours(adata, label_key, values, labels, colour)
         draw_categories(panels.axes[1], section, labels.iloc[section.rows], their_colours, size=size)
         panels.axes[1].set_title(label_key, size=11)
         title += _measured(drawn, labels.iloc[section.rows])
@@ -130,7 +130,7 @@ def _measured(domains: pd.Series, labels: pd.Series) -> str:
     return f" (ARI = {agreement(*both)['ari']:.2f})"
 
 
-def _label_colours(
+def label_colours(
     adata: AnnData, label_key: str, domains: pd.Series, labels: pd.Series, colour: dict[str, str]
 ) -> dict[str, str]:
     """Label → colour: of ``uns``, else of the domain with which it overlaps most, one label for each."""

@@ -149,15 +149,20 @@ def _draw_score(
 
 
 def _tell_caveats(ax: Axes, section: Section, record: Mapping[str, Any]) -> None:
-    """Stand under the map what `tl.localize_tumor` warned of."""
+    """Write under the map what `tl.localize_tumor` warned of."""
+    if told := caveats_of(record, section.name):
+        ax.set_xlabel("; ".join(told), size=8)
+
+
+def caveats_of(record: Mapping[str, Any], name: str) -> list[str]:
+    """What `tl.localize_tumor` warned of, of the section `name`."""
     missing, used = len(record.get("markers_missing", ())), len(record.get("markers", ()))
     told = []
     if missing > used:
         told.append(f"{missing} of {missing + used} markers are missing")
-    if not record.get("two_groups", {}).get(section.name, True):
+    if not record.get("two_groups", {}).get(name, True):
         told.append("scores form one group: the call cuts a continuum")
-    if told:
-        ax.set_xlabel("; ".join(told), size=8)
+    return told
 
 
 def _draw_labels(ax: Axes, section: Section, labels: pd.Series, *, size: float) -> None:
