@@ -19,6 +19,7 @@ from stpredict._core.settings import settings
 from stpredict._core.warning import StpredictWarning
 from stpredict._genes.symbols import match
 from stpredict.models._trust.trust import OUTSIDE, UNKNOWN
+from stpredict.tl._batch.drawn import FEWEST_DRAWN
 from stpredict.tl._batch.results import Results, is_same, now, write_store
 from stpredict.tl._batch.thumbnails import picture_of
 
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
     from stpredict.tl._batch.drawn import Drawn
     from stpredict.tl._batch.manifest import Slide
     from stpredict.tl._batch.recipe import Recipe
-
-
-FEWEST_DRAWN = 10
-"""Slides with fewer spots than this get no map."""
 
 ONE_AT_A_TIME = Lock()
 """Threads of one process share memory, settings and the capture of warnings."""
