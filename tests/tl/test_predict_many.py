@@ -215,7 +215,7 @@ def test_maps_show_one_gene_in_colours_that_do_not_depend_on_the_other_slides(sl
     drawn = drawn_gene(model, None)
     assert page.count(f"predicted {drawn.gene}") == 6  # alternative text and caption of three slides
     assert f"expression of {drawn.gene}, log1p of counts per 10,000, in the same colours on all slides" in page
-    assert f">{drawn.low:.2f}<i" in page
+    assert f">{drawn.gene} {drawn.low:.2f}<i" in page
     assert f"</i>{drawn.high:.2f}<" in page
     assert page.count("#440154") == page.count("#fde724") == 1
     st.tl.predict_many([slides / "c.tif"], model, tmp_path / "alone")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -84,6 +88,46 @@ def test_verdicts_and_statuses_are_told_by_marks_and_words(outcomes, tmp_path):
         assert words in text, words
     for words in ("✓ done", "✓ kept", "✗ failed", "– not done"):
         assert words in text, words
+
+
+TOUCH = """<script>
+const seen = () => [...body.rows].filter(row => !row.hidden).map(row => value(row, 0));
+const said = {}, buttons = [...document.querySelectorAll("th button")];
+const press = words => { buttons.find(one => one.textContent === words).click(); return seen() };
+said.spots = press("spots"); said.fewest = press("spots"); said.verdict = press("training data"); said.slide = press("slide");
+const find = tools.querySelector("#text"), [verdict] = tools.querySelectorAll("select");
+const enter = (where, words) => { where.value = words; where.dispatchEvent(new Event("input", { bubbles: true })); return seen() };
+said.found = enter(find, "s10"); said.told = tools.querySelector("output").value; enter(find, "");
+said.edge = enter(verdict, "edge"); said.head = document.querySelector("th[aria-sort]").outerHTML;
+document.title = JSON.stringify(said);
+</script>"""
+"""What a user does: sort by spots twice, by verdict and by name, find a slide, and choose a verdict."""
+
+
+def test_the_table_sorts_and_filters_in_a_browser(outcomes, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium")
+    facts = {"s2": (900, "outside"), "s10": (1000, "inside"), "s1": (80, "edge"), "empty": (None, "")}
+    slides = [
+        replace(outcomes[0], slide=Slide(name, Path(f"/{name}.tif")), spots=spots, verdict=verdict)
+        for name, (spots, verdict) in facts.items()
+    ]
+    write_report(tmp_path, slides, Run("", 1, {}))
+    page = tmp_path / "report.html"
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{TOUCH}</body>"), encoding="utf-8")
+    quiet = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
+    call = [browser, *quiet.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
+    dom = subprocess.run(call, capture_output=True, text=True, timeout=60, check=True).stdout
+    said = json.loads(unescape(dom.split("<title>")[1].split("</title>")[0]))
+    assert said["spots"] == ["s1", "s2", "s10", "empty"]
+    assert said["fewest"] == ["s10", "s2", "s1", "empty"]  # (what has no value comes last either way)
+    assert said["verdict"] == ["s10", "s1", "s2", "empty"]
+    assert said["slide"] == ["empty", "s1", "s2", "s10"]
+    assert said["found"] == ["s10"]
+    assert said["told"] == "1 of 4 slides"
+    assert said["edge"] == ["s1"]
+    assert said["head"].startswith('<th aria-sort="ascending"><button>slide')
 
 
 def test_a_page_of_the_slide_is_linked_where_there_is_one(outcomes, tmp_path):

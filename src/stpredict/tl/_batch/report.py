@@ -141,11 +141,12 @@ def _page(folder: Path, outcomes: Sequence[Outcome], run: Run) -> str:
         facts={"Started": run.started, "Took": _duration(run.seconds), **run.facts},
         failed=[one for one in outcomes if one.status == "failed"],
         colours=colours,
+        gene="" if run.drawn is None else run.drawn.gene,
         low=low,
         high=high,
         stops=stops,
         fewest=FEWEST_DRAWN,
-        choices={"Status": statuses, "Training data": verdicts},
+        choices={"Training data": verdicts, "Status": statuses},
         rows=[_row(folder, one, run.drawn) for one in outcomes],
     )
 
@@ -156,7 +157,7 @@ def _colours(drawn: Drawn | None) -> tuple[str, str, str]:
         return "lowest", "highest of the slide", "Maps run from low (violet) to high (yellow) within each slide."
     meaning = (
         f"Maps show the predicted expression of {drawn.gene}, log1p of counts per 10,000, in the same colours on all slides. "
-        "Of predictions for held-out training spots, 98 % lie between the ends; what lies beyond has the colour of the end."
+        "Of predictions for held-out training spots, 98\u00a0% lie between the ends; what lies beyond has the colour of the end."
     )
     return f"{drawn.low:.2f}", f"{drawn.high:.2f}", meaning
 
