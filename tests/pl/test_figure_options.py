@@ -180,14 +180,14 @@ def simulated(colour, deficiency):
 
 
 @pytest.mark.parametrize("deficiency", ["none", "protanopia", "deuteranopia", "tritanopia"])
-@pytest.mark.parametrize(("n", "apart"), [(8, 9), (15, 5)])
-def test_colours_of_categories_are_told_apart_by_all_kinds_of_colour_vision(deficiency, n, apart):
+def test_colours_of_categories_are_told_apart_by_all_kinds_of_colour_vision(deficiency):
     from scipy.spatial.distance import pdist
 
     from stpredict.pl._categories import distinct
 
-    assert pdist([simulated(colour, deficiency) for colour in distinct(n)]).min() > apart
-    assert len(set(distinct(n))) == n
+    seen = [simulated(colour, deficiency) for colour in distinct(20)]
+    assert pdist(seen).min() > 16  # (of scanpy's twenty, two lie 3 apart)
+    assert distinct(8) == distinct(20)[:8]
 
 
 # ---------------------------------------------------------------------- titles and files

@@ -82,7 +82,7 @@ vmin, vmax, vcenter
     "palette": """\
 palette
     Colours of the categories: a list, a dict from category to colour, or the name of a colour map of matplotlib. By
-    default those of ``uns["<column>_colors"]``, where they are, else, up to 15, colours that people with any kind of
+    default those of ``uns["<column>_colors"]``, where they are, else, up to 20, colours that people with any kind of
     colour vision can tell apart.""",
     "palette_of_methods": """\
 palette

@@ -23,10 +23,10 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F
 """Colours of Okabe and Ito, which all kinds of colour vision tell apart."""
 
 MORE_COLOURS = (
-    *("#68023F", "#008169", "#EF0096", "#00DCB5", "#FFCFE2", "#003C86", "#9400E6", "#009FFA"),
-    *("#FF71FD", "#7CFFFA", "#6A0213", "#008607", "#F60239", "#00E307", "#FFDC3D"),
+    *("#8800FF", "#663311", "#112288", "#AAFF88", "#554455", "#BB55FF"),
+    *("#330044", "#DD1144", "#77FFBB", "#CCAA66", "#8811CC", "#003322"),
 )
-"""Fifteen colours of Krzywinski that all kinds of colour vision tell apart, less easily."""
+"""Each is as far as can be, in CIE Lab as any kind of colour vision sees it, from those before it, from white and grey."""
 
 QUALITATIVE = 256
 """Colour maps with fewer colours than this are lists of colours."""
@@ -89,10 +89,10 @@ def stored_colours(adata: AnnData, key: str) -> list[str]:
 
 
 def distinct(n: int) -> list[str]:
-    """Return `n` colours that, up to 15, all kinds of colour vision tell apart; of more, scanpy's, and grey beyond those."""
+    """Return `n` colours that, up to 20, all kinds of colour vision tell apart; of more, scanpy's, and grey beyond those."""
     from scanpy.plotting import palettes
 
-    known = (COLOURS, MORE_COLOURS, palettes.default_20, palettes.default_28, palettes.default_102)
+    known = (COLOURS + MORE_COLOURS, palettes.default_28, palettes.default_102)
     return list(next((colours for colours in known if n <= len(colours)), [_canvas.UNKNOWN] * n))[:n]
 
 

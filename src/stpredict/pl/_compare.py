@@ -140,7 +140,7 @@ def _draw_row(
 ) -> None:
     for panel, values in zip(row, (before, after), strict=False):
         spots = _canvas.draw_spots(panel, section, values, size=size, cmap=cmap, norm=norm)
-        _canvas.draw_colour_bar(panel, spots, units)
+    _canvas.draw_colour_bar(row[1], spots, units)
     row[1].set_title(f"predicted, {_correlation(before, after)}", size=11)
 
     difference = after - before
