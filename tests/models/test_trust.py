@@ -370,6 +370,15 @@ def test_figure_of_trust(model, sections, tmp_path):
     assert axes[2].lines[0].get_ydata() == pytest.approx(expected)
 
 
+def test_figure_of_trust_without_genes_says_why_a_panel_is_missing(model, sections):
+    slide = sections[3][:, :0].copy()
+    st.tl.predict_expression(slide, model)
+    axes = st.pl.trust(slide, show=False)
+    assert len(axes) == 2
+    assert axes[1].get_xlabel().startswith("no gene of var was predicted")
+    assert "as_anndata=True" in axes[1].get_xlabel()
+
+
 def test_results_can_be_stored(model, sections, tmp_path):
     st.tl.predict_expression(sections[3], model, out=tmp_path / "new.zarr", interval=0.8)
     stored = anndata.read_zarr(tmp_path / "new.zarr")

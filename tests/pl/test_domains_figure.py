@@ -12,6 +12,8 @@ from matplotlib.colors import to_hex
 
 import stpredict as st
 
+OKABE_ITO = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000"]
+
 
 @pytest.fixture(autouse=True)
 def _no_figure_left():
@@ -40,13 +42,11 @@ def legend_of(ax):
     return dict(zip(words, (to_hex(h.get_color()) for h in legend.legend_handles), strict=True))
 
 
-def test_domains_have_scanpys_colours_over_the_slide(divided):
-    from scanpy.plotting import palettes
-
+def test_domains_have_colours_for_all_kinds_of_colour_vision_over_the_slide(divided):
     ax = st.pl.domains(divided, show=False)
     assert ax.get_title() == "4 domains"
     assert len(ax.images) == 1
-    expected = divided.obs["domains"].cat.codes.map(lambda code: palettes.default_20[code])
+    expected = divided.obs["domains"].cat.codes.map(lambda code: OKABE_ITO[code])
     assert (colours_of(ax) == expected).all()
     counts = divided.obs["domains"].value_counts()
     assert list(legend_of(ax)) == [f"{name} ({counts[name]})" for name in "0123"]

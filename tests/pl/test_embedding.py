@@ -12,6 +12,8 @@ from matplotlib.colors import to_hex
 
 import stpredict as st
 
+OKABE_ITO = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000"]
+
 
 @pytest.fixture(autouse=True)
 def _no_figure_left():
@@ -53,13 +55,11 @@ def test_principal_components_with_their_share_of_variance(embedded, assert_same
 
 
 def test_every_spot_has_the_colour_of_its_category(embedded):
-    from scanpy.plotting import palettes
-
     embedded.obsm["flat"] = np.column_stack([np.arange(embedded.n_obs), np.zeros(embedded.n_obs)])
     ax = st.pl.embedding(embedded, "flat", color="region", show=False)
     assert ax.get_xlabel() == "flat 1"
     points, colours = drawn(ax)
-    expected = [palettes.default_20[code] for code in embedded.obs["region"].cat.codes]
+    expected = [OKABE_ITO[code] for code in embedded.obs["region"].cat.codes]
     assert [expected[int(x)] for x in points[:, 0]] == colours.tolist()
     assert (points[:, 0] != np.sort(points[:, 0])).any()  # shuffled, so that no group hides another
     counts = embedded.obs["region"].value_counts()

@@ -74,6 +74,19 @@ spots
     "n_and_seed": """\
 n, seed
     Number of spots, and the seed of the random choice. By default ``stpredict.settings.seed``.""",
+    "limits": """\
+vmin, vmax, vcenter
+    Values at the ends and in the middle of the colours, as in scanpy: numbers, percentiles of what is drawn
+    (``"p99"``), or a list with one for each gene, in which None stands for the default. With `vcenter` alone, both ends
+    are equally far from it.""",
+    "palette": """\
+palette
+    Colours of the categories: a list, a dict from category to colour, or the name of a colour map of matplotlib. By
+    default those of ``uns["<column>_colors"]``, where they are, else, up to 20, colours that people with any kind of
+    colour vision can tell apart.""",
+    "palette_of_methods": """\
+palette
+    Colours of the methods: a list, a dict from method to colour, or the name of a colour map of matplotlib.""",
     "size": """\
 size
     Diameter of the drawn spots, as a multiple of their true diameter.""",
@@ -84,10 +97,14 @@ alpha_img
 ncols
     Panels per row.""",
     "figure": """\
+title
+    Title of the panel; of several panels, a list with one for each, or one title above them all.
 show
     Show the figure. By default it is shown, unless `ax`, `save` or `return_fig` is given.
 save
     File to save the figure to.
+dpi
+    Dots per inch of the figure; by default 150 in a file, and what matplotlib is set to on the screen.
 return_fig
     Return the figure.""",
 }

@@ -50,8 +50,10 @@ def attention(
     table_key: str | None = None,
     image_key: str | None = None,
     ax: Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> list[Axes] | Figure | None:
     """Draw where ALIGN-ST looks among the nuclei of a few tiles.
@@ -124,7 +126,7 @@ def attention(
     table, mpp = np.asarray(record["table"]), float(record["mpp"]) / section.image_scale
     top = max(LEAST_TOP, float(looks.max()))
 
-    panels = _canvas.Panels.make(2 * len(chosen), columns=len(chosen), size=(2.2, 2.3), ax=ax)
+    panels = _canvas.Panels.make(2 * len(chosen), columns=len(chosen), size=(2.2, 2.3), ax=ax, title=title)
     above, below = panels.axes[: len(chosen)], panels.axes[len(chosen) :]
     for tile, overlay, spot, picture, look in zip(above, below, chosen, pictures, looks, strict=True):
         picture.draw(tile)
@@ -132,9 +134,10 @@ def attention(
         tile.set_title(section.obs_names[spot], size=8)
         picture.draw(overlay)
         drawn = _draw_look(overlay, look, top, cmap, alpha)
-    _canvas.draw_scale_bar(above[0], section)
+        for panel in (tile, overlay):
+            _canvas.draw_scale_bar(panel, section)
     _canvas.draw_colour_bar(below[-1], drawn, "attention (1: even)")
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def _tile(section: Section, spot: int) -> Tile:

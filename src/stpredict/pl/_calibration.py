@@ -14,12 +14,12 @@ from stpredict._evaluation.stated import share_inside, stated_r
 from stpredict._evaluation.target import one_target
 from stpredict._sections.open import Where
 from stpredict.pl import _canvas
+from stpredict.pl._categories import COLOURS, Palette, chosen_colours
 from stpredict.pl._scores import LABELS
-from stpredict.pl._tumor import COLOURS
 from stpredict.pl._values import both_of, expression_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -40,12 +40,15 @@ def calibration(
     predicted: str = keys.PREDICTED,
     genes: Iterable[str] | None = None,
     min_counts: int = 50,
+    palette: Palette = None,
     library_id: str | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
     """Draw the scale of a prediction, gene by gene, what its intervals cover, and how true what it says of itself is.
@@ -71,6 +74,8 @@ def calibration(
     genes
         Genes to draw; by default all that were predicted. Aliases and Ensembl ids are resolved for a section.
     %(min_counts)s
+    %(palette_of_methods)s
+        A section has one, ``"prediction"``.
     %(library_id)s
     %(library_key)s
     %(table_key)s
@@ -88,7 +93,8 @@ def calibration(
         If a layer, a gene, the section or a column of the table is not there.
     ValueError
         If the table lacks ``"pcc"`` or ``"sd_ratio"`` or holds scores against two targets, counts are not raw counts,
-        no gene can be drawn, there are several sections and none is chosen, or `ax` has another number of axes.
+        no gene can be drawn, there are several sections and none is chosen, `palette` does not suffice, or `ax` has another
+        number of axes.
 
     Examples
     --------
@@ -129,19 +135,22 @@ def calibration(
         msg = "No gene varies over spots both as measured and as predicted, so there is nothing to draw."
         raise ValueError(msg)
 
+    methods = list(dict.fromkeys(scale["method"]))
+    alone = palette is None and len(methods) == 1
+    colours = {methods[0]: COLOURS[1]} if alone else chosen_colours(methods, palette)
     says = "stated_pcc" in scale and scale["stated_pcc"].notna().any()
     n = 1 + (observed is not None) + says
-    panels = _canvas.Panels.make(n, columns=n, size=(4.2, 4.0), ax=ax)
-    _draw_scale(panels.axes[0], scale)
+    panels = _canvas.Panels.make(n, columns=n, size=(4.2, 4.0), ax=ax, title=title)
+    _draw_scale(panels.axes[0], scale, colours)
     if observed is not None:
         _draw_coverage(panels.axes[1], observed)
     if says:
-        _draw_stated(panels.axes[-1], scale.dropna(subset="stated_pcc"), intervals)
+        _draw_stated(panels.axes[-1], scale.dropna(subset="stated_pcc"), intervals, colours)
     for panel in panels.axes:
         panel.grid(color="#eeeeee")
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def _scale(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
@@ -186,10 +195,8 @@ def _coverage(measured: np.ndarray, predicted: np.ndarray, std: np.ndarray) -> n
     return observed if observed.shape[1] else None
 
 
-def _draw_scale(ax: Axes, scale: pd.DataFrame) -> None:
-    methods = list(dict.fromkeys(scale["method"]))
-    colours = COLOURS if len(methods) > 1 else COLOURS[1:]
-    for i, method in enumerate(methods):
+def _draw_scale(ax: Axes, scale: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    for method in dict.fromkeys(scale["method"]):
         dots = scale[scale["method"] == method]
         middle = dots[["pcc", "sd_ratio"]].median()
         ax.scatter(
@@ -198,7 +205,7 @@ def _draw_scale(ax: Axes, scale: pd.DataFrame) -> None:
             s=float(np.clip(3000 / len(scale), 5, 40)),
             alpha=0.5,
             linewidths=0,
-            color=colours[i % len(colours)],
+            color=colours[method],
             label=f"{method}: median r {middle['pcc']:.2f}, sd ratio {middle['sd_ratio']:.2f}",
         )
     top = max(1.1, 1.05 * float(np.percentile(scale["sd_ratio"], 99.5)))
@@ -210,12 +217,10 @@ def _draw_scale(ax: Axes, scale: pd.DataFrame) -> None:
     ax.legend(loc="upper left", bbox_to_anchor=(0, 0.98 / top), markerscale=2, **LEGEND)
 
 
-def _draw_stated(ax: Axes, scale: pd.DataFrame, intervals: str) -> None:
+def _draw_stated(ax: Axes, scale: pd.DataFrame, intervals: str, colours: Mapping[str, str]) -> None:
     """Reached against stated correlation of every gene; how many spots `intervals` hold is told in the title."""
     stated, reached = scale["stated_pcc"].to_numpy(float), scale["pcc"].to_numpy(float)
-    methods = list(dict.fromkeys(scale["method"]))
-    colours = COLOURS if len(methods) > 1 else COLOURS[1:]
-    for i, method in enumerate(methods):
+    for method in dict.fromkeys(scale["method"]):
         own = (scale["method"] == method).to_numpy()
         told = f"mean {stated[own].mean():.2f} stated, {reached[own].mean():.2f} reached"
         ax.scatter(
@@ -224,7 +229,7 @@ def _draw_stated(ax: Axes, scale: pd.DataFrame, intervals: str) -> None:
             s=float(np.clip(3000 / len(scale), 5, 40)),
             alpha=0.5,
             linewidths=0,
-            color=colours[i % len(colours)],
+            color=colours[method],
             label=f"{method}: {told}",
         )
     low, high = min(0.0, float(reached.min())) - 0.03, 1.03 * max(float(stated.max()), float(reached.max()), 0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,9 @@ UNKNOWN = "#b3b3b3"
 
 INK = "#222222"
 
+DPI = 150
+"""Dots per inch of saved figures."""
+
 
 def section_to_draw(data: Data, library_id: str | None, where: Where) -> Section:
     """The section `library_id`, or the only one; it has spots.
@@ -55,24 +59,39 @@ class Panels:
     axes: list[Axes]
     own: bool
     """Whether the figure was made here rather than by the caller."""
+    title: str | list[str] | None = None
+    """Titles that take the place of the figure's own."""
 
     @classmethod
     def make(
-        cls, n: int, *, columns: int, size: tuple[float, float], ax: Axes | Sequence[Axes] | np.ndarray | None
+        cls,
+        n: int,
+        *,
+        columns: int,
+        size: tuple[float, float],
+        ax: Axes | Sequence[Axes] | np.ndarray | None,
+        title: str | Sequence[str] | None = None,
     ) -> Panels:
         """Take the `n` axes in `ax`, or make as many, each `size` inches wide and high.
 
         Raises
         ------
         ValueError
-            If `ax` holds another number of axes.
+            If `ax` holds another number of axes, or `title` of titles.
         """
+        if title is not None and not isinstance(title, str):
+            title = list(title)
+            if len(title) != n:
+                msg = (
+                    f"This figure has {n} panel(s), but title has {len(title)}; pass one title, or one for each panel."
+                )
+                raise ValueError(msg)
         if ax is not None:
             axes = list(np.ravel(np.array(ax, dtype=object)))
             if len(axes) != n:
                 msg = f"This figure has {n} panel(s), but ax has {len(axes)} axes."
                 raise ValueError(msg)
-            return cls(axes, own=False)
+            return cls(axes, own=False, title=title)
         import matplotlib.pyplot as plt
 
         columns = min(n, columns)
@@ -81,7 +100,7 @@ class Panels:
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for spare in grid[n:]:
             spare.remove()
-        return cls(list(grid[:n]), own=True)
+        return cls(list(grid[:n]), own=True, title=title)
 
     @property
     def figure(self) -> Figure:
@@ -89,18 +108,21 @@ class Panels:
         return self.axes[0].figure
 
     def finish(
-        self, *, show: bool | None, save: str | Path | None, return_fig: bool | None
+        self, *, show: bool | None, save: str | Path | None, dpi: float | None, return_fig: bool | None
     ) -> Axes | list[Axes] | Figure | None:
-        """Save, show or hand back the figure, as scanpy does.
+        """Put the title, and save, show or hand back the figure, as scanpy does.
 
         Unless told otherwise a figure is shown when it was made here and is neither saved nor handed back.
         """
         import matplotlib.pyplot as plt
 
+        self._put_title()
+        if dpi is not None and self.own:
+            self.figure.set_dpi(dpi)
         if save is not None:
             kind = Path(save).suffix[1:] or plt.rcParams["savefig.format"]
             with replacing(Path(save) if Path(save).suffix else Path(f"{save}.{kind}")) as new:
-                self.figure.savefig(new, dpi=200, bbox_inches="tight", format=kind)
+                self.figure.savefig(new, dpi=dpi or DPI, bbox_inches="tight", format=kind)
         if return_fig:
             return self.figure
         on_screen = plt.get_backend().lower() != "agg"
@@ -112,6 +134,15 @@ class Panels:
         if wanted or (self.own and show is None):
             return None
         return self.axes[0] if len(self.axes) == 1 else self.axes
+
+    def _put_title(self) -> None:
+        if isinstance(self.title, str) and len(self.axes) > 1:
+            self.figure.suptitle(self.title)
+        elif self.title is not None:
+            titles = [self.title] if isinstance(self.title, str) else self.title
+            for panel, text in zip(self.axes, titles, strict=True):
+                where = next((where for where in ("left", "right") if panel.get_title(loc=where)), "center")
+                panel.set_title(text, size=panel.title.get_size() if where == "center" else 10, loc=where)
 
 
 def map_size(section: Section, *, width: float = 3.8) -> tuple[float, float]:
@@ -147,6 +178,7 @@ def draw_slide(ax: Axes, section: Section, slide: np.ndarray | None, *, alpha: f
     left, right, bottom, top = view_of(section)
     ax.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal", facecolor="white")
     ax.spines[:].set_visible(False)
+    draw_scale_bar(ax, section)
 
 
 def draw_spots(
@@ -186,41 +218,33 @@ def spots_touch(section: Section) -> bool:
 
 def draw_scale_bar(ax: Axes, section: Section) -> None:
     """Draw a bar of a round number of microns into the lower left corner; none where the scale is unknown."""
-    from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+    from matplotlib_scalebar.scalebar import ScaleBar
 
     try:
         mpp = section.mpp
     except ValueError:  # a map needs no scale; what works in µm reports it
         return
-    left, right = ax.get_xlim()
-    wanted = (right - left) * mpp / 4
-    lengths = np.outer(10.0 ** np.arange(5), [1, 2, 5]).ravel()
-    length = lengths[np.abs(np.log(lengths / wanted)).argmin()]
-    label = f"{length:g} µm" if length < 1000 else f"{length / 1000:g} mm"
-    thickness = 0.008 * abs(np.subtract(*ax.get_ylim()))
-    bar = AnchoredSizeBar(
-        ax.transData,
-        length / mpp,
-        label,
-        "lower left",
-        borderpad=0.2,
-        sep=3,
-        color=INK,
-        size_vertical=thickness,
-        fontproperties={"size": 8},
-    )
-    bar.patch.set(alpha=0.75, linewidth=0)
+    place = {"location": "lower left", "length_fraction": 0.3, "width_fraction": 0.012, "border_pad": 0.2, "sep": 3}
+    bar = ScaleBar(mpp, "um", color=INK, box_alpha=0.75, font_properties={"size": 8}, **place)
     ax.add_artist(bar)
 
 
 def draw_colour_bar(ax: Axes, mappable: Any, label: str) -> Axes:
     """Draw a slim colour bar right of the panel, as high as most of it."""
+    from matplotlib.ticker import MaxNLocator
+
     inset = ax.inset_axes((1.03, 0.1, 0.04, 0.8))
     bar = ax.figure.colorbar(mappable, cax=inset)
     bar.set_label(label, size=9)
+    bar.locator = MaxNLocator(5)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
     return bar.ax
+
+
+def tell(ax: Axes, text: str) -> None:
+    """Stand below a map what there is to say of it."""
+    ax.set_xlabel(fill(text, 60), size=8, color=INK)
 
 
 def robust_limits(*values: np.ndarray) -> tuple[float, float]:
@@ -233,6 +257,6 @@ def robust_limits(*values: np.ndarray) -> tuple[float, float]:
 
 
 def shared_limits(*values: np.ndarray) -> tuple[float, float]:
-    """Limits of one colour scale for several maps: from the lowest 1st to the highest 99th percentile of any."""
-    limits = [robust_limits(one) for one in values if np.isfinite(one).any()] or [(0.0, 1.0)]
-    return min(low for low, _ in limits), max(high for _, high in limits)
+    """The lowest of the first and the highest of the last percentiles of `values`, each of which may hold none."""
+    ends = [robust_limits(one) for one in values if np.isfinite(one).any()]
+    return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else robust_limits(*values)

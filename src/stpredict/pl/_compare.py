@@ -11,16 +11,16 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.renamed import SCANPY_NAMES, also_called
 from stpredict._evaluation import metrics
 from stpredict._sections.open import Where
-from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
-from stpredict.pl._values import expression_of
+from stpredict.pl._limits import Limits, OneOrEach
+from stpredict.pl._values import DO_NOT_BELIEVE, expression_of, outside, units_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
+    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 
     from stpredict._core.typing import Data
@@ -38,6 +38,9 @@ def compare(
     predicted: str = keys.PREDICTED,
     measured: str | None = None,
     cmap: str | Colormap = "viridis",
+    vmin: OneOrEach = None,
+    vmax: OneOrEach = None,
+    vcenter: OneOrEach = None,
     size: float = 1.0,
     alpha_img: float = 0.4,
     library_id: str | None = None,
@@ -45,14 +48,17 @@ def compare(
     table_key: str | None = None,
     image_key: str | None = None,
     ax: Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> list[Axes] | Figure | None:
     """Draw genes as measured, as predicted, and the difference of both; a row for each gene.
 
     Measured and predicted share one colour scale, from the lowest 1st to the highest 99th percentile of the two, so a
-    prediction without contrast looks like it. Colours of the difference are symmetric about 0.
+    prediction without contrast looks like it. Colours of the difference are symmetric about 0. A prediction for a
+    section that lies outside of what the model was trained on says so below it.
 
     Parameters
     ----------
@@ -66,6 +72,8 @@ def compare(
         Layer to hold it against, in the same units; None normalises the measured counts.
     cmap
         Colour map of measured and predicted expression.
+    %(limits)s
+        They are those of measured and predicted expression.
     %(size)s
     %(alpha_img)s
     %(library_id)s
@@ -85,7 +93,8 @@ def compare(
     KeyError
         If a layer, a gene or the section is not there.
     ValueError
-        If no gene is given, there are several sections and none is chosen, or `ax` has another number of axes.
+        If no gene is given, there are several sections and none is chosen, limits do not ascend, or `ax` has another
+        number of axes.
 
     Examples
     --------
@@ -98,25 +107,40 @@ def compare(
     section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key, image_key))
     before = expression_of(section, genes, measured)
     after = expression_of(section, genes, predicted)
+    limits = Limits.of_each(before.shape[1], vmin, vmax, vcenter)
+    pairs = {gene: (before[gene].to_numpy(), after[gene].to_numpy()) for gene in before}
+    norms = [
+        ends.norm(np.concatenate(pair), _canvas.shared_limits(*pair))
+        for ends, pair in zip(limits, pairs.values(), strict=True)
+    ]
+    units, away = units_of(section, predicted), outside(section, predicted)
     slide = _canvas.overview_of(section) if alpha_img > 0 else None
-    panels = _canvas.Panels.make(3 * before.shape[1], columns=3, size=_canvas.map_size(section), ax=ax)
-    for row, gene in zip(np.reshape(np.array(panels.axes, dtype=object), (-1, 3)), before, strict=True):
+    panels = _canvas.Panels.make(3 * len(pairs), columns=3, size=_canvas.map_size(section), ax=ax, title=title)
+    rows = np.reshape(np.array(panels.axes, dtype=object), (-1, 3))
+    for row, (gene, pair), norm in zip(rows, pairs.items(), norms, strict=True):
         for panel in row:
             _canvas.draw_slide(panel, section, slide, alpha=alpha_img)
-        _draw_row(row, section, before[gene].to_numpy(), after[gene].to_numpy(), size=size, cmap=cmap)
+        _draw_row(row, section, *pair, units, size=size, cmap=cmap, norm=norm)
         row[0].set_title(f"{gene}: measured", size=11)
-    _canvas.draw_scale_bar(panels.axes[0], section)
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+        if away:
+            _canvas.tell(row[1], DO_NOT_BELIEVE)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def _draw_row(
-    row: np.ndarray, section: Section, before: np.ndarray, after: np.ndarray, *, size: float, cmap: str | Colormap
+    row: np.ndarray,
+    section: Section,
+    before: np.ndarray,
+    after: np.ndarray,
+    units: str,
+    *,
+    size: float,
+    cmap: str | Colormap,
+    norm: Normalize,
 ) -> None:
-    limits = _canvas.shared_limits(before, after)
     for panel, values in zip(row, (before, after), strict=False):
-        spots = _canvas.draw_spots(panel, section, values, size=size, cmap=cmap)
-        spots.set_clim(*limits)
-    _canvas.draw_colour_bar(row[1], spots, UNITS)
+        spots = _canvas.draw_spots(panel, section, values, size=size, cmap=cmap, norm=norm)
+    _canvas.draw_colour_bar(row[1], spots, units)
     row[1].set_title(f"predicted, {correlation_text(before, after)}", size=11)
 
     difference = after - before
@@ -125,7 +149,7 @@ def _draw_row(
         row[2], section, difference, size=size, cmap=DIFFERENCE, linewidths=0.3, edgecolors="#777777"
     )
     spots.set_clim(-reach, reach)
-    _canvas.draw_colour_bar(row[2], spots, f"Δ {UNITS}")
+    _canvas.draw_colour_bar(row[2], spots, f"difference, {units}")
     row[2].set_title("predicted − measured", size=11)
 
 

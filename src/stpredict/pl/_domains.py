@@ -14,7 +14,7 @@ from stpredict._evaluation.agreement import agreement
 from stpredict._evaluation.labels import read_labels
 from stpredict._sections.open import Where
 from stpredict.pl import _canvas
-from stpredict.pl._categories import categories_of, colours_of, draw_categories, palette, stored_colours
+from stpredict.pl._categories import Palette, categories_of, colours_of, distinct, draw_categories, stored_colours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,7 @@ def domains(
     key: str = keys.DOMAINS,
     *,
     label_key: str | None = None,
+    palette: Palette = None,
     size: float = 1.0,
     alpha_img: float = 0.4,
     library_id: str | None = None,
@@ -41,13 +42,15 @@ def domains(
     table_key: str | None = None,
     image_key: str | None = None,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
     """Draw spatial domains on the tissue, and labels beside them.
 
-    Domains have scanpy's colours, or those of ``uns["<key>_colors"]``. Every label has the colour of the domain that
+    Every label has the colour of the domain that
     it shares most spots with, each colour once, so that where the panels look alike domains and labels agree; labels
     left over have colours of their own. ``uns["<label_key>_colors"]``, where there is one, comes first.
 
@@ -60,6 +63,8 @@ def domains(
     label_key
         Column of ``obs`` with labels; None takes the one that `tl.domains` was given, if any. The adjusted Rand index
         in the title is that of the section drawn.
+    %(palette)s
+        Those of labels are as said above.
     %(size)s
     %(alpha_img)s
     %(library_id)s
@@ -78,7 +83,7 @@ def domains(
     KeyError
         If there are no such domains or labels, or no such section.
     ValueError
-        If there are several sections and none is chosen, or `ax` has another number of axes.
+        If there are several sections and none is chosen, `palette` does not suffice, or `ax` has another number of axes.
 
     Examples
     --------
@@ -100,13 +105,13 @@ def domains(
     if label_key is not None and label_key not in adata.obs:
         msg = f"There is no obs[{label_key!r}]; obs has {', '.join(adata.obs.columns)}."
         raise KeyError(msg)
-    values, colour = categories_of(adata, key), colours_of(adata, key)
+    values, colour = categories_of(adata, key), colours_of(adata, key, palette)
     drawn = values.iloc[section.rows]
-    title = f"{drawn.nunique()} domains"
+    told = f"{drawn.nunique()} domains"
 
     slide = _canvas.overview_of(section) if alpha_img > 0 else None
     n = 1 if label_key is None else 2
-    panels = _canvas.Panels.make(n, columns=n, size=_canvas.map_size(section, width=4.6), ax=ax)
+    panels = _canvas.Panels.make(n, columns=n, size=_canvas.map_size(section, width=4.6), ax=ax, title=title)
     for panel in panels.axes:
         _canvas.draw_slide(panel, section, slide, alpha=alpha_img)
     draw_categories(panels.axes[0], section, drawn, colour, size=size)
@@ -115,10 +120,9 @@ def domains(
         their_colours = label_colours(adata, label_key, values, labels, colour)
         draw_categories(panels.axes[1], section, labels.iloc[section.rows], their_colours, size=size)
         panels.axes[1].set_title(label_key, size=11)
-        title += _measured(drawn, labels.iloc[section.rows])
-    panels.axes[0].set_title(title, size=11)
-    _canvas.draw_scale_bar(panels.axes[0], section)
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+        told += _measured(drawn, labels.iloc[section.rows])
+    panels.axes[0].set_title(told, size=11)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def _measured(domains: pd.Series, labels: pd.Series) -> str:
@@ -143,5 +147,5 @@ def label_colours(
         for i, j in zip(*linear_sum_assignment(-shared.to_numpy()), strict=True)
         if shared.iloc[i, j] > 0
     }
-    free = (c for c in palette(len(names) + len(colour)) if c not in colour.values())
+    free = (c for c in distinct(len(names) + len(colour)) if c not in colour.values())
     return {name: alike[name] if name in alike else next(free) for name in names}

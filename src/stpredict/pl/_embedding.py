@@ -15,7 +15,8 @@ from stpredict._core.settings import settings
 from stpredict._sections.open import Opened, Where
 from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
-from stpredict.pl._categories import NO_LABEL, categories_of, colours_of, draw_legend
+from stpredict.pl._categories import COLOURS, NO_LABEL, Palette, categories_of, colours_of, draw_legend
+from stpredict.pl._limits import Limits, OneOrEach
 from stpredict.pl._values import expression_of
 from stpredict.tl._domains import points_of
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
+    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 
     from stpredict._core.typing import Data
@@ -43,14 +44,20 @@ def embedding(
     layout: Layout = "umap",
     layer: str | None = None,
     cmap: str | Colormap = "viridis",
+    palette: Palette = None,
+    vmin: OneOrEach = None,
+    vmax: OneOrEach = None,
+    vcenter: OneOrEach = None,
     size: float | None = None,
     ncols: int = 3,
     seed: int | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
     """Draw an embedding of all spots in two dimensions, one panel per colouring.
@@ -66,14 +73,16 @@ def embedding(
     basis
         Key of ``obsm`` to draw. One of two columns is drawn as it is.
     color
-        Columns of ``obs``, or genes; None draws all spots alike. Categories have scanpy's colours, or those of
-        ``uns["<column>_colors"]``.
+        Columns of ``obs``, or genes; None draws all spots alike.
     layout
         ``"umap"``: scanpy's, on 15 neighbours. ``"pca"``: the first two principal components, with the share of
         variance that they hold.
     %(layer)s
     cmap
         Colour map of numbers.
+    %(palette)s
+    %(limits)s
+        By default the 1st and the 99th percentile. A list has one for each of `color`.
     size
         Area of the points, in square points; by default the more spots, the smaller.
     %(ncols)s
@@ -96,7 +105,8 @@ def embedding(
     KeyError
         If there is no such embedding, column, gene or layer.
     ValueError
-        If the embedding has NaN or too few spots, `layout` is unknown, or `ax` has another number of axes.
+        If the embedding has NaN or too few spots, `layout` is unknown, limits do not ascend, `palette` does not suffice,
+        or `ax` has another number of axes.
 
     Examples
     --------
@@ -121,23 +131,32 @@ def embedding(
     expression = _expression(opened, genes, layer)
     flat, axis_names = _flat(points, basis, layout, seed)
 
-    panels = _canvas.Panels.make(len(wanted), columns=ncols, size=(4.0, 3.2), ax=ax)
+    limits = Limits.of_each(len(wanted), vmin, vmax, vcenter)
+    colourings = [_colouring(adata, name, expression, ends, palette) for name, ends in zip(wanted, limits, strict=True)]
+    panels = _canvas.Panels.make(len(wanted), columns=ncols, size=(4.0, 3.2), ax=ax, title=title)
     order = np.random.default_rng(seed).permutation(len(flat))  # so that no section hides another
     area = min(30.0, 20_000 / len(flat)) if size is None else size
     dots = {"s": area, "linewidths": 0, "rasterized": len(flat) > 5000}
-    for panel, name in zip(panels.axes, wanted, strict=True):
-        if name is None:
-            panel.scatter(*flat.T, color="#1f77b4", **dots)
-        elif name in genes:
-            _draw_numbers(panel, flat, order, expression[name], UNITS if layer is None else layer, cmap, dots)
-        elif _is_number(adata.obs[name]):
-            _draw_numbers(panel, flat, order, adata.obs[name], "", cmap, dots)
+    for panel, name, (values, colours) in zip(panels.axes, wanted, colourings, strict=True):
+        if values is None:
+            panel.scatter(*flat.T, color=COLOURS[1], **dots)
+        elif isinstance(colours, dict):
+            _draw_groups(panel, flat, order, values, colours, dots)
         else:
-            _draw_groups(panel, flat, order, adata, name, dots)
+            _draw_numbers(
+                panel,
+                flat,
+                order,
+                values,
+                colours,
+                (UNITS if layer is None else layer) if name in genes else "",
+                cmap,
+                dots,
+            )
         panel.set(xlabel=axis_names[0], ylabel=axis_names[1], xticks=[], yticks=[])
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_title(basis if name is None else name, size=11)
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def _expression(opened: Opened, genes: list[str], layer: str | None) -> pd.DataFrame:
@@ -183,21 +202,39 @@ def _is_number(column: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
+def _colouring(
+    adata: AnnData, name: str | None, expression: pd.DataFrame, ends: Limits, palette: Palette
+) -> tuple[np.ndarray | None, Normalize | dict[str, str] | None]:
+    """Values of the spots, and how they become colours: numbers by a norm, categories by the colour of each."""
+    if name is None:
+        return None, None
+    if name in expression or _is_number(adata.obs[name]):
+        values = (expression[name] if name in expression else adata.obs[name]).to_numpy(float)
+        return values, ends.norm(values, _canvas.robust_limits(values))
+    categories = categories_of(adata, name)
+    names = categories.astype(object).where(categories.notna(), NO_LABEL).to_numpy()
+    return names, {**colours_of(adata, name, palette), NO_LABEL: _canvas.UNKNOWN}
+
+
 def _draw_numbers(
-    ax: Axes, flat: np.ndarray, order: np.ndarray, column: pd.Series, unit: str, cmap: str | Colormap, dots: dict
+    ax: Axes,
+    flat: np.ndarray,
+    order: np.ndarray,
+    values: np.ndarray,
+    norm: Normalize,
+    unit: str,
+    cmap: str | Colormap,
+    dots: dict,
 ) -> None:
-    values = column.to_numpy(float)
     known = np.isfinite(values)
     ax.scatter(*flat[~known].T, color=_canvas.UNKNOWN, **dots)
     order = order[known[order]]
-    low, high = _canvas.robust_limits(values)
-    drawn = ax.scatter(*flat[order].T, c=values[order], cmap=cmap, vmin=low, vmax=high, **dots)
+    drawn = ax.scatter(*flat[order].T, c=values[order], cmap=cmap, norm=norm, **dots)
     _canvas.draw_colour_bar(ax, drawn, unit)
 
 
-def _draw_groups(ax: Axes, flat: np.ndarray, order: np.ndarray, adata: AnnData, key: str, dots: dict) -> None:
-    values = categories_of(adata, key)
-    names = values.astype(object).where(values.notna(), NO_LABEL).to_numpy()
-    colour = {**colours_of(adata, key), NO_LABEL: _canvas.UNKNOWN}
+def _draw_groups(
+    ax: Axes, flat: np.ndarray, order: np.ndarray, names: np.ndarray, colour: dict[str, str], dots: dict
+) -> None:
     ax.scatter(*flat[order].T, color=[colour[name] for name in names[order]], **dots)
     draw_legend(ax, names, colour)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.renamed import SCANPY_NAMES, also_called
 from stpredict._sections.open import Where
 from stpredict.pl import _canvas
-from stpredict.pl._values import expression_of, units_of
+from stpredict.pl._limits import Limits, OneOrEach
+from stpredict.pl._values import DO_NOT_BELIEVE, expression_of, measured_beside, outside, units_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
@@ -31,8 +33,9 @@ def expression(
     *,
     layer: str | None = keys.PREDICTED,
     cmap: str | Colormap = "viridis",
-    vmin: float | None = None,
-    vmax: float | None = None,
+    vmin: OneOrEach = None,
+    vmax: OneOrEach = None,
+    vcenter: OneOrEach = None,
     size: float = 1.0,
     alpha_img: float = 0.4,
     ncols: int = 4,
@@ -41,11 +44,18 @@ def expression(
     table_key: str | None = None,
     image_key: str | None = None,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
     """Draw genes over the H&E image, one panel each.
+
+    A prediction has the colours of `pl.compare`: where the gene was measured too, they run from the lowest 1st to the
+    highest 99th percentile of measurement and prediction, so a prediction without contrast looks like it. Pass
+    ``vmin="p1", vmax="p99"`` to use all colours for what is drawn. A prediction for a section that lies outside of what
+    the model was trained on says so below each panel.
 
     Parameters
     ----------
@@ -57,8 +67,8 @@ def expression(
     %(layer)s
     cmap
         Colour map.
-    vmin, vmax
-        Limits of every panel's colours; by default each gene's 1st and 99th percentile.
+    %(limits)s
+        By default each gene's 1st and 99th percentile, of a prediction as said above.
     %(size)s
     %(alpha_img)s
     %(ncols)s
@@ -79,7 +89,8 @@ def expression(
     KeyError
         If the layer, a gene or the section is not there.
     ValueError
-        If no gene is given, there are several sections and none is chosen, or `ax` has another number of axes.
+        If no gene is given, there are several sections and none is chosen, limits do not ascend, or `ax` has another
+        number of axes.
 
     Examples
     --------
@@ -91,16 +102,22 @@ def expression(
     """
     section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key, image_key))
     values = expression_of(section, genes, layer)
+    measured = measured_beside(section, values.columns, layer)
+    columns = {gene: values[gene].to_numpy() for gene in values}
+    limits = Limits.of_each(len(columns), vmin, vmax, vcenter)
+    norms = [
+        ends.norm(column, _canvas.shared_limits(column, measured.get(gene, np.array([]))))
+        for ends, (gene, column) in zip(limits, columns.items(), strict=True)
+    ]
     slide = _canvas.overview_of(section) if alpha_img > 0 else None
-    panels = _canvas.Panels.make(values.shape[1], columns=ncols, size=_canvas.map_size(section), ax=ax)
-    for panel, gene in zip(panels.axes, values, strict=True):
-        column = values[gene].to_numpy()
-        low, high = _canvas.robust_limits(column)
+    panels = _canvas.Panels.make(len(columns), columns=ncols, size=_canvas.map_size(section), ax=ax, title=title)
+    for panel, (gene, column), norm in zip(panels.axes, columns.items(), norms, strict=True):
         _canvas.draw_slide(panel, section, slide, alpha=alpha_img)
-        spots = _canvas.draw_spots(panel, section, column, size=size, cmap=cmap)
-        spots.set_clim(low if vmin is None else vmin, high if vmax is None else vmax)
-        known = values[gene].notna().any()
+        spots = _canvas.draw_spots(panel, section, column, size=size, cmap=cmap, norm=norm)
+        known = np.isfinite(column).any()
         panel.set_title(gene if known else f"{gene} (no values)", size=11)
-        _canvas.draw_colour_bar(panel, spots, units_of(section, layer))
-    _canvas.draw_scale_bar(panels.axes[0], section)
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+        scale = "\nmeasured and predicted" if gene in measured and known else ""
+        _canvas.draw_colour_bar(panel, spots, units_of(section, layer) + scale)
+        if outside(section, layer):
+            _canvas.tell(panel, DO_NOT_BELIEVE)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)

@@ -39,8 +39,10 @@ def gene_correlation(
     library_key: str | None = None,
     table_key: str | None = None,
     ax: Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> list[Axes] | Figure | None:
     """Draw the gene–gene correlation over spots, as measured and as predicted.
@@ -100,7 +102,7 @@ def gene_correlation(
     order = _order(correlations[0])
     names = before.columns[defined][order]
 
-    panels = _canvas.Panels.make(2, columns=2, size=(4.6, 4.4), ax=ax)
+    panels = _canvas.Panels.make(2, columns=2, size=(4.6, 4.4), ax=ax, title=title)
     limit = _limit(correlations)
     for panel, values in zip(panels.axes, correlations, strict=True):
         image = panel.imshow(values[np.ix_(order, order)], cmap=cmap, vmin=-limit, vmax=limit, interpolation="none")
@@ -108,7 +110,7 @@ def gene_correlation(
     panels.axes[0].set_title(f"measured, {len(names)} genes, {len(before)} spots", size=10)
     panels.axes[1].set_title(f"predicted, agreement of structure r = {score:.2f}", size=10)
     _canvas.draw_colour_bar(panels.axes[1], image, "Pearson r over spots")
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def _order(correlation: np.ndarray) -> np.ndarray:

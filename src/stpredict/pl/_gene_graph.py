@@ -14,7 +14,7 @@ from stpredict._sections.open import Where
 from stpredict.models import ExpressionModel
 from stpredict.models.align_st import AlignSt
 from stpredict.pl import _canvas
-from stpredict.pl._categories import palette
+from stpredict.pl._categories import Palette, chosen_colours
 from stpredict.tl._given import given_model
 
 if TYPE_CHECKING:
@@ -48,12 +48,15 @@ def gene_graph(
     genes: str | Sequence[str],
     *,
     n_neighbors: int = 8,
+    palette: Palette = None,
     library_id: str | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
     ax: Axes | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure | None:
     """Draw the genes of training that ALIGN-ST lets a few genes listen to.
@@ -72,6 +75,8 @@ def gene_graph(
         The genes, seen in training or not; aliases and Ensembl ids are resolved. Up to four are easily read.
     n_neighbors
         Neighbours to draw of every gene, the strongest; those of a model of several members may be more.
+    palette
+        Colours of the genes asked for: a list, a dict from gene to colour, or the name of a colour map of matplotlib.
     %(library_id)s
     %(library_key)s
     %(table_key)s
@@ -91,7 +96,7 @@ def gene_graph(
         If the model is not of method ``"align_st"``.
     ValueError
         If the model has no gene graph, `genes` is empty, `n_neighbors` is less than 1, features are missing or were not made as in
-        training, or there are several sections and none is chosen.
+        training, there are several sections and none is chosen, or `palette` does not suffice.
 
     Examples
     --------
@@ -122,8 +127,9 @@ def gene_graph(
     edges = model.gene_graph(section, genes).groupby("gene", sort=False).head(n_neighbors)
     asked = list(dict.fromkeys(edges["gene"]))
     names = list(dict.fromkeys([*asked, *edges["neighbour"]]))
+    colour = chosen_colours(asked, palette)
     side = max(4.2, 1.05 * len(names) ** 0.5)
-    panels = _canvas.Panels.make(1, columns=1, size=(1.25 * side, side), ax=ax)
+    panels = _canvas.Panels.make(1, columns=1, size=(1.25 * side, side), ax=ax, title=title)
     (panel,) = panels.axes
     panel.set(xticks=[], yticks=[])
     panel.spines[:].set_visible(False)
@@ -131,8 +137,8 @@ def gene_graph(
     panel.figure.draw_without_rendering()  # settles how large the panel is
     box = panel.get_window_extent().size / panel.figure.dpi
     panel.set(xlim=(0, box[0]), ylim=(0, box[1]))
-    _draw(panel, edges, dict(zip(asked, palette(len(asked)), strict=True)), _places(edges, names, box))
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+    _draw(panel, edges, colour, _places(edges, names, box))
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def _places(edges: pd.DataFrame, names: Sequence[str], box: np.ndarray) -> dict[str, np.ndarray]:

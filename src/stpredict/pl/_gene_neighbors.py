@@ -13,7 +13,7 @@ from stpredict.pl import _canvas
 from stpredict.pp._gene_embeddings import check_embeddings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -36,8 +36,10 @@ def gene_neighbors(
     n_neighbors: int = 10,
     among: Iterable[str] | None = None,
     ax: Axes | Iterable[Axes] | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
     """Draw the genes that embeddings hold to be most like a gene.
@@ -90,14 +92,14 @@ def gene_neighbors(
     vectors = embeddings.to_numpy()
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-    panels = _canvas.Panels.make(len(rows), columns=3, size=(4.4, 0.9 + 0.28 * n_neighbors), ax=ax)
+    panels = _canvas.Panels.make(len(rows), columns=3, size=(4.4, 0.9 + 0.28 * n_neighbors), ax=ax, title=title)
     for panel, row in zip(panels.axes, rows, strict=True):
         likeness = vectors[chosen] @ vectors[row]
         order = np.argsort(-likeness, kind="stable")
         order = order[chosen[order] != row][:n_neighbors]
         names = [str(name) for name in embeddings.index[chosen[order]]]
         _draw(panel, str(embeddings.index[row]), names, likeness[order])
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def _rows(index: pd.Index, genes: list[str], what: str, *, every: bool = True) -> list[int]:

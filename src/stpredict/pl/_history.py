@@ -9,7 +9,7 @@ import numpy as np
 from stpredict._core.docs import with_shared_texts
 from stpredict.models._base.contract import History
 from stpredict.pl import _canvas
-from stpredict.pl._tumor import COLOURS
+from stpredict.pl._categories import COLOURS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,8 +46,10 @@ def history(
     model: ExpressionModel | History,
     *,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
     """Draw how a model was trained: what its hyper-parameter scored, or what its losses and scores did over epochs.
@@ -105,7 +107,7 @@ def history(
         msg = "The history is empty: was the model trained?"
         raise ValueError(msg)
 
-    panels = _canvas.Panels.make(len(searched) + len(curves), columns=4, size=(3.6, 2.8), ax=ax)
+    panels = _canvas.Panels.make(len(searched) + len(curves), columns=4, size=(3.6, 2.8), ax=ax, title=title)
     for panel, name in zip(panels.axes, searched, strict=False):
         _draw_search(panel, name, series.get(name), series[SCORE])
     if searched and told.notes:
@@ -117,7 +119,7 @@ def history(
         panel.grid(color="#eeeeee")
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def _hyperparameters(series: dict[str, np.ndarray]) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from stpredict._core.docs import with_shared_texts
 from stpredict._evaluation.units import student_interval, unit_of, unit_values
 from stpredict.pl import _canvas
-from stpredict.pl._scores import LABELS, chosen_rows, method_style
+from stpredict.pl._scores import LABELS, chosen_rows, method_styles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from stpredict.pl._categories import Palette
+
 
 @with_shared_texts
 def learning_curve(
@@ -27,9 +29,12 @@ def learning_curve(
     metric: str | None = None,
     methods: Sequence[str] | None = None,
     panels: Sequence[str] | None = None,
+    palette: Palette = None,
     ax: Axes | Sequence[Axes] | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
     """Draw scores against the number of training sections, one panel of genes after the other.
@@ -43,6 +48,7 @@ def learning_curve(
         What `tl.learning_curve` returned.
     %(metric)s
     %(methods_and_panels)s
+    %(palette_of_methods)s
     ax
         Axes to draw on, one per panel; by default a new figure is made.
     %(figure)s
@@ -56,7 +62,7 @@ def learning_curve(
     KeyError
         If a column is missing.
     ValueError
-        If the table is empty or lacks the metric, a method or a panel.
+        If the table is empty or lacks the metric, a method or a panel, or `palette` does not suffice.
 
     Examples
     --------
@@ -73,15 +79,13 @@ def learning_curve(
         raise KeyError(msg)
     rows, metric = chosen_rows(table, metric, methods, panels, None)
     methods, panels = (list(rows[name].cat.categories) for name in ("method", "panel"))
-    unit = unit_of(rows)
-    canvas = _canvas.Panels.make(len(panels), columns=4, size=(3.0, 3.0), ax=ax)
+    unit, styles = unit_of(rows), method_styles(methods, palette)
+    canvas = _canvas.Panels.make(len(panels), columns=4, size=(3.0, 3.0), ax=ax, title=title)
     for axes, panel in zip(canvas.axes, panels, strict=True):
-        for number, method in enumerate(methods):
+        for method in methods:
             own = rows[(rows["panel"] == panel) & (rows["method"] == method)]
             sizes, mean, reach = _curve(own, unit)
-            axes.errorbar(
-                sizes, mean, reach, capsize=3, linewidth=1.4, markersize=6, label=method, **method_style(number)
-            )
+            axes.errorbar(sizes, mean, reach, capsize=3, linewidth=1.4, markersize=6, **styles[method])
         if metric == "pcc" and (ceiling := table[(table["metric"] == "ceiling") & (table["panel"] == panel)]).size:
             axes.axhline(ceiling["value"].mean(), color="#888888", linewidth=1.5, zorder=1, label="noise ceiling")
         axes.set(title=panel, xlabel="training sections", xticks=sorted(rows["n_train"].unique()))
@@ -90,7 +94,7 @@ def learning_curve(
         axes.spines[["top", "right"]].set_visible(False)
     canvas.axes[0].set_ylabel(LABELS.get(metric, metric))
     canvas.axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
-    return canvas.finish(show=show, save=save, return_fig=return_fig)
+    return canvas.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def _curve(table: pd.DataFrame, unit: str | None) -> tuple[list[int], list[float], list[float]]:

@@ -9,10 +9,10 @@ import numpy as np
 from stpredict._core.docs import with_shared_texts
 from stpredict._sections.niches import boxes_of, niche_matrix, niche_windows
 from stpredict._sections.open import Where
-from stpredict.models._base.contract import UNITS
 from stpredict.pl import _canvas
+from stpredict.pl._limits import Limit, Limits
 from stpredict.pl._tiles import OUTLINE, read_area
-from stpredict.pl._values import expression_of
+from stpredict.pl._values import expression_of, units_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,13 +37,18 @@ def niches(
     gene: str | None = None,
     layer: str | None = None,
     cmap: str | Colormap = "viridis",
+    vmin: Limit | None = None,
+    vmax: Limit | None = None,
+    vcenter: Limit | None = None,
     library_id: str | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
     image_key: str | None = None,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
     """Draw the niche of one spot on the slide and, for a gene, what averaging over niches does to its map.
@@ -63,6 +68,9 @@ def niches(
     %(layer)s
     cmap
         Colour map.
+    vmin, vmax, vcenter
+        Values at the ends and in the middle of the colours, as in scanpy: numbers, or percentiles (``"p99"``). By default
+        the 1st and the 99th percentile.
     %(library_id)s
     %(library_key)s
     %(table_and_image_key)s
@@ -79,8 +87,8 @@ def niches(
     KeyError
         If the spot, the gene, the layer or the section is not there.
     ValueError
-        If there are several sections and none is chosen, the scale is unknown, niches do not fit the spots, or `ax` has
-        another number of axes.
+        If there are several sections and none is chosen, the scale is unknown, niches do not fit the spots, limits do not
+        ascend, or `ax` has another number of axes.
 
     Examples
     --------
@@ -96,22 +104,22 @@ def niches(
     members = niche_matrix(section)
     boxes = boxes_of(section)
     values = None if gene is None else expression_of(section, gene, layer).to_numpy()[:, 0]
+    norm = None if gene is None else Limits(vmin, vmax, vcenter).norm(values, _canvas.robust_limits(values))
     slide = None if gene is None else _canvas.overview_of(section)
 
-    panels = _canvas.Panels.make(1 if gene is None else 3, columns=3, size=_canvas.map_size(section), ax=ax)
+    panels = _canvas.Panels.make(
+        1 if gene is None else 3, columns=3, size=_canvas.map_size(section), ax=ax, title=title
+    )
     _draw_niche(panels.axes[0], section, row, members[[row]].indices, boxes[row])
     if values is not None:
         means = members @ values
-        low, high = _canvas.robust_limits(values)
         for panel, column, what in zip(panels.axes[1:], (values, means), ("spots", "niche means"), strict=True):
             _canvas.draw_slide(panel, section, slide, alpha=0.4)
-            spots = _canvas.draw_spots(panel, section, column, cmap=cmap)
-            spots.set_clim(low, high)
+            spots = _canvas.draw_spots(panel, section, column, cmap=cmap, norm=norm)
             panel.set_title(f"{gene}, {what}", size=11)
             _draw_box(panel, boxes[row], color=_canvas.INK, linewidth=1)
-        _canvas.draw_colour_bar(panels.axes[2], spots, UNITS if layer is None else layer)
-        _canvas.draw_scale_bar(panels.axes[1], section)
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+        _canvas.draw_colour_bar(panels.axes[2], spots, units_of(section, layer))
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def _row_of(section: Section, spot: str | None) -> int:

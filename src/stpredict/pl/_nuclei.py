@@ -40,8 +40,10 @@ def nuclei(
     table_key: str | None = None,
     image_key: str | None = None,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
     """Draw the nuclei in the windows of a few spots: the check that what is counted is nuclei.
@@ -98,13 +100,13 @@ def nuclei(
     table = np.asarray(record["table"])
     counts = section.adata.obs[f"{key}_count"].to_numpy()[section.rows]
 
-    panels = _canvas.Panels.make(len(chosen), columns=ncols, size=(2.2, 2.45), ax=ax)
+    panels = _canvas.Panels.make(len(chosen), columns=ncols, size=(2.2, 2.45), ax=ax, title=title)
     for panel, spot, picture in zip(panels.axes, chosen, pictures, strict=True):
         picture.draw(panel)
+        _canvas.draw_scale_bar(panel, section)
         draw_ellipses(panel, section, table, float(record["mpp"]) / section.image_scale, color)
         panel.set_title(f"{section.obs_names[spot]}: {counts[spot]} nuclei", size=8)
-    _canvas.draw_scale_bar(panels.axes[0], section)
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def chosen_spots(section: Section, spots: str | Sequence[str] | None, n: int, seed: int) -> np.ndarray:

@@ -42,8 +42,10 @@ def retrieval(
     table_key: str | None = None,
     image_key: str | None = None,
     ax: Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> list[Axes] | Figure | None:
     """Draw spots and, to the right of each, the tiles of the reference spots that `tl.retrieve` found for it.
@@ -108,21 +110,24 @@ def retrieval(
     bank = _Bank(found, [section for one in listed(reference) for section in open_sections(one, where)])
     pictures = []
     for spot in chosen:
-        pictures.append((read_tile(section, spot, window), _title(section.name, section.obs_names[spot]), "query"))
+        pictures.append(
+            (section, read_tile(section, spot, window), _title(section.name, section.obs_names[spot]), "query")
+        )
         for row, likeness in zip(rows[spot], similarity[spot], strict=True):
             home, name, place = bank.find(row)
-            pictures.append((read_tile(home, place, window), _title(home.name, name), f"similarity {likeness:.2f}"))
+            label = f"similarity {likeness:.2f}"
+            pictures.append((home, read_tile(home, place, window), _title(home.name, name), label))
 
-    panels = _canvas.Panels.make(len(pictures), columns=1 + n_neighbors, size=(1.9, 2.3), ax=ax)
-    for panel, (picture, title, label) in zip(panels.axes, pictures, strict=True):
+    panels = _canvas.Panels.make(len(pictures), columns=1 + n_neighbors, size=(1.9, 2.3), ax=ax, title=title)
+    for panel, (home, picture, name, label) in zip(panels.axes, pictures, strict=True):
         picture.draw(panel)
-        panel.set_title(title, size=8)
+        _canvas.draw_scale_bar(panel, home)
+        panel.set_title(name, size=8)
         panel.set_xlabel(label, size=8)
     for panel in panels.axes[:: 1 + n_neighbors]:
         panel.spines[:].set(linewidth=2.5)
         panel.title.set_weight("bold")
-    _canvas.draw_scale_bar(panels.axes[0], section)
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def _title(section: str, spot: str) -> str:

@@ -10,7 +10,7 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._evaluation.target import RESIDUALS, one_target
 from stpredict._evaluation.units import student_interval, unit_of, unit_values
 from stpredict.pl import _canvas
-from stpredict.pl._tumor import COLOURS
+from stpredict.pl._categories import Palette, chosen_colours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,9 +53,12 @@ def scores(
     methods: Sequence[str] | None = None,
     panels: Sequence[str] | None = None,
     against: str | None = None,
+    palette: Palette = None,
     ax: Axes | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure | None:
     """Draw the scores of methods side by side, panel by panel: mean and 95 % interval.
@@ -78,6 +81,7 @@ def scores(
     %(methods_and_panels)s
     against
         Draw every other method minus this one, unit by unit.
+    %(palette_of_methods)s
     ax
         Axes to draw on; by default a new figure is made.
     %(figure)s
@@ -91,7 +95,8 @@ def scores(
     KeyError
         If a column is missing.
     ValueError
-        If the table is empty, lacks the metric, a method or a panel, or holds scores against two targets.
+        If the table is empty, lacks the metric, a method or a panel, holds scores against two targets, or `palette` does
+        not suffice.
 
     Examples
     --------
@@ -111,10 +116,11 @@ def scores(
         values = {key: sample - values[against, key[1]] for key, sample in values.items() if key[0] != against}
     everything = list(table["method"].cat.categories)
     methods = [method for method in everything if method != against]
+    styles = method_styles(everything if palette is None else methods, palette)
     samples = {key: sample.dropna().to_numpy() for key, sample in values.items()}
 
     width = max(3.2, 0.9 + 0.26 * len(panels) * (len(methods) + 1.5)) + 1.3
-    canvas = _canvas.Panels.make(1, columns=1, size=(width, 3.4), ax=ax)
+    canvas = _canvas.Panels.make(1, columns=1, size=(width, 3.4), ax=ax, title=title)
     (axes,) = canvas.axes
     step = 0.8 / len(methods)
     drawn = []
@@ -123,8 +129,9 @@ def scores(
     for i, method in enumerate(methods):
         at = np.arange(len(panels)) + (i - (len(methods) - 1) / 2) * step
         of_panels = [samples.get((method, panel), np.array([])) for panel in panels]
-        style = method_style(everything.index(method)) | {"label": method}
-        drawn += _draw_method(axes, at, of_panels, dots_at=None if unit == "gene" else at + 0.28 * step, style=style)
+        drawn += _draw_method(
+            axes, at, of_panels, dots_at=None if unit == "gene" else at + 0.28 * step, style=styles[method]
+        )
     axes.set_ylim(_limits(drawn))
     axes.axhline(0, color=_canvas.INK, linewidth=0.8)
     for edge in np.arange(len(panels) - 1) + 0.5:
@@ -140,12 +147,14 @@ def scores(
     axes.spines[["top", "right"]].set_visible(False)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
-    return canvas.finish(show=show, save=save, return_fig=return_fig)
+    return canvas.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
-def method_style(number: int) -> dict[str, str]:
-    """Colour and marker of a method by its number."""
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+def method_styles(methods: Sequence[str], palette: Palette) -> dict[str, dict[str, str]]:
+    """Colour, marker and label of every method."""
+    colours = chosen_colours(methods, palette)
+    marker = {method: MARKERS[number % len(MARKERS)] for number, method in enumerate(methods)}
+    return {method: {"color": colours[method], "marker": marker[method], "label": method} for method in methods}
 
 
 def _draw_method(

@@ -45,8 +45,10 @@ def tiles(
     table_key: str | None = None,
     image_key: str | None = None,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
     """Draw the windows around a few spots as encoders see them: the check that scale and alignment are right.
@@ -100,12 +102,12 @@ def tiles(
     chosen = np.sort(rng.choice(len(section), min(n, len(section)), replace=False))
     pictures = [read_tile(section, spot, window) for spot in chosen]
 
-    panels = _canvas.Panels.make(len(chosen), columns=ncols, size=(2.2, 2.45), ax=ax)
+    panels = _canvas.Panels.make(len(chosen), columns=ncols, size=(2.2, 2.45), ax=ax, title=title)
     for panel, spot, picture in zip(panels.axes, chosen, pictures, strict=True):
         picture.draw(panel)
+        _canvas.draw_scale_bar(panel, section)
         panel.set_title(section.obs_names[spot], size=8)
-    _canvas.draw_scale_bar(panels.axes[0], section)
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ WHERE = {
     UNKNOWN: "distance from training data unknown",
 }
 
+NO_GENES = (
+    "no gene of var was predicted, so there is no correlation to expect; as_anndata=True writes a var that has it"
+)
+
 NAMED = 5
 """Genes named at either end."""
 
@@ -55,15 +59,18 @@ def trust(
     table_key: str | None = None,
     image_key: str | None = None,
     ax: Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> list[Axes] | Figure | None:
     """Draw how far the prediction of a section can be believed.
 
     Left, the slide and the verdict of `tl.predict_expression`. Middle, how far the image of every spot lies from those of
     training spots, 1 = as far as held-out training spots did. Right, the Pearson correlation to expect of every predicted
-    gene, the most reliable first, with its 90 percent interval.
+    gene, the most reliable first, with its 90 percent interval. It is kept of genes in ``var`` only: on a slide without
+    genes this panel is left out, and the figure says so; predict with ``as_anndata=True`` to have it.
 
     Parameters
     ----------
@@ -78,7 +85,7 @@ def trust(
     %(library_key)s
     %(table_and_image_key)s
     ax
-        Three axes to draw on; by default a new figure is made.
+        Three axes to draw on, or two where no gene of ``var`` was predicted; by default a new figure is made.
     %(figure)s
 
     Returns
@@ -119,19 +126,22 @@ def trust(
 
     slide = _canvas.overview_of(section)
     width, height = _canvas.map_size(section, width=4.2)
-    panels = _canvas.Panels.make(3, columns=3, size=(width, max(height, LOWEST)), ax=ax)
-    first, second, third = panels.axes
+    n = 3 if len(genes) else 2
+    panels = _canvas.Panels.make(n, columns=n, size=(width, max(height, LOWEST)), ax=ax, title=title)
+    first, second = panels.axes[:2]
     for panel, alpha in ((first, 1.0), (second, alpha_img)):
         _canvas.draw_slide(panel, section, slide, alpha=alpha)
-    _canvas.draw_scale_bar(first, section)
     first.set_title(WHERE[verdict], size=11)
-    first.set_xlabel(fill(why, 60), size=8)
+    _canvas.tell(first, why)
     spots = _canvas.draw_spots(second, section, away, size=size, cmap=cmap)
     spots.set_clim(0, FARTHEST)
     _canvas.draw_colour_bar(second, spots, "distance from training spots")
     second.set_title("how far each spot is", size=11)
-    _draw_genes(third, genes.set_axis(["expected", "low", "high"], axis=1))
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+    if len(genes):
+        _draw_genes(panels.axes[2], genes.set_axis(["expected", "low", "high"], axis=1))
+    else:
+        _canvas.tell(second, NO_GENES)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
 def _draw_genes(ax: Axes, genes: pd.DataFrame) -> None:
@@ -139,7 +149,7 @@ def _draw_genes(ax: Axes, genes: pd.DataFrame) -> None:
     rank = np.arange(1, len(genes) + 1)
     ax.fill_between(rank, genes["low"], genes["high"], color="#56B4E9", alpha=0.35, linewidth=0, label="90 % interval")
     ax.plot(rank, genes["expected"], color="#0072B2", marker="o" if len(genes) < 20 else None, label="expected")
-    mean = genes["expected"].mean() if len(genes) else np.nan
+    mean = genes["expected"].mean()
     ax.set(ylim=(0, 1), xlabel="predicted genes, most reliable first", ylabel="Pearson r to expect")
     ax.set_title(f"{len(genes):,} genes, mean r {mean:.2f}", size=11)
     best, worst = (", ".join(map(str, part)) for part in (genes.index[:NAMED], genes.index[-NAMED:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,9 @@ from stpredict._core.docs import with_shared_texts
 from stpredict._core.labels import as_text
 from stpredict._sections.open import Where
 from stpredict.pl import _canvas
-from stpredict.pl._categories import draw_categories
+from stpredict.pl._categories import Palette, colours_of, draw_categories
+from stpredict.pl._limits import Limit, Limits
+from stpredict.pl._values import DO_NOT_BELIEVE, outside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,14 +21,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
+    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
-
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-"""Colours of Okabe and Ito, which all kinds of colour vision tell apart."""
 
 
 @with_shared_texts
@@ -37,6 +35,10 @@ def tumor(
     key: str = keys.TUMOR,
     label_key: str | None = None,
     cmap: str | Colormap = "viridis",
+    palette: Palette = None,
+    vmin: Limit | None = None,
+    vmax: Limit | None = None,
+    vcenter: Limit | None = None,
     size: float = 1.0,
     alpha_img: float = 0.4,
     library_id: str | None = None,
@@ -44,8 +46,10 @@ def tumor(
     table_key: str | None = None,
     image_key: str | None = None,
     ax: Sequence[Axes] | np.ndarray | None = None,
+    title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
+    dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> list[Axes] | Figure | None:
     """Draw the image, the tumour score of `tl.localize_tumor` and, with labels, what a pathologist says.
@@ -64,6 +68,11 @@ def tumor(
         is in the title if it was measured against this column.
     cmap
         Colour map of the score.
+    %(palette)s
+        They are those of the labels.
+    vmin, vmax, vcenter
+        Values at the ends and in the middle of the score's colours, as in scanpy: numbers, or percentiles (``"p99"``). By
+        default the 1st and the 99th percentile, or the threshold where it lies beyond.
     %(size)s
     %(alpha_img)s
     %(library_id)s
@@ -82,7 +91,8 @@ def tumor(
     KeyError
         If `tl.localize_tumor` has not been called, or the label column or the section is not there.
     ValueError
-        If there are several sections and none is chosen, or `ax` has another number of axes.
+        If there are several sections and none is chosen, limits do not ascend, `palette` does not suffice, or `ax` has
+        another number of axes.
 
     Examples
     --------
@@ -106,22 +116,23 @@ def tumor(
     rows = obs.iloc[section.rows]
     score, call = rows[f"{key}_score"].to_numpy(float), rows[key].fillna(False).to_numpy(bool)
     withheld = record.get("withheld", {}).get(section.name)
+    norm = Limits(vmin, vmax, vcenter).norm(score, _ends(score, _threshold(record, section)))
+    colour = {} if label_key is None else colours_of(section.adata, label_key, palette)
 
     slide = _canvas.overview_of(section)
     n = 2 if label_key is None else 3
-    panels = _canvas.Panels.make(n, columns=n, size=_canvas.map_size(section, width=4.2), ax=ax)
+    panels = _canvas.Panels.make(n, columns=n, size=_canvas.map_size(section, width=4.2), ax=ax, title=title)
     for i, panel in enumerate(panels.axes):
         _canvas.draw_slide(panel, section, slide, alpha=alpha_img if i else 1.0)
-    _canvas.draw_scale_bar(panels.axes[0], section)
     if withheld is None:
-        _draw_score(panels.axes[1], section, score, record, size=size, cmap=cmap)
+        _draw_score(panels.axes[1], section, score, record, size=size, cmap=cmap, norm=norm)
         _tell_caveats(panels.axes[1], section, record)
     else:
         _canvas.draw_spots(panels.axes[1], section, np.full(len(score), np.nan), size=size, cmap=cmap)
         panels.axes[1].set_title("no tumor map: outside of what\nthe model was trained on", size=11)
-        panels.axes[1].set_xlabel(fill(str(withheld), 60), size=8)
+        _canvas.tell(panels.axes[1], str(withheld))
     if label_key is not None:
-        _draw_labels(panels.axes[2], section, rows[label_key], size=size)
+        _draw_labels(panels.axes[2], section, rows[label_key], colour, size=size)
         auroc = record.get("auroc", {}).get(section.name) if label_key == record.get("label_key") else None
         measured = f" (score: AUROC = {auroc:.2f})" if auroc is not None and np.isfinite(auroc) else ""
         panels.axes[2].set_title(f"{label_key}{measured}", size=11)
@@ -129,18 +140,31 @@ def tumor(
         _draw_outline(panel, section, call)
     told = "tumor not called" if withheld is not None else f"called tumor: {call.sum()} of {len(call)} spots"
     panels.axes[0].set_title(told, size=11)
-    return panels.finish(show=show, save=save, return_fig=return_fig)
+    return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
+
+
+def _threshold(record: Mapping[str, Any], section: Section) -> float:
+    return float(record.get("threshold", {}).get(section.name, np.nan))
+
+
+def _ends(score: np.ndarray, threshold: float) -> tuple[float, float]:
+    """Robust limits of the score that the threshold lies within."""
+    low, high = _canvas.robust_limits(score)
+    return (min(low, threshold), max(high, threshold)) if np.isfinite(threshold) else (low, high)
 
 
 def _draw_score(
-    ax: Axes, section: Section, score: np.ndarray, record: Mapping[str, Any], *, size: float, cmap: str | Colormap
+    ax: Axes,
+    section: Section,
+    score: np.ndarray,
+    record: Mapping[str, Any],
+    *,
+    size: float,
+    cmap: str | Colormap,
+    norm: Normalize,
 ) -> None:
-    spots = _canvas.draw_spots(ax, section, score, size=size, cmap=cmap)
-    threshold = record.get("threshold", {}).get(section.name, np.nan)
-    low, high = _canvas.robust_limits(score)
-    if np.isfinite(threshold):
-        low, high = min(low, threshold), max(high, threshold)
-    spots.set_clim(low, high)
+    spots = _canvas.draw_spots(ax, section, score, size=size, cmap=cmap, norm=norm)
+    threshold = _threshold(record, section)
     bar = _canvas.draw_colour_bar(ax, spots, "mean z-score")
     bar.axhline(threshold, color=_canvas.INK, linewidth=2)
     n = len(record.get("markers", ()))
@@ -150,8 +174,11 @@ def _draw_score(
 
 def _tell_caveats(ax: Axes, section: Section, record: Mapping[str, Any]) -> None:
     """Write under the map what `tl.localize_tumor` warned of."""
-    if told := caveats_of(record, section.name):
-        ax.set_xlabel("; ".join(told), size=8)
+    told = caveats_of(record, section.name)
+    if outside(section, record.get("layer")):
+        told.append(DO_NOT_BELIEVE)
+    if told:
+        _canvas.tell(ax, "; ".join(told))
 
 
 def caveats_of(record: Mapping[str, Any], name: str) -> list[str]:
@@ -165,10 +192,10 @@ def caveats_of(record: Mapping[str, Any], name: str) -> list[str]:
     return told
 
 
-def _draw_labels(ax: Axes, section: Section, labels: pd.Series, *, size: float) -> None:
+def _draw_labels(ax: Axes, section: Section, labels: pd.Series, colour: Mapping[str, str], *, size: float) -> None:
     names = as_text(labels)
     kinds = names.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable").index
-    draw_categories(ax, section, names, {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(kinds)}, size=size)
+    draw_categories(ax, section, names, {kind: colour[kind] for kind in kinds}, size=size)
 
 
 def _draw_outline(ax: Axes, section: Section, call: np.ndarray) -> None:

@@ -13,6 +13,8 @@ from stpredict._core.labels import layer_names
 from stpredict._core.names import gene_names
 from stpredict._genes import symbols
 from stpredict.models._base.contract import UNITS
+from stpredict.models._trust.trust import OUTSIDE
+from stpredict.tl._prediction.believed import judgement_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
 
 MIN_SPOTS = 3
+
+DO_NOT_BELIEVE = "outside of the training data: do not believe"
+"""What stands below a prediction for such a section."""
 
 
 def expression_of(section: Section, genes: str | Iterable[str], layer: str | None) -> pd.DataFrame:
@@ -66,6 +71,25 @@ def units_of(section: Section, layer: str | None) -> str:
     record = None if layer is None else section.adata.uns.get(layer)
     told = record.get("units") if isinstance(record, Mapping) else None
     return str(told or (UNITS if layer in (None, keys.PREDICTED) else layer))
+
+
+def outside(section: Section, layer: str | None) -> bool:
+    """Whether a layer is a prediction for a section that lies outside of what the model was trained on."""
+    record = None if layer is None else section.adata.uns.get(layer)
+    return isinstance(record, Mapping) and judgement_of(record, section.name)[0] == OUTSIDE
+
+
+def measured_beside(section: Section, genes: Iterable[str], layer: str | None) -> pd.DataFrame:
+    """Measured expression of those `genes` that the section measures, where `layer` is a prediction in the same units."""
+    nothing = pd.DataFrame(index=section.obs_names)
+    if layer is None or units_of(section, layer) != UNITS:
+        return nothing
+    inside = symbols.match(genes, section.genes)
+    try:
+        measured = bool(inside) and section.totals().any()
+    except ValueError:  # no raw counts: a slide of which only the image is there
+        return nothing
+    return expression_of(section, inside, None) if measured else nothing
 
 
 def both_of(

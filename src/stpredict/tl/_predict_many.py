@@ -106,8 +106,9 @@ def predict_many(
     -------
     One line per slide: ``slide``, ``path``, ``status`` (``"done"``, ``"kept"`` from an earlier run, ``"failed"``),
     ``spots``, ``genes``, ``seconds``, ``mpp``, ``verdict`` (see `stpredict.tl.predict_expression`), ``error``, ``warnings`` and ``result``, the path of the store. Written to
-    `out`: the same as ``report.csv``; ``report.html``, with a picture of every slide and the map of one gene, the first of
-    `genes` or one that the model predicts well, in the same colours on all slides; and ``<slide>.zarr``, what
+    `out`: the same as ``report.csv``; ``report.html``, a table to sort and filter, with a picture of every slide and the map
+    of one gene, the first of `genes` or one that pathologists know and the model predicts well, in the same colours on all
+    slides; and ``<slide>.zarr``, what
     `stpredict.tl.predict_expression` returns with ``as_anndata=True``, with the manifest's columns in ``obs``, with
     `markers` the slots of `stpredict.tl.localize_tumor`, and in ``uns["slide_job"]`` how it was made.
 

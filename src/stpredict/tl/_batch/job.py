@@ -22,6 +22,7 @@ from stpredict._genes.markers import marker_genes
 from stpredict._genes.symbols import match
 from stpredict.io._wsi import CONTRADICTION, states_scale
 from stpredict.models._trust.trust import OUTSIDE, UNKNOWN
+from stpredict.tl._batch.drawn import FEWEST_DRAWN
 from stpredict.tl._batch.results import Results, begin_store, is_same, now, seal_store
 from stpredict.tl._batch.thumbnails import picture_of
 from stpredict.tl._prediction.to_store import predict_to_store
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 SCALES = "a column 'mpp' of a CSV with the slides"
 PASS_SCALE = re.compile(r"\b([Pp])ass (?:the right )?mpp=(?!, the microns| \()")
 """Advice for one slide. That for slides which do not say their scale holds for many; that to `pp.tiles` too."""
-
-FEWEST_DRAWN = 10
-"""Slides with fewer spots than this get no map."""
 
 ONE_AT_A_TIME = Lock()
 """Threads of one process share memory, settings and the capture of warnings."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from dataclasses import dataclass
-from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -14,28 +15,42 @@ import pandas as pd
 from stpredict._core.files import write_text
 from stpredict._core.warning import warn
 from stpredict.models._trust.trust import EDGE, INSIDE, OUTSIDE, UNKNOWN
+from stpredict.tl._batch.drawn import FEWEST_DRAWN
 from stpredict.tl._batch.thumbnails import colours_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from stpredict.tl._batch.drawn import Drawn
     from stpredict.tl._batch.job import Outcome
 
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 2em auto; max-width: 76em; padding: 0 1em }
-h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 1.8em }
-table { border-collapse: collapse; width: 100% }
-th { text-align: left; font-weight: 600; border-bottom: 2px solid #999 }
-th, td { padding: .35em .7em; vertical-align: top } td { border-bottom: 1px solid #ddd }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-.path, pre { font-size: .8em; color: #555; overflow-wrap: anywhere } pre { white-space: pre-wrap }
-table.facts { width: auto } table.facts td { border: 0; padding: .1em 1.5em .1em 0 }
-figcaption { font-size: .8em; color: #555 } figure { margin: 0 }
-.bar { display: inline-block; width: 12em; height: .9em; margin: 0 .4em; vertical-align: -.1em }
-th.number { white-space: nowrap } .failed { color: #b00020; font-weight: 600 } .done, .kept { color: #17692f } .warning { color: #8a5a00 }
-"""
+PAGE, TEMPLATE = "report.html", "report.html.jinja"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a status or a verdict is shown: a mark that tells without colour, the colour, and what to do."""
+
+    rank: int
+    mark: str
+    look: str
+    advice: str = ""
+
+
+STATUSES = {
+    "done": Look(0, "✓", "good"),
+    "kept": Look(1, "✓", "good"),
+    "not done": Look(2, "–", "careful"),
+    "failed": Look(3, "✗", "bad"),
+}
+
+VERDICTS = {
+    INSIDE: Look(0, "✓", "good"),
+    EDGE: Look(1, "!", "careful", "believe with care"),
+    OUTSIDE: Look(2, "✗", "bad", "do not believe"),
+    UNKNOWN: Look(3, "?", "careful", "the model cannot tell"),
+    "": Look(4, "", ""),
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,7 @@ def write_report(folder: Path, outcomes: Sequence[Outcome], run: Run) -> pd.Data
             folder / "report.csv",
             table.assign(**{name: table[name].map(_no_formula) for name in TEXT}).to_csv(index=False),
         )
-        write_text(folder / "report.html", _page(outcomes, run))
+        write_text(folder / PAGE, _page(folder, outcomes, run))
     except OSError as error:
         msg = f"The report could not be written to {folder} ({error}); the returned table says the same."
         warn(msg)
@@ -111,71 +126,64 @@ def summary(table: pd.DataFrame) -> str:
     return f"{len(table)} slide{'s' if len(table) > 1 else ''}: {', '.join(words)}{of_training}"
 
 
-def _page(outcomes: Sequence[Outcome], run: Run) -> str:
-    table = report_table(outcomes)
-    facts = {"Started": run.started, "Took": _duration(run.seconds), **run.facts}
-    lines = "".join(f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
-    bad = [one for one in outcomes if one.status == "failed"]
-    failures = "".join(_failure(one) for one in bad)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><title>Predicted slides</title>'
-        f"<style>{STYLE}</style></head><body>\n<h1>{escape(summary(table))}</h1>\n"
-        f'<table class="facts">{lines}</table>\n'
-        + (
-            f"<h2>Failed</h2>\n<p>Another run tries them again and leaves the others as they are.</p>\n<table>{failures}</table>\n"
-            if bad
-            else ""
-        )
-        + f"<h2>All slides</h2>\n<p>{_colours(run.drawn)} Slides with fewer than 10 spots have no map. The column training data says whether a slide is inside of what the model was trained on, at its edge or outside; do not believe predictions for slides outside.</p>\n<table><tr><th>slide</th><th></th><th>status</th><th>training data</th>"
-        + "".join(f'<th class="number">{name}</th>' for name in ("spots", "genes", "µm/px", "seconds"))
-        + "</tr>\n"
-        + "\n".join(_row(one) for one in outcomes)
-        + "\n</table></body></html>\n"
+def _page(folder: Path, outcomes: Sequence[Outcome], run: Run) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    where = FileSystemLoader(Path(__file__).parent)
+    blanks = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    template = Environment(loader=where, autoescape=True, undefined=StrictUndefined, **blanks).get_template(TEMPLATE)
+    low, high, colours = _colours(run.drawn)
+    stops = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours_of(np.linspace(0, 1, 9))]
+    statuses = [status for status in STATUSES if any(one.status == status for one in outcomes)]
+    verdicts = [verdict for verdict in VERDICTS if verdict and any(one.verdict == verdict for one in outcomes)]
+    return template.render(
+        summary=summary(report_table(outcomes)),
+        facts={"Started": run.started, "Took": _duration(run.seconds), **run.facts},
+        failed=[one for one in outcomes if one.status == "failed"],
+        colours=colours,
+        gene="" if run.drawn is None else run.drawn.gene,
+        low=low,
+        high=high,
+        stops=stops,
+        fewest=FEWEST_DRAWN,
+        choices={"Training data": verdicts, "Status": statuses},
+        rows=[_row(folder, one, run.drawn) for one in outcomes],
     )
 
 
-def _colours(drawn: Drawn | None) -> str:
-    """What the colours of the maps mean, in HTML."""
+def _colours(drawn: Drawn | None) -> tuple[str, str, str]:
+    """What stands at both ends of the colours of the maps, and what they mean."""
     if drawn is None:
-        return "Maps run from low (violet) to high (yellow) within each slide."
-    stops = ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in colours_of(np.linspace(0, 1, 9)))
-    return (
-        f"Maps show the predicted expression of {escape(drawn.gene)}, log1p of counts per 10,000, in the same colours on all "
-        f'slides: <span style="white-space: nowrap">{drawn.low:.2f}<span class="bar" style="background: '
-        f'linear-gradient(to right, {stops})"></span>{drawn.high:.2f}</span>. Of predictions for held-out '
-        "training spots, 98 % lie between these ends; what lies beyond has the colour of the end."
+        return "lowest", "highest of the slide", "Maps run from low (violet) to high (yellow) within each slide."
+    meaning = (
+        f"Maps show the predicted expression of {drawn.gene}, log1p of counts per 10,000, in the same colours on all slides. "
+        "Of predictions for held-out training spots, 98\u00a0% lie between the ends; what lies beyond has the colour of the end."
     )
+    return f"{drawn.low:.2f}", f"{drawn.high:.2f}", meaning
 
 
-def _failure(one: Outcome) -> str:
-    details = f"<details><summary>traceback</summary><pre>{escape(one.details)}</pre></details>" if one.details else ""
-    return f"<tr><td>{escape(one.slide.name)}</td><td>{escape(one.error)}{details}</td></tr>\n"
-
-
-def _row(one: Outcome) -> str:
-    picture = ""
-    if one.picture:
-        source = f"data:image/jpeg;base64,{base64.b64encode(one.picture).decode()}"
-        caption = f"slide; predicted {one.shown}" if one.shown else "slide"
-        picture = (
-            f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
-        )
-    told = f'<div class="warning">{escape(one.warnings)}</div>' if one.warnings else ""
-    numbers = [_count(one.spots), _count(one.genes), _number(one.mpp, "{:.3g}"), _number(one.seconds, "{:.1f}")]
-    status = one.status.replace(" ", "-")
-    if one.verdict and one.verdict != INSIDE and status in ("done", "kept"):
-        status = "warning"
-    return (
-        f'<tr><td>{escape(one.slide.name)}<div class="path">{escape(str(one.slide.path))}</div></td><td>{picture}</td>'
-        f'<td><span class="{status}">{one.status}</span>{told}</td><td>{escape(one.verdict)}</td>'
-        + "".join(f'<td class="number">{number}</td>' for number in numbers)
-        + "</tr>"
-    )
-
-
-def _count(value: int | None) -> str:
-    return _number(value, "{:,}")
+def _row(folder: Path, one: Outcome, drawn: Drawn | None) -> dict[str, Any]:
+    """What the template shows of a slide."""
+    page = f"{one.slide.name}.html"
+    linked = page != PAGE and (folder / page).is_file()
+    caption = f"slide; predicted {one.shown}" if one.shown else "slide"
+    if drawn is not None and one.shown not in ("", drawn.gene):  # kept from a run that chose another gene
+        caption += ", in colours of its own"
+    numbers = [
+        (one.spots, _number(one.spots, "{:,}")),
+        (one.genes, _number(one.genes, "{:,}")),
+        (one.mpp, _number(one.mpp, "{:.3g}")),
+        (one.seconds, _number(one.seconds, "{:.1f}")),
+    ]
+    return {
+        "one": one,
+        "page": quote(page) if linked else "",
+        "picture": base64.b64encode(one.picture).decode(),
+        "caption": caption,
+        "status": STATUSES[one.status],
+        "verdict": VERDICTS[one.verdict],
+        "numbers": [("" if value is None else value, shown) for value, shown in numbers],
+    }
 
 
 def _number(value: float | None, form: str) -> str:
