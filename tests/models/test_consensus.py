@@ -234,8 +234,10 @@ def test_held_out_spots_of_all_parts_are_the_same_ones(sections, monkeypatch):
     monkeypatch.setattr(consensus, "learn_weights", lambda *given: seen.append(given) or learn(*given))
     monkeypatch.setattr(consensus, "MOST_SPOTS", 150)
     trained(sections[:3])
-    ((parts, measured, section),) = seen
-    for part in parts:
+    (parts, measured, section), (without_bank, *same) = seen
+    assert len(without_bank) == 2  # ridge, and what the decoder predicts in place of retrieval
+    np.testing.assert_array_equal(same[0], measured)
+    for part in (*parts, *without_bank):
         within = [np.corrcoef(part[section == s].ravel(), measured[section == s].ravel())[0, 1] for s in set(section)]
         assert min(within) > 0.3
 

@@ -167,7 +167,9 @@ def test_methods_that_cannot_do_without_name_those_that_can(trained, method, tmp
 
 
 def test_networks_without_decoder_and_adapted_models_are_refused_alike(trained, sections, tmp_path):
-    bare = st.tl.train(sections[:2], method="cmrcnet", genes=["GENE1", "GENE2"], decoder=0.0, show_progress=False)
+    bare = st.tl.train(
+        sections[:2], method="cmrcnet", genes=["GENE1", "GENE2"], decoder=0.0, epochs=1, members=1, show_progress=False
+    )
     adapted = st.tl.adapt(sections[3], trained("ridge"))
     for model in (bare, adapted):
         with pytest.raises(ValueError, match=r"cannot do without \(share_bank=False\)"):

@@ -16,7 +16,7 @@ from PIL import Image
 import stpredict as st
 
 PICTURES = Path(__file__).parent / "look"
-WIDTH = 300
+WIDTH = 280
 """Pixels of the pictures: what is read off a figure at a glance can be seen, and letters are only grey."""
 
 FIGURES = {
@@ -57,7 +57,7 @@ def seen_difference(one, other):
 
 
 def stored(name):
-    return Image.open(PICTURES / f"{name}.png").convert("RGB")
+    return Image.open(PICTURES / f"{name}.webp").convert("RGB")
 
 
 def looks_alike(figure, name):
@@ -77,7 +77,7 @@ def drawn(section):
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_look_as_they_did(drawn, name):
     assert looks_alike(FIGURES[name](drawn, return_fig=True), name)
-    assert (PICTURES / f"{name}.png").stat().st_size <= 10_000
+    assert (PICTURES / f"{name}.webp").stat().st_size <= 10_000
 
 
 @pytest.mark.parametrize(
@@ -110,5 +110,4 @@ if __name__ == "__main__":
     PICTURES.mkdir(exist_ok=True)
     section = ready(st.datasets.simulate(2)[0])
     for name, draw in FIGURES.items():
-        picture = picture_of(draw(section, return_fig=True))
-        picture.quantize(48, dither=Image.Dither.NONE).save(PICTURES / f"{name}.png", optimize=True)
+        picture_of(draw(section, return_fig=True)).save(PICTURES / f"{name}.webp", quality=80, method=6)

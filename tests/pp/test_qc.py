@@ -10,6 +10,9 @@ import pytest
 from scipy import sparse
 
 import stpredict as st
+from stpredict._images import quality
+from stpredict._images.mask import window_means
+from stpredict._sections.open import open_sections
 
 GLASS, TISSUE = (240, 238, 241), (150, 90, 160)
 
@@ -242,3 +245,24 @@ def test_spots_beside_the_tissue_of_a_mirrored_image_are_told():
     half.obs["in_tissue"] = ["0"] * 40 + ["1"] * 40
     with pytest.warns(UserWarning, match=r"only 0% of 40 spots lie on tissue. Is the image of another section\?"):
         st.pp.qc(half)
+
+
+def test_sharpness_is_read_where_windows_are_and_is_the_same_there(section, monkeypatch):
+    (view,) = open_sections(section)
+    image, centres, window = view.image, view.centres * view.mpp, 112.0
+    monkeypatch.setattr(quality, "TILE", 16)
+    height, width = image.shape
+    everywhere = quality.sharpness(image, view.mpp, np.array([[width, height]]) / 2 * view.mpp, 2 * width * view.mpp)
+    few = centres[[0, 57, 200]]
+    read, pixels = image.read, []
+    monkeypatch.setattr(
+        image, "read", lambda x0, y0, x1, y1, **at: pixels.append((x1 - x0) * (y1 - y0)) or read(x0, y0, x1, y1, **at)
+    )
+    here = quality.sharpness(image, view.mpp, few, window)
+    monkeypatch.undo()
+    cell = here[2]
+    assert sum(pixels) < 0.2 * height * width
+    for all_of_it, some in zip(everywhere[:2], here[:2], strict=True):
+        assert (all_of_it > 0).mean() > 0.9
+        means = [window_means(values, few / cell, window / cell) for values in (all_of_it, some)]
+        np.testing.assert_allclose(*means, rtol=1e-4)

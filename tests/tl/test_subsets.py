@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import anndata as ad
@@ -155,6 +156,21 @@ def test_what_is_kept_of_others_is_not_used_and_told(encoded, ridge):
         warnings.simplefilter("error", StpredictWarning)
         (section,) = open_sections(more)
         np.testing.assert_array_equal(design(section, KEYS), standardise(raw_features(section, KEYS)))
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [(("sections", "sim_2", "n_spots"), {"a": 1}), (("sections", "sim_2", "mean"), "x"), (("mpp",), {"a": 1})],
+)
+def test_a_damaged_record_of_features_is_refused_by_name(encoded, ridge, where, value):
+    part = encoded[1][tumour(encoded[1])].copy()
+    part.uns[KEYS[0]] = copy.deepcopy(part.uns[KEYS[0]])
+    entry = part.uns[KEYS[0]]
+    for name in where[:-1]:
+        entry = entry[name]
+    entry[where[-1]] = value
+    with pytest.raises(ValueError, match=r"uns\['X_morphology'\].* is damaged .* run stpredict\.pp\.encode again"):
+        st.tl.predict_expression(part, ridge)
 
 
 def test_cross_validation_tells_parts_of_different_wholes_apart(encoded, tmp_path):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stpredict._images.readers import SlideImage
 
 MPP = 2.0
@@ -15,8 +17,8 @@ MPP = 2.0
 CELL = 4
 """Pixels along each side of a cell of the maps."""
 
-ROWS = 128
-"""Cells read at a time, from top to bottom."""
+TILE = 128
+"""Cells along each side of what is read at a time, where there are windows: much of a slide is glass."""
 
 FOLD_DENSITY = 1.8
 """Optical density of a fold, where tissue lies twice, against the denser tissue of the slide (its upper quartile)."""
@@ -24,8 +26,10 @@ FOLD_DENSITY = 1.8
 TINY = 1e-8
 
 
-def sharpness(image: SlideImage, image_mpp: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Fine and coarse contrast (y, x) by cell, and µm per cell.
+def sharpness(
+    image: SlideImage, image_mpp: float, centres: np.ndarray, window: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Fine and coarse contrast (y, x) by cell, and µm per cell; known in windows around `centres` (n, 2), all in µm.
 
     Fine is the squared Laplacian of the optical density at 2 µm per pixel, coarse the same at 8 µm. Blur takes the
     fine one away and leaves the coarse one, whatever the tissue.
@@ -38,15 +42,32 @@ def sharpness(image: SlideImage, image_mpp: float) -> tuple[np.ndarray, np.ndarr
     side = step * CELL
     height, width = (int(n / downsample) // side for n in image.shape)
     fine, coarse = np.zeros((height, width), dtype=np.float32), np.zeros((height, width), dtype=np.float32)
-    for top in range(0, height, ROWS):
-        bottom = min(top + ROWS, height)
-        first, last = max(0, top - 1), min(height, bottom + 1)  # one cell around, for the Laplacian
-        pixels = image.read(0, first * side, width * side, last * side, level=level)
+    cell = image_mpp * downsample * side
+    for rows, columns in _tiles(centres / cell, window / cell, (height, width)):
+        y0, y1, x0, x1 = (
+            end
+            for own, n in ((rows, height), (columns, width))
+            for end in (max(0, own.start - 1), min(n, own.stop + 1))
+        )  # one cell around, for the Laplacian
+        pixels = image.read(x0 * side, y0 * side, x1 * side, y1 * side, level=level)
         density = _density(_means(pixels.mean(axis=-1, dtype=np.float32), step))
-        inside = slice(top - first, bottom - first)
-        fine[top:bottom] = _means(np.square(laplace(density)), CELL)[inside]
-        coarse[top:bottom] = np.square(laplace(_means(density, CELL)))[inside]
-    return fine, coarse, image_mpp * downsample * side
+        inside = slice(rows.start - y0, rows.stop - y0), slice(columns.start - x0, columns.stop - x0)
+        fine[rows, columns] = _means(np.square(laplace(density)), CELL)[inside]
+        coarse[rows, columns] = np.square(laplace(_means(density, CELL)))[inside]
+    return fine, coarse, cell
+
+
+def _tiles(centres: np.ndarray, window: float, shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the tiles of a map of `shape` that windows around `centres` touch, all in its cells."""
+    n_tiles = np.array([-(-n // TILE) for n in shape[::-1]])
+    ends = [np.clip((centres + sign * (window / 2 + 2)) // TILE, 0, n_tiles - 1).astype(int) for sign in (-1, 1)]
+    touched = np.zeros(n_tiles + 1, dtype=int)
+    for x_end, x_sign in ((ends[0][:, 0], 1), (ends[1][:, 0] + 1, -1)):
+        for y_end, y_sign in ((ends[0][:, 1], 1), (ends[1][:, 1] + 1, -1)):
+            np.add.at(touched, (x_end, y_end), x_sign * y_sign)
+    for y, x in np.argwhere(touched.cumsum(axis=0).cumsum(axis=1)[:-1, :-1].T > 0).tolist():
+        top, left = y * TILE, x * TILE
+        yield slice(top, min(top + TILE, shape[0])), slice(left, min(left + TILE, shape[1]))
 
 
 def folded(rgb: np.ndarray, tissue: np.ndarray) -> np.ndarray:

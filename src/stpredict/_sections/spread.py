@@ -56,10 +56,27 @@ def only(record: Mapping[str, Any], name: str) -> dict[str, Any]:
 def kept_of_whole(section: Section, key: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean and standard deviation that are kept of the whole section; None where all of it is here, or nothing is kept."""
     record = section.record(key)
-    known = record[SECTIONS].get(section.name) if is_kept(record) else None
-    if known is None or len(section) >= int(known["n_spots"]):
+    if not is_kept(record) or section.name not in record[SECTIONS]:
         return None
-    return np.asarray(known["mean"], dtype=np.float64), np.asarray(known["sd"], dtype=np.float64)
+    n, mean, sd = _kept(record, section.name, key)
+    return None if len(section) >= n else (mean, sd)
+
+
+def _kept(record: Mapping[str, Any], name: str, key: str) -> tuple[int, np.ndarray, np.ndarray]:
+    """Number of spots, mean and standard deviation that are kept of section `name`.
+
+    Raises
+    ------
+    ValueError
+        If they are no numbers.
+    """
+    known = record[SECTIONS][name]
+    try:
+        mean, sd = (np.asarray(known[part], dtype=np.float64) for part in ("mean", "sd"))
+        return int(known["n_spots"]), mean, sd
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
+        msg = f"uns[{key!r}][{SECTIONS!r}][{name!r}] is damaged ({error}); run stpredict.pp.encode again."
+        raise ValueError(msg) from error
 
 
 def whole_moments(section: Section, key: str, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +97,7 @@ def whole_moments(section: Section, key: str, mean: np.ndarray, sd: np.ndarray) 
         return mean, sd
     if (whole := kept_of_whole(section, key)) is None:
         return mean, sd
-    if not _can_be_part(len(section), mean, sd, int(record[SECTIONS][section.name]["n_spots"]), *whole):
+    if not _can_be_part(len(section), mean, sd, _kept(record, section.name, key)[0], *whole):
         _tell(key, "what is kept is of other features, as after these were changed by hand")
         return mean, sd
     return whole

@@ -34,6 +34,9 @@ INK = "#222222"
 DPI = 150
 """Dots per inch of saved figures."""
 
+MU = r"$\mathregular{\mu}$"
+"""How scale bars write µ unless told otherwise, in another font than the rest."""
+
 
 def section_to_draw(data: Data, library_id: str | None, where: Where) -> Section:
     """The section `library_id`, or the only one; it has spots.
@@ -225,8 +228,12 @@ def draw_scale_bar(ax: Axes, section: Section) -> None:
     except ValueError:  # a map needs no scale; what works in µm reports it
         return
     place = {"location": "lower left", "length_fraction": 0.3, "width_fraction": 0.012, "border_pad": 0.2, "sep": 3}
-    bar = ScaleBar(mpp, "um", color=INK, box_alpha=0.75, font_properties={"size": 8}, **place)
-    ax.add_artist(bar)
+    look = {"color": INK, "box_alpha": 0.75, "font_properties": {"size": 8}, "scale_formatter": _length}
+    ax.add_artist(ScaleBar(mpp, "um", **place, **look))
+
+
+def _length(value: float, unit: str) -> str:
+    return f"{value} {unit.replace(MU, 'µ')}"
 
 
 def draw_colour_bar(ax: Axes, mappable: Any, label: str) -> Axes:

@@ -104,7 +104,7 @@ def embedding(
     ------
     KeyError
         If there is no such embedding, column, gene or layer.
-    ValueError
+    TypeError, ValueError
         If the embedding has NaN or too few spots, `layout` is unknown, limits do not ascend, `palette` does not suffice,
         or `ax` has another number of axes.
 

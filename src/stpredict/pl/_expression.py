@@ -88,7 +88,7 @@ def expression(
     ------
     KeyError
         If the layer, a gene or the section is not there.
-    ValueError
+    TypeError, ValueError
         If no gene is given, there are several sections and none is chosen, limits do not ascend, or `ax` has another
         number of axes.
 

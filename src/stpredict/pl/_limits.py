@@ -61,7 +61,7 @@ class Limits:
         if not (np.diff(order) > 0).all():
             told = ", ".join(f"{value:.4g}" for value in order)
             names = "vmin and vmax" if middle is None else "vmin, vcenter and vmax"
-            msg = f"{names} must ascend, but the colours would run over {told}; pass all of {names}."
+            msg = f"{names} must ascend, but the colours would run over {told}; pass {names}."
             raise ValueError(msg)
         return Normalize(low, high) if middle is None else TwoSlopeNorm(middle, low, high)
 

@@ -86,7 +86,7 @@ def niches(
     ------
     KeyError
         If the spot, the gene, the layer or the section is not there.
-    ValueError
+    TypeError, ValueError
         If there are several sections and none is chosen, the scale is unknown, niches do not fit the spots, limits do not
         ascend, or `ax` has another number of axes.
 

@@ -90,7 +90,7 @@ def tumor(
     ------
     KeyError
         If `tl.localize_tumor` has not been called, or the label column or the section is not there.
-    ValueError
+    TypeError, ValueError
         If there are several sections and none is chosen, limits do not ascend, `palette` does not suffice, or `ax` has
         another number of axes.
 

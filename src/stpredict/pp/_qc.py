@@ -236,7 +236,7 @@ def _image_metrics(section: Section, given: Tissue | None) -> dict[str, np.ndarr
     on = None if flags is None else flags.iloc[section.rows].astype(str).isin(["1", "1.0", "True"]).to_numpy()
     check_on_tissue(mask, where / mpp, window / mpp, section.name, on)
     folds = folded(image.thumbnail(max(mask.shape)), mask)
-    fine, coarse, cell = sharpness(image, section.mpp)
+    fine, coarse, cell = sharpness(image, section.mpp, where, window)
     contrasts = (window_means(contrast, where / cell, window / cell) for contrast in (fine, coarse))
     sharp = np.subtract(*(np.log2(contrast + TINY) for contrast in contrasts))
     sharp[tissue == 0] = np.nan

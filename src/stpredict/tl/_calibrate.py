@@ -94,7 +94,7 @@ def calibrate(
     'inside'
     """
     if isinstance(data, ExpressionModel):
-        data, model = model, data  # type: ignore[assignment]
+        data, model = model, data
     model = given_model(model)
     if not isinstance(model, FixedModel):
         msg = (

@@ -29,13 +29,19 @@ def four(_four):
     return [adata.copy() for adata in _four]
 
 
+def seen(sections, key):
+    """Give sections features that follow their true expression, at its own level in every section, and noise."""
+    for number, adata in enumerate(sections):
+        width, truth = adata.obsm[key].shape[1], np.asarray(adata[:, GENES].layers["truth"])
+        values = truth @ np.random.default_rng(2).normal(size=(len(GENES), width))
+        values += np.random.default_rng([3, number]).normal(size=values.shape) * values.std()
+        adata.obsm[key] = values.astype(np.float32)
+    return sections
+
+
 @pytest.fixture
 def cohort(four, ctranspath):
-    """The same with features that follow their true expression, at its own level in every section."""
-    mixing = np.random.default_rng(2).normal(size=(len(GENES), 768))
-    for adata in four:
-        ctranspath(adata).obsm["X_ctranspath"] = (adata[:, GENES].layers["truth"] @ mixing).astype(np.float32)
-    return four
+    return seen([ctranspath(adata) for adata in four], "X_ctranspath")
 
 
 @pytest.fixture
@@ -89,15 +95,15 @@ def only(adata):
 
 
 def test_the_pattern_stays_and_the_units_become_ours(cohort, seeing):
-    """Where the model predicts three times the truth plus a constant, a third of it is the truth, up to each gene's level."""
+    """Where the model predicts three times the truth plus a constant, about a third of it is what was measured."""
     measured = informed(cohort, np.zeros(7))
     model = st.tl.calibrate(measured, seeing)
     section = only(measured[0])
     before, after = seeing.predict(section, GENES).mean, model.predict(section, GENES).mean
     for gene in range(7):
         assert np.corrcoef(before[:, gene], after[:, gene])[0, 1] > 0.99999
-    assert model.arrays["slope"] == pytest.approx(1 / 3, rel=0.05)
-    np.testing.assert_allclose(after.mean(axis=0), section.log_expression(GENES).mean(axis=0), atol=0.3)
+    assert model.arrays["slope"] == pytest.approx(1 / 3, rel=0.15)
+    np.testing.assert_allclose(after.mean(axis=0), section.log_expression(GENES).mean(axis=0), atol=0.1)
     assert seeing.units == "not stated"
     assert seeing.trust.reliability is None
 
@@ -167,13 +173,13 @@ def test_a_calibrated_model_can_be_adapted(cohort, path2space, tmp_path):
     assert new[:, GENES].var["predicted_reliability"].notna().all()
 
 
-@pytest.mark.filterwarnings("ignore:1 of the 8 genes of STPath")
+@pytest.mark.filterwarnings("ignore:2 of the 9 genes of STPath")
 def test_a_model_that_looks_at_whole_sections(four, gigapath, stpath):
-    sections = [gigapath(adata) for adata in four[:2]]
-    model = st.tl.calibrate(sections, stpath)
-    st.tl.predict_expression(sections[0], model)
-    assert sections[0].uns["predicted"]["units"] == "log1p CP10k"
-    assert sections[0].uns["predicted"]["domain"]["verdict"] == "inside"
+    *measured, new = seen([gigapath(adata) for adata in four[:3]], "X_prov-gigapath")
+    model = st.tl.calibrate(measured, stpath)
+    st.tl.predict_expression(new, model)
+    assert new.uns["predicted"]["units"] == "log1p CP10k"
+    assert new.uns["predicted"]["domain"]["verdict"] == "inside"
 
 
 @pytest.mark.filterwarnings("ignore:1 of the 8 genes of DeepSpot-M")

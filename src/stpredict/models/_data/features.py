@@ -148,9 +148,12 @@ def describe_features(section: Section, keys: Sequence[str]) -> dict[str, dict[s
             raise ValueError(msg)
         record = section.record(key)
         known = {k: record[k] for k in (*SAME_EXACTLY, *SAME_WITHIN) if k in record} if _is_record(record) else {}
-        described[key] = {k: str(v) if k in SAME_EXACTLY else float(v) for k, v in known.items()}
-        described[key]["n_features"] = shape[1]
-        described[key] |= given_input(record if _is_record(record) else {})
+        try:
+            described[key] = {k: str(v) if k in SAME_EXACTLY else float(v) for k, v in known.items()}
+            described[key] |= {"n_features": shape[1]} | given_input(record if _is_record(record) else {})
+        except (TypeError, ValueError, OverflowError) as error:
+            msg = f"The record uns[{key!r}] of section {section.name!r} is damaged ({error}); run stpredict.pp.encode again."
+            raise ValueError(msg) from error
     return described
 
 

@@ -160,7 +160,7 @@ def residual_sd(table: Table, held: HeldOut) -> np.ndarray:
     known = np.isfinite(square)
     error = np.sqrt(np.sum(square, axis=0, where=known) / np.maximum(known.sum(axis=0), 1))
     if not known.any(axis=0).all():
-        error = np.where(known.any(axis=0), error, np.nanstd(np.asarray(table.expression), axis=0))
+        error = np.where(known.any(axis=0), error, np.nanstd(np.asarray(table.expression[:]), axis=0))
     return error.astype(np.float32)
 
 

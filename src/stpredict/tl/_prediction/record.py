@@ -33,5 +33,9 @@ def run_record(
     }
     if model.provenance:
         record["published"] = model.provenance
-    scales = [float(adata.uns[key]["mpp"]) for key in features if "mpp" in adata.uns.get(key, {})]
+    made = (adata.uns.get(key) for key in features)
+    found = (one.get("mpp") for one in made if hasattr(one, "get"))
+    scales = [
+        float(mpp) for mpp in found if isinstance(mpp, int | float | np.number)
+    ]  # (others are refused by the model)
     return record | ({"mpp": scales[0]} if scales else {})
