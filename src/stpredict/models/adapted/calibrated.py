@@ -49,7 +49,7 @@ def calibrated(
     called = [match_once(model.genes, section.genes) for section in sections]
     genes = _genes(model, sections, called)
     measured = measured_expression(sections, rows, called, genes)
-    there = measured.any(axis=0)
+    there = np.asarray(measured.any(axis=0))
     genes, measured = [gene for gene, known in zip(genes, there, strict=True) if known], measured[:, there]
     _tell_of_others(model, genes)
     predicted = np.concatenate([_predicted(model, *pair, genes) for pair in zip(sections, rows, strict=True)])
