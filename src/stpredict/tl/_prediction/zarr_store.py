@@ -126,7 +126,7 @@ def columns_of(path: Path, layer: str, columns: Sequence[int] | np.ndarray) -> n
     """float32 (spots, columns): some genes of a layer."""
     import zarr
 
-    array = zarr.open_group(path, mode="r", use_consolidated=False)[f"layers/{layer}"]
+    array: Any = zarr.open_group(path, mode="r", use_consolidated=False)[f"layers/{layer}"]
     values: np.ndarray = array.oindex[slice(None), np.asarray(columns, dtype=int)]
     return values
 
@@ -135,7 +135,7 @@ def most_variable(path: Path, layer: str) -> int:
     """Number of the gene whose values vary most; read a few spots at a time."""
     import zarr
 
-    array = zarr.open_group(path, mode="r", use_consolidated=False)[f"layers/{layer}"]
+    array: Any = zarr.open_group(path, mode="r", use_consolidated=False)[f"layers/{layer}"]
     total, squares = np.zeros((2, array.shape[1]))
     for first in range(0, array.shape[0], array.chunks[0]):
         values = array[first : first + array.chunks[0]].astype(np.float64)
