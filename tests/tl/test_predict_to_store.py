@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
@@ -80,8 +81,6 @@ def test_maps_of_a_store_load_the_genes_that_they_draw(model, new, tmp_path, sma
 
 
 def test_prediction_takes_its_room_once_and_a_change_of_one_is_none_of_the_other(model, new, tmp_path, monkeypatch):
-    import os
-
     import zarr
 
     st.tl.predict_expression(new, model, out=tmp_path / "new.zarr")
@@ -91,7 +90,7 @@ def test_prediction_takes_its_room_once_and_a_change_of_one_is_none_of_the_other
     def no_links(*_):
         raise OSError(errno.EPERM, "no links here")
 
-    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(zarr_store, "os", SimpleNamespace(link=no_links))
     st.tl.predict_expression(new, model, out=tmp_path / "copied.zarr")
     both = [anndata.read_zarr(tmp_path / name) for name in ("new.zarr", "copied.zarr")]
     np.testing.assert_array_equal(both[0].X, both[1].X)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,9 +23,9 @@ def as_text(column: pd.Series) -> pd.Series:
 
 def column_of(adata: AnnData, name: str) -> pd.Series:
     """A column of ``obs`` in memory, also of an AnnData that is read lazily."""
-    column = adata.obs[name]
-    lazy = hasattr(column, "dims")  # (of xarray)
-    return column.to_series() if lazy else column
+    column: Any = adata.obs[name]
+    series: pd.Series = column.to_series() if hasattr(column, "dims") else column  # (of xarray)
+    return series
 
 
 def layer_names(adata: AnnData) -> list[str]:
