@@ -171,3 +171,28 @@ def test_the_snippets_beside_scanpy_run():
             exec(block.split("```")[0], names)
     assert names["second"].uns["tumor"]["tumor_labels"] == ["tumor"]
     assert names["predicted"].n_vars == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_snippets_for_looking_closer_run_and_viewers_find_what_they_are_pointed_to(tmp_path, monkeypatch):
+    pytest.importorskip("bokeh")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "looking_closer.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    blocks = [block.split("```")[0] for block in page.split("```python\n")[1:]]
+    viewers = [block for block in blocks if "from napari" in block or "from vitessce" in block]
+    for block in blocks:
+        if block not in viewers:
+            exec(block, names)
+    assert Path("section.html").stat().st_size < 15e6
+    store = Path("section.zarr")
+    paths = re.findall(r'"((?:images|shapes|tables)/[^"]+)"', viewers[1])
+    assert len(paths) == 5
+    assert [path for path in paths if not (store / path / "zarr.json").is_file()] == []
+    sdata = names["sdata"]
+    (spots,) = sdata.shapes
+    assert f'coordinate_system="{spots}"' in viewers[1]
+    for table in (sdata["table"], sdata["predicted"]):
+        assert list(table.uns["spatialdata_attrs"]["region"]) == [spots]
+        assert list(table.obs["spot_id"]) == list(sdata[spots].index)  # what links a value to its circle
+    assert list(sdata["predicted"].var_names) == ["ERBB2", "KRT8", "EPCAM", "COL1A1", "CD3E"]
