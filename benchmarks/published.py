@@ -1,6 +1,6 @@
 """What a published model costs beside its own forward pass: stand-ins of realistic size, random weights, no download.
 
-python benchmarks/published.py [--spots 2000] [--genes 14000] [--members 8] [--hidden 512] [--repeats 5]
+OMP_NUM_THREADS=1 python benchmarks/published.py [--spots 2000] [--genes 14000] [--members 8] [--hidden 512] [--repeats 5]
 (with lazyslide-models 0.1, transformers and einops installed STPath is measured too, against the network there)
 """
 
@@ -38,13 +38,13 @@ def section_of(key: str, width: int, n: int, **record: object) -> Section:
 
 
 def alternately(repeats: int, **calls: Callable[[], object]) -> dict[str, float]:
-    """Median seconds of every call; they take turns, so that a busy machine slows all of them."""
+    """Median CPU seconds of every call; they take turns. What else the machine does is not counted."""
     took: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            took[name].append(time.perf_counter() - start)
+            took[name].append(time.process_time() - start)
     return {name: float(np.median(seconds[1:])) for name, seconds in took.items()}  # (the first call reads files)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -75,8 +76,12 @@ class Prediction:
     @classmethod
     def of_parts(cls, parts: Iterable[tuple[slice, Prediction]], n_spots: int, genes: Sequence[str]) -> Prediction:
         """Put parts of a section, slices of rows and what is predicted for them, together."""
+        parts = iter(parts)
+        first = next(parts)
+        if len(first[1].mean) == n_spots:
+            return replace(first[1], genes=list(genes))
         mean, std = np.empty((2, n_spots, len(genes)), dtype=np.float32)
-        for rows, part in parts:
+        for rows, part in chain([first], parts):
             mean[rows], std[rows] = part.mean, part.std
         return replace(part, mean=mean, std=std, genes=list(genes))
 

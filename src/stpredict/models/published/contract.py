@@ -262,7 +262,7 @@ class FixedModel(ExpressionModel):
         """`predict`, a few spots at a time; genes may be called by any of their names."""
         judgement = self.judge(section)
         asked = self.genes if genes is None else list(genes)
-        known = dict(zip(asked, asked, strict=True)) if asked is self.genes else match(asked, self.genes)
+        known = dict(zip(asked, asked, strict=True)) if asked == self.genes else match(asked, self.genes)
         number = {gene: i for i, gene in enumerate(self.genes)}
         taken = np.array([number[known[gene]] if gene in known else -1 for gene in asked], dtype=int)
         return self._parts(section, asked, taken, judgement, size)
