@@ -86,8 +86,8 @@ def read_visium(
     FileNotFoundError
         If a folder or file that is needed, or the image, does not exist.
     ValueError
-        If a file is damaged, counts and positions do not belong together, or the image is not the
-        full-resolution one; if `path` is an archive, or holds several sections.
+        If a file is damaged or would fill the memory once it is unpacked, counts and positions do not belong together, or
+        the image is not the full-resolution one; if `path` is an archive, or holds several sections.
 
     Warns
     -----
