@@ -289,7 +289,7 @@ def _locate_tumor(new: AnnData, path: Path, markers: Any) -> None:
     few.layers[keys.PREDICTED] = columns_of(path, keys.PREDICTED, new.var_names.get_indexer(names))
     localize_tumor(few, markers=markers)
     for key in (keys.TUMOR_SCORE, keys.TUMOR):
-        new.obs[key] = few.obs[key]
+        new.obs[key] = few.obs[key].array
     new.uns[keys.TUMOR] = few.uns[keys.TUMOR]
 
 
