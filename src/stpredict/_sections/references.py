@@ -63,8 +63,8 @@ class Reference:
             yield self.study[rows][enough], values
 
 
-def open_references(data: Data | str | Path | Sequence[Data | str | Path], where: Where) -> list[Reference]:
-    """Open objects, stores and folders of stores, see `open_reference`.
+def open_references(data: Any, where: Where) -> list[Reference]:
+    """Open one or several objects, or paths of stores and of folders of stores, see `open_reference`.
 
     Raises
     ------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from stpredict._core.checks import check_named_once, one_of
 from stpredict._core.files import check_writable
@@ -75,7 +75,7 @@ def fit(
     if group_key == GROUP_KEY and not any(group_key in section.adata.obs for section in opened):
         group_key = None
     if reference is not None:
-        tables = listed(reference)
+        tables: Any = listed(cast("Any", reference))
         if not are_stored(tables):
             tables = [table_of(one, table_key) for one in tables]
         study_key = library_key or "library_id"
