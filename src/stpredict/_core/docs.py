@@ -104,7 +104,7 @@ show
 save
     File to save the figure to.
 dpi
-    Dots per inch of the figure; by default 150 in a file, and what matplotlib is set to on the screen.
+    Dots per inch of the figure; by default 100 in a file, and what matplotlib is set to on the screen. Print needs about 300.
 return_fig
     Return the figure.""",
 }

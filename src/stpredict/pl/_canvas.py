@@ -31,7 +31,7 @@ UNKNOWN = "#b3b3b3"
 
 INK = "#222222"
 
-DPI = 150
+DPI = 100
 """Dots per inch of saved figures."""
 
 MU = r"$\mathregular{\mu}$"
@@ -243,7 +243,7 @@ def draw_colour_bar(ax: Axes, mappable: Any, label: str) -> Axes:
     inset = ax.inset_axes((1.03, 0.1, 0.04, 0.8))
     bar = ax.figure.colorbar(mappable, cax=inset)
     bar.set_label(label, size=9)
-    bar.locator = MaxNLocator(5)
+    bar.locator = MaxNLocator(5, steps=[1, 2, 5, 10])
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
     return bar.ax

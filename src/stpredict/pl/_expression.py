@@ -111,13 +111,18 @@ def expression(
     ]
     slide = _canvas.overview_of(section) if alpha_img > 0 else None
     panels = _canvas.Panels.make(len(columns), columns=ncols, size=_canvas.map_size(section), ax=ax, title=title)
-    for panel, (gene, column), norm in zip(panels.axes, columns.items(), norms, strict=True):
+    units = [
+        units_of(section, layer)
+        + ("\nmeasured and predicted" if gene in measured and np.isfinite(column).any() else "")
+        for gene, column in columns.items()
+    ]
+    for i, (panel, (gene, column), norm) in enumerate(zip(panels.axes, columns.items(), norms, strict=True)):
         _canvas.draw_slide(panel, section, slide, alpha=alpha_img)
         spots = _canvas.draw_spots(panel, section, column, size=size, cmap=cmap, norm=norm)
         known = np.isfinite(column).any()
         panel.set_title(gene if known else f"{gene} (no values)", size=11)
-        scale = "\nmeasured and predicted" if gene in measured and known else ""
-        _canvas.draw_colour_bar(panel, spots, units_of(section, layer) + scale)
+        told_beside = panels.own and (i + 1) % ncols and units[i] == dict(enumerate(units)).get(i + 1)
+        _canvas.draw_colour_bar(panel, spots, "" if told_beside else units[i])
         if outside(section, layer):
             _canvas.tell(panel, DO_NOT_BELIEVE)
     return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
