@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -16,11 +17,25 @@ NEEDS_DATA = {
     "05-few-measured-spots.ipynb": "her2st",
     "06-genes-never-measured.ipynb": "her2st",
 }
+NAMES = sorted(path.name for path in FOLDER.glob("*.ipynb"))
+
+
+def complaints(cells):
+    """What stands in the outputs beside results: warnings, logs and errors."""
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stored_tutorials_are_executed_and_hold_no_warnings(name):
+    cells = json.loads((FOLDER / name).read_text(encoding="utf-8"))["cells"]
+    assert any(cell.get("outputs") for cell in cells)
+    assert complaints(cells) == []
 
 
 @pytest.mark.tutorials
-@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.ipynb")))
-def test_tutorial_runs(name, monkeypatch):
+@pytest.mark.parametrize("name", NAMES)
+def test_tutorial_runs_without_warnings_from_its_file_alone(name, monkeypatch, tmp_path):
     nbclient = pytest.importorskip("nbclient")
     import nbformat
 
@@ -29,4 +44,5 @@ def test_tutorial_runs(name, monkeypatch):
     monkeypatch.setenv("STPREDICT_DATA", str(Path(st.settings.data_dir).resolve()))
     monkeypatch.setenv("MPLBACKEND", os.environ.get("MPLBACKEND", "module://matplotlib_inline.backend_inline"))
     notebook = nbformat.read(FOLDER / name, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert complaints(notebook.cells) == []

@@ -16,6 +16,7 @@ from stpredict._benchmark.methods import FIXED, seeded
 from stpredict._benchmark.panels import choose_panels
 from stpredict._benchmark.store import ResultStore
 from stpredict._core.device import resolve_device
+from stpredict._core.progress import progress_bar
 from stpredict._core.settings import settings
 from stpredict._evaluation.scoring import INTERVAL, in_other_units, noise_ceilings, score
 from stpredict._evaluation.stated import Stated
@@ -65,7 +66,6 @@ def run(
 ) -> pd.DataFrame:
     """Do every job of `splits` × methods × seeds that `path` does not have yet, and put all tables together."""
     from joblib import Parallel, parallel_config
-    from tqdm.auto import tqdm
 
     store = ResultStore(path, study.plan(), study.specs)
     jobs = [
@@ -81,7 +81,7 @@ def run(
     options = {"inner_max_num_threads": 1, "mmap_mode": "c"} if workers > 1 else {}
     with (
         warnings.catch_warnings(),
-        tqdm(total=len(jobs), initial=len(tables), desc="cross-validate", unit="job", disable=not show) as bar,
+        progress_bar(total=len(jobs), initial=len(tables), desc="cross-validate", unit="job", disable=not show) as bar,
         parallel_config(backend="loky" if workers > 1 else "sequential", **options),
     ):
         warnings.filterwarnings("ignore", "A worker stopped", UserWarning, "joblib")  # it grew, and was replaced

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -12,6 +14,7 @@ from stpredict._images.scale import square_mpp
 from stpredict._images.whole import check_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from stpredict._images.colour import Colours
@@ -49,7 +52,7 @@ def open_tiff(path: Path) -> Pyramid:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as tif:
+        with _silent(), tifffile.TiffFile(path) as tif:
             number, series, rivals = tags.choose_series(tif)
             axes, described = series.axes, tags.Description(tif, series, str(path))
             scale, colours = described.scale(), described.colours() if axes in tags.AXES else None
@@ -71,6 +74,21 @@ def open_tiff(path: Path) -> Pyramid:
         msg = f"{path} holds {1 + len(rivals)} images of about one size ({told}). Save the H&E in a file of its own."
         raise ValueError(msg)
     return Pyramid(levels, square_mpp(*scale, str(path)), axes in ("SYX", "CYX"), colours)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep back what tifffile logs of a damaged file, which would stand beside our own error in other words."""
+    logger = logging.getLogger("tifffile")
+    logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 class TiffLevel:

@@ -10,6 +10,7 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.progress import progress_bar
 from stpredict._core.settings import settings
 from stpredict._core.warning import warn
 from stpredict._images.stain import TARGET, check_stain_norm
@@ -282,12 +283,12 @@ def _run(
     tool: Any, sections: list[Section], windows: list[list[Windows]], n_obs: int, show_progress: bool | None
 ) -> list[np.ndarray]:
     """Features of all sections, part by part; parts already done by a call that was cut short are taken from disk."""
-    from tqdm.auto import tqdm
-
     show = settings.progress if show_progress is None else show_progress
     outputs: list[np.ndarray] | None = None
     folders = []
-    with tqdm(total=sum(map(len, sections)), desc=f"encode ({tool.name})", unit="spot", disable=not show) as bar:
+    with progress_bar(
+        total=sum(map(len, sections)), desc=f"encode ({tool.name})", unit="spot", disable=not show
+    ) as bar:
         for section, kinds in zip(sections, windows, strict=True):
             parts = tool.parts(section, kinds)
             folder = resume_folder(tool, section, parts, kinds) if len(parts) > 1 else None

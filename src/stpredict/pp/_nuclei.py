@@ -9,6 +9,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import slot_name
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.progress import progress_bar
 from stpredict._core.settings import settings
 from stpredict._core.warning import warn
 from stpredict._sections.open import Opened, Where
@@ -175,11 +176,9 @@ def _slide(section: Section, mpp: float | None) -> WorkingSlide:
 def _find(
     slides: list[WorkingSlide], label: Any, name: str, outlines: bool, show_progress: bool | None
 ) -> list[tuple[np.ndarray, list[np.ndarray]]]:
-    from tqdm.auto import tqdm
-
     show = settings.progress if show_progress is None else show_progress
     total = sum(len(slide.blocks()) for slide in slides)
-    with tqdm(total=total, desc=f"nuclei ({name})", unit="block", disable=not show) as bar:
+    with progress_bar(total=total, desc=f"nuclei ({name})", unit="block", disable=not show) as bar:
         return [find_nuclei(slide, label, name, outlines=outlines, progress=bar.update) for slide in slides]
 
 

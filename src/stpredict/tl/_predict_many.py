@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stpredict._core.docs import with_shared_texts
+from stpredict._core.progress import progress_bar
 from stpredict._core.settings import settings
 from stpredict._core.version import __version__
 from stpredict._genes.markers import marker_genes
@@ -242,12 +243,10 @@ def _known_markers(markers: Any, genes: Sequence[str]) -> Any:
 
 
 def _with_bar(outcomes: Iterator[Outcome], n: int, missing: int, show: bool) -> Iterator[Outcome]:
-    from tqdm.auto import tqdm
-
     failed = 0
     # (time left by the mean of all slides so far: they differ in size)
     how: dict[str, Any] = {"desc": "predict", "unit": "slide", "smoothing": 0, "disable": not show}
-    with tqdm(total=n, initial=n - missing, **how) as bar:
+    with progress_bar(total=n, initial=n - missing, **how) as bar:
         for outcome in outcomes:
             failed += outcome.status == "failed"
             bar.set_postfix({"failed": failed} if failed else {}, refresh=False)

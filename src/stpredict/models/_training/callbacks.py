@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from stpredict._core.progress import progress_bar
 from stpredict.models._training.processes import agreed
 
 if TYPE_CHECKING:
@@ -63,10 +64,10 @@ class Progress(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Draw the bar where training starts or goes on."""
-        from tqdm.auto import tqdm
-
         hidden = not trainer.is_global_zero
-        self.bar = tqdm(total=self.epochs, initial=module.current_epoch, desc="train", unit="epoch", disable=hidden)
+        self.bar = progress_bar(
+            total=self.epochs, initial=module.current_epoch, desc="train", unit="epoch", disable=hidden
+        )
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """One epoch further, with the last values known."""
