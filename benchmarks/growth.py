@@ -179,7 +179,7 @@ def draw(path: Path, results: dict[str, list[dict]]) -> None:
                 ax.plot(sizes, shown, "o-", ms=3, lw=1.2, c=colour[name])
             low = LEAST[unit] * 2
             ax.plot(sizes[-3:], low * sizes[-3:] / sizes[-3], ":", c="0.4")
-            ax.annotate("linear", (sizes[-1], low * sizes[-1] / sizes[-3]), c="0.4", ha="right", va="bottom", size=8)
+            ax.annotate("linear", (sizes[-1], low * 5), c="0.4", ha="right", va="top", size=8)
             ax.set(xscale="log", yscale="log", xlabel=axis)
             ax.grid(which="major", alpha=0.3)
         column[0].set_title(
