@@ -129,9 +129,15 @@ def summary(table: pd.DataFrame) -> str:
 def _page(folder: Path, outcomes: Sequence[Outcome], run: Run) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    where = FileSystemLoader(Path(__file__).parent)
-    blanks = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    template = Environment(loader=where, autoescape=True, undefined=StrictUndefined, **blanks).get_template(TEMPLATE)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    template = environment.get_template(TEMPLATE)
     low, high, colours = _colours(run.drawn)
     stops = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours_of(np.linspace(0, 1, 9))]
     statuses = [status for status in STATUSES if any(one.status == status for one in outcomes)]
