@@ -224,6 +224,18 @@ def test_a_slide_without_measurements_is_shown_as_predicted_only(predicted, page
     assert page_of(bare, genes="ERBB2", columns=[]).titles == ["slide", "ERBB2: predicted"]
 
 
+def test_bins_without_any_counts_are_squares_that_touch(section, page_of):
+    bins = st.io.grid(section, pitch_um=40, spot_um=40, layout="square")
+    values = np.random.default_rng(0).random((bins.n_obs, 2)).astype(np.float32)
+    bins.obsm["predicted_genes"] = pd.DataFrame(values, index=bins.obs_names, columns=["ERBB2", "VEGFA"])
+    page = page_of(bins)
+    assert page.titles == ["slide", "ERBB2: predicted"]
+    assert page.models["Select"][0]["options"] == ["ERBB2", "VEGFA"]
+    (square,) = {(glyph["width"]["value"], glyph["height"]["value"]) for glyph in page.models["Rect"]}
+    assert square == pytest.approx((40, 40), rel=0.01)
+    np.testing.assert_array_equal(page.column("VEGFA"), values[:, 1])
+
+
 def test_without_image_there_is_no_slide(predicted, page_of):
     predicted.uns["spatial"]["sim_1"]["images"] = {}
     predicted.uns["spatial"]["sim_1"].get("metadata", {}).pop("source_image_path", None)
