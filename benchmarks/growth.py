@@ -4,8 +4,8 @@
 
 Synthetic sections: bins of 8 µm on simulated tissue at 0.5 µm per pixel, read from a tiled JPEG pyramid, and counts that follow
 a few programmes. Spots grow at 200 genes, genes at 1,000 spots; every size runs in a process of its own, which has run all
-functions once on a small section, so that nothing is loaded or compiled while the clock runs. Time is the shortest of up to
-three runs. Models that predict were trained on at most 1,000 spots, since exact retrieval costs the product of both numbers.
+functions once on a small section, so that nothing is loaded or compiled while the clock runs. Time is that of the processor,
+all threads together, so that it does not depend on what else the machine does; the shortest of up to three runs. Models that predict were trained on at most 1,000 spots, since exact retrieval costs the product of both numbers.
 Memory is the highest resident memory while a function runs, less what was resident before: its result counts, its input does
 not (Linux only). The exponent is the slope of log cost over log size within the upper decade: 1 is linear, and below 1 fixed
 costs still weigh. Costs too small to be measured, under 20 ms or 8 MiB at the largest size, have none.
@@ -105,14 +105,14 @@ def resident(what: str) -> float:
 
 
 def cost(function) -> tuple[float, float]:
-    """Seconds and MiB that `function` takes."""
+    """Processor seconds and MiB that `function` takes."""
     seconds, extra = [], []
     while len(seconds) < RUNS and sum(seconds) < LONG:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text(PAGE_FAULTS)
-        before, start = resident("VmRSS"), time.perf_counter()
+        before, start = resident("VmRSS"), time.process_time()
         function()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         extra.append(resident("VmHWM") - before)
     return min(seconds), max(extra)
 
@@ -183,7 +183,7 @@ def draw(path: Path, results: dict[str, list[dict]]) -> None:
             ax.set(xscale="log", yscale="log", xlabel=axis)
             ax.grid(which="major", alpha=0.3)
         column[0].set_title(
-            f"time, {FIXED['genes' if axis == 'spots' else 'spots']:,} {'genes' if axis == 'spots' else 'spots'}"
+            f"processor time, {FIXED['genes' if axis == 'spots' else 'spots']:,} {'genes' if axis == 'spots' else 'spots'}"
         )
         column[1].set_title("memory beside the input")
     axes[0, 0].set_ylabel("s")
