@@ -128,7 +128,7 @@ class Trust:
         `known` says in a word which spots these are of.
         """
         if self.domain is None:
-            why = "the model looks at no image, or was trained by an earlier version; train it again to learn it"
+            why = "the model looks at no encoded features, or was trained by an earlier version; train it again to learn it"
             return Judgement.unknown(len(section), why)
         if sight.is_outdated:
             why = "the model was trained by a version that described tiles in another way; train it again to learn it"
