@@ -64,6 +64,11 @@ def programme_table(names, programme, *, d=6, noise=0.1, seed=0):
     return pd.DataFrame(values, index=names)
 
 
+def score(model, adata, columns):
+    """Mean PCC with the truth in these columns."""
+    return pearson(adata.layers["truth"][:, list(columns)], model.predict(opened(adata)).mean)[0].mean()
+
+
 # ---------------------------------------------------------------------- what it predicts
 
 
@@ -440,12 +445,12 @@ def test_mouse_genes_are_learned_and_no_others_predicted(sections):
         adata.var_names = names
     with pytest.warns(UserWarning, match="25470 genes that have an embedding only cannot be predicted"):
         model = train(sections[:2], genes=names[:50])
-    assert np.isfinite(model.predict(opened(sections[3])).mean).all()
+    assert score(model, sections[3], range(50)) > 0.4
     with pytest.raises(ValueError, match=r"knows none of the genes asked for \(ERBB3, Krt5 .*human gene is KRT5"):
         st.tl.predict_expression(sections[3], model, genes=["ERBB3", "Krt5"])
     with pytest.warns(UserWarning, match="cannot be predicted"):
         text = train(sections[:2], genes=names[:50], preset="published", nuclei=False, epochs=1)
-    assert np.isfinite(text.predict(opened(sections[3])).mean).all()
+    assert text.predict(opened(sections[3])).genes == names[:50]
 
 
 @pytest.mark.parametrize(
@@ -503,14 +508,15 @@ def test_constant_genes_and_genes_without_annotation_do_no_harm(sections, kwargs
 def test_few_genes_are_learned(sections, n):
     with pytest.warns(UserWarning, match="cannot be predicted"):
         model = train(sections[:2], genes=SEEN[:n], gene_neighbours=3)
-    assert np.isfinite(model.predict(opened(sections[3])).mean).all()
+    assert score(model, sections[3], [GENES.index(gene) for gene in SEEN[:n]]) > 0.4
     assert ("val_unseen" in model.history.values) == (n >= 5)
 
 
 def test_one_section_is_enough(sections):
     model = train(sections[:1])
     assert "strips of the one section" in model.history.notes[0]
-    assert np.isfinite(model.predict(opened(sections[3]), ["KRT18", *SEEN]).mean).all()
+    assert score(model, sections[3], [GENES.index(gene) for gene in SEEN]) > 0.4
+    assert model.predict(opened(sections[3]), ["KRT18"]).mean.std() > 0
 
 
 def test_spots_without_neighbours_and_sections_of_few_spots(sections):

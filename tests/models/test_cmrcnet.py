@@ -201,7 +201,7 @@ def test_presets_are_what_they_say():
 def test_the_published_recipe_runs_on_frozen_features(sections):
     model = train(sections[:2], preset="published", image_encoder=None, epochs=3)
     assert model.options.weighted is False
-    assert np.isfinite(predicted(model, sections[3]).mean).all()
+    assert pearson(sections[3].layers["truth"], predicted(model, sections[3]).mean)[0].mean() > 0.1
 
 
 def test_a_vision_transformer_is_trained_end_to_end(two_sections, tmp_path):

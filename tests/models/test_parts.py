@@ -8,7 +8,7 @@ import pytest
 
 import stpredict as st
 from stpredict._sections.open import open_sections
-from stpredict._sections.spread import moments
+from stpredict._sections.spread import _can_be_part, moments
 from stpredict.models._data.chunks import Parts, rows_of
 
 GENES = [f"GENE{i}" for i in range(15)]
@@ -20,6 +20,17 @@ def test_moments_are_those_of_the_whole():
     mean, sd = moments(Parts(lambda rows: values[rows], 1003, 17))
     np.testing.assert_allclose(mean, values.mean(axis=0, dtype=np.float64), rtol=1e-12)
     np.testing.assert_allclose(sd, values.std(axis=0, dtype=np.float64), rtol=1e-9)
+
+
+def test_a_part_cannot_vary_more_or_lie_further_off_than_the_whole_allows():
+    values = np.random.default_rng(0).standard_normal((100, 3)) + 5
+    n, mean, sd = 99, values[:99].mean(axis=0), values[:99].std(axis=0)
+    whole = 100, values.mean(axis=0), values.std(axis=0)
+    assert _can_be_part(n, mean, sd, *whole)
+    assert _can_be_part(n, mean, 0.5 * sd, *whole)
+    assert not _can_be_part(n, mean, 1.1 * sd, *whole)
+    assert not _can_be_part(n, mean + 0.2, sd, *whole)
+    assert not _can_be_part(n, mean[:2], sd[:2], *whole)
 
 
 def test_one_part_is_made_once_and_several_as_often_as_asked():

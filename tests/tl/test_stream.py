@@ -153,6 +153,7 @@ def test_stores_are_open_one_at_a_time(folder, monkeypatch):
 def test_a_store_of_several_sections_is_read_once(sections, tmp_path):
     two = ad.concat(sections[:2], label="slide", keys=["section0", "section1"], uns_merge="unique")
     two.write_h5ad(tmp_path / "two.h5ad")
+    sections[2].obs["slide"] = "section2"
     sections[2].write_h5ad(tmp_path / "three.h5ad")
     opened = stored.StoredSections([tmp_path / "two.h5ad", tmp_path / "three.h5ad"], Where("slide"))
     first, second, third = opened
