@@ -216,6 +216,7 @@ def test_spot_tables_that_do_not_serve(files):
         (lambda t: pd.concat([t, t[t["selected"] == 1].iloc[:1]]), "duplicated spots"),
         (lambda t: t.assign(pixel_x="far"), "empty or no numbers"),
         (lambda t: t.assign(pixel_x=np.nan), "empty or no numbers"),
+        (lambda t: t.assign(new_x=np.inf), "empty or no numbers, or too large"),
         (lambda t: t.assign(x=t["x"] + 30, new_x=t["new_x"] + 30), "share no spot: the first are called 3x2"),
         (lambda t: t.assign(selected=0), "has no selected spot"),
     ]
@@ -234,6 +235,9 @@ def test_count_tables_that_do_not_serve(files):
         (good.replace("3x2", "spot"), "Neither rows nor columns"),
         (good.replace("\t" + lines[1].split("\t")[1], "\tmany", 1), "empty or no numbers"),
         (good.replace("\t" + lines[1].split("\t")[1] + "\t", "\t\t", 1), "empty or no numbers"),
+        (good.replace("\t" + lines[1].split("\t")[1] + "\t", "\t1e308\t", 1), "or too large"),
+        (good.replace("ERBB2", "", 1), r"1 gene\(s\) without a name"),
+        (good.replace("3x2", f"3x{'9' * 400}", 1), "Neither rows nor columns"),
         (good.replace("ERBB2", "ERBB2\tmore\tnames", 1), "names in its first line"),
         (lines[0], "cannot be read as a table of counts"),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import anndata as ad
 import h5py
@@ -330,3 +331,21 @@ def test_images_that_are_not_the_full_one(run, tmp_path):
     (tmp_path / "broken.tif").write_bytes(b"II*\0")
     with pytest.raises(ValueError, match="cannot be read as a TIFF"):
         st.read_visium(run, image=tmp_path / "broken.tif")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "spatial/tissue_positions.csv",
+        "spatial/scalefactors_json.json",
+        "spatial/tissue_hires_image.png",
+        "filtered_feature_bc_matrix.h5",
+    ],
+)
+def test_pipes_are_no_files_of_a_run_and_nothing_waits_for_them(tmp_path, write_visium, name):
+    write_visium(tmp_path / "outs")
+    (tmp_path / "outs" / name).unlink()
+    os.mkfifo(tmp_path / "outs" / name)
+    with pytest.raises((OSError, ValueError), match="is no file but a folder, a pipe or a device"):
+        st.read_visium(tmp_path / "outs")

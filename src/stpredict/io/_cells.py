@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core import keys
+from stpredict._core.files import check_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +48,7 @@ def _centres(path: Path) -> dict[int, tuple[float, float]]:
     """Centroid (x, y) of every cell's outline, by its number."""
     from shapely.geometry import shape
 
+    check_regular(path)
     try:
         features = json.loads(path.read_text(encoding="utf-8-sig"))["features"]
         found = {}

@@ -14,6 +14,7 @@ import pandas as pd
 
 from stpredict._core.checks import check_sparse
 from stpredict._core.expansion import check_gzip, check_hdf5
+from stpredict._core.files import check_regular
 from stpredict.io._matrix_h5 import read_h5
 from stpredict.io._run import Run, called, joined_message, pack, unpack
 
@@ -118,8 +119,9 @@ def _read(files: list[Path], scratch: Path) -> AnnData:
         files = _three_files(path)
         if not files:
             return sc.read_10x_mtx(path, make_unique=False)  # (says what is missing)
-    for packed in files:
-        check_gzip(packed)
+    for own in files:
+        check_regular(own)
+        check_gzip(own)
     if len(files) == 1:
         if path.suffix == ".gz":
             path = unpack(path, scratch / "counts.h5")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stpredict._core.expansion import check_expansion
+from stpredict._core.files import check_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,8 +54,17 @@ class Run:
     bin_um: float | None = None
 
     def spatial_file(self, name: str) -> Path | None:
-        """The file of a name (a regular expression) beside the positions; None where there is none."""
-        return next(iter(called(self.spatial, name, self.sample if self.spatial == self.folder else "")), None)
+        """The file of a name (a regular expression) beside the positions; None where there is none.
+
+        Raises
+        ------
+        OSError
+            If it is no file but a folder, a pipe or a device.
+        """
+        found = next(iter(called(self.spatial, name, self.sample if self.spatial == self.folder else "")), None)
+        if found is not None:
+            check_regular(found)
+        return found
 
 
 def called(folder: Path, name: str, sample: str = "") -> list[Path]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SPOT_ID = re.compile(r"X?(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)$")
 """``10x13``, with fractions where the array was fitted to the image; R writes ``X10x13``."""
 
+LONGEST_NAME = 60
+"""Characters of a spot's name; two numbers have fewer."""
+
 PIXELS = ["pixel_x", "pixel_y"]
 GRIDS = (("x", "y"), ("new_x", "new_y"), ("id_x", "id_y"))
 LONGEST_LINE = 2**25
@@ -178,8 +181,11 @@ def _read_counts(path: Path) -> pd.DataFrame:
     if not table.index.is_unique:
         msg = f"{path} has duplicated spots ({', '.join(table.index[table.index.duplicated()][:3])})."
         raise ValueError(msg)
-    if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes) or table.isna().to_numpy().any():
-        msg = f"{path} has cells that are empty or no numbers. Counts are needed in all of them."
+    if not _are_numbers(table):
+        msg = f"{path} has cells that are empty or no numbers, or too large. Counts are needed in all of them."
+        raise ValueError(msg)
+    if nameless := sum(pd.isna(name) or not str(name).strip() for name in table.columns):
+        msg = f"{path} has {nameless} gene(s) without a name. Name them, or drop their columns."
         raise ValueError(msg)
     return table
 
@@ -212,14 +218,22 @@ def _read_spots(path: Path) -> pd.DataFrame:
         msg = f"{path} does not say which spot is which: columns x and y, or spot_id (like '10x13'), are needed."
         raise ValueError(msg)
     table = table[[*PIXELS, *(name for pair in grids for name in pair)]]
-    if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes) or table.isna().to_numpy().any():
-        msg = f"{path} has positions that are empty or no numbers (decimal commas are read between semicolons only)."
+    if not _are_numbers(table):
+        msg = f"{path} has positions that are empty or no numbers, or too large (decimal commas are read between semicolons only)."
         raise ValueError(msg)
     for pair in grids:
         if table.duplicated(list(pair)).any():
             msg = f"{path} has duplicated spots ({' x '.join(f'{v:g}' for v in table[table.duplicated(list(pair))][list(pair)].iloc[0])})."
             raise ValueError(msg)
     return table
+
+
+def _are_numbers(table: pd.DataFrame) -> bool:
+    """Whether all cells are numbers, and none is too large for one of 32 bits."""
+    if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes):
+        return False
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(table.to_numpy(np.float32)).all())
 
 
 def _match(wanted: np.ndarray, places: pd.DataFrame) -> np.ndarray:
@@ -272,7 +286,9 @@ def _check_size(path: Path) -> None:
 
 
 def _are_spots(names: pd.Index | pd.Series) -> bool:
-    return len(names) > 0 and all(isinstance(name, str) and SPOT_ID.match(name) for name in names)
+    return len(names) > 0 and all(
+        isinstance(name, str) and len(name) <= LONGEST_NAME and SPOT_ID.match(name) for name in names
+    )
 
 
 def _grid(names: pd.Index | pd.Series) -> np.ndarray:
