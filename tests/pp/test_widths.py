@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import stpredict as st
+from stpredict._evaluation.metrics import pearson
 
 WIDTHS = (336, 560, 1000)
 
@@ -104,7 +105,7 @@ def test_networks_learn_from_all_widths(sections, method):
     model = st.tl.train(sections, method=method, genes=genes, features=keys, epochs=1, members=1, show_progress=False)
     assert list(model.config["features"]) == keys
     st.tl.predict_expression(new := sections[0].copy(), model)
-    assert np.isfinite(new.layers["predicted"][:, new.var_names.isin(genes)]).all()
+    assert pearson(new.layers["truth"][:, :20], new.layers["predicted"][:, :20])[0].mean() > 0.2
 
 
 def test_a_new_slide_gets_the_widths_of_training_by_following_the_message(sections):
@@ -124,7 +125,7 @@ def test_a_new_slide_gets_the_widths_of_training_by_following_the_message(sectio
     for one in call.split(" and "):
         eval(one, {"stpredict": st, "adata": adata})
     st.tl.predict_expression(adata, model)
-    assert np.isfinite(adata.layers["predicted"][:, :20]).all()
+    assert pearson(adata.layers["truth"][:, :20], adata.layers["predicted"][:, :20])[0].mean() > 0.3
 
 
 def test_predict_many_makes_all_widths(sections, tmp_path):

@@ -53,6 +53,7 @@ def test_from_a_slide_to_genes(section, path2space, ctranspath_on_hub, tmp_path)
     predicted = slide.obsm["predicted_genes"]
     assert predicted.shape == (slide.n_obs, 8)
     assert np.isfinite(predicted).all(axis=None)
+    assert (predicted.std() > 0).all()
     assert slide.uns["X_ctranspath"]["revision"] == "abc"
     assert slide.uns["predicted"]["mpp"] == pytest.approx(0.5, abs=0.06)
 
