@@ -79,7 +79,8 @@ class Prediction:
         parts = iter(parts)
         first = next(parts)
         if len(first[1].mean) == n_spots:
-            return replace(first[1], genes=list(genes))
+            mean, std = (np.require(values, np.float32, "W") for values in (first[1].mean, first[1].std))
+            return replace(first[1], mean=mean, std=std, genes=list(genes))
         mean, std = np.empty((2, n_spots, len(genes)), dtype=np.float32)
         for rows, part in chain([first], parts):
             mean[rows], std[rows] = part.mean, part.std
