@@ -67,6 +67,7 @@ def test_other_kinds_are_left_to_scanpy(tmp_path, counts):
     assert read_h5(tmp_path / "old.h5") is None
 
 
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
 def test_memory_is_that_of_the_matrix(tmp_path, monkeypatch):
     monkeypatch.setattr(_matrix_h5, "VALUES", 2**10)
     counts = sparse.random(N, GENES, density=0.9, format="csr", random_state=0)  # (names of spots weigh little)

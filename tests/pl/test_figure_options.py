@@ -82,6 +82,11 @@ def test_limits_are_those_of_scanpy(section):
     assert max(2 - low, high - 2) == pytest.approx(max(abs(np.percentile(values, [1, 99]) - 2)), rel=1e-5)
     ax = st.pl.expression(section, "ERBB2", layer="truth", vmin=0, vcenter=1, vmax=4, show=False)
     np.testing.assert_allclose(spots_of(ax).norm([0, 1, 4]), [0, 0.5, 1])
+    rare = section.copy()
+    rare.layers["truth"] = np.zeros(section.shape, dtype=np.float32)
+    rare.layers["truth"][:2] = 3
+    ax = st.pl.expression(rare, "ERBB2", layer="truth", vmin="p1", vmax="p90", show=False)  # both percentiles are 0
+    assert np.ptp(spots_of(ax).get_clim()) > 0
     axes = st.pl.expression(section, ["ERBB2", "FASN"], layer="truth", vmax=[5, None], show=False)
     assert spots_of(axes[0]).get_clim()[1] == 5
     assert spots_of(axes[1]).get_clim() == clim("FASN")

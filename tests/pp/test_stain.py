@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import stpredict as st
+from stpredict._images.stain import _white
 from stpredict._sections.open import open_sections
 
 
@@ -58,6 +60,18 @@ def test_glass_becomes_white_in_whatever_light_the_slide_was_seen(section):
     one, other = (view.stained_alike().image.read(*whole).astype(int) for view in (white, dim))
     assert np.median(other[glass], axis=0).min() >= 253
     assert np.abs(one - other)[::5, ::5].mean() < 2
+
+
+def test_a_background_that_was_made_white_is_not_looked_for_in_pale_tissue():
+    """Most of the slide is 255; a pale piece off the mask is fat, not glass."""
+    rgb = np.full((400, 400, 3), 255, dtype=np.uint8)
+    rgb[100:300, 100:250] = (180, 90, 160)
+    rgb[100:200, 250:300] = (232, 217, 229)
+    mask = np.zeros((400, 400), dtype=bool)
+    mask[100:300, 100:250] = True
+    assert _white(SimpleNamespace(thumbnail=lambda size: rgb), mask).tolist() == [255, 255, 255]
+    rgb[rgb.min(axis=-1) == 255] = (236, 240, 226)
+    assert _white(SimpleNamespace(thumbnail=lambda size: rgb), mask).tolist() == [236, 240, 226]
 
 
 def test_white_stays_white_and_what_is_read_does_not_depend_on_the_window(section):

@@ -103,8 +103,10 @@ def _untold(name: str, why: str) -> str:
 def _white(image: SlideImage, mask: np.ndarray) -> np.ndarray:
     """uint8 (3,), the colour of the glass beside the tissue; 255 where there is hardly any, or tools made it white."""
     small = image.thumbnail(max(mask.shape))
-    glass = small[~mask & (small.min(axis=-1) >= DARKEST_GLASS) & (small.min(axis=-1) < 255)]
-    if len(glass) < LEAST_GLASS * mask.size:
+    darkest = small.min(axis=-1)
+    made_white = ~mask & (darkest == 255)
+    glass = small[~mask & (darkest >= DARKEST_GLASS) & ~made_white]
+    if len(glass) < LEAST_GLASS * mask.size or made_white.sum() >= len(glass):
         return np.full(3, 255, dtype=np.uint8)
     return np.median(glass, axis=0).astype(np.uint8)
 

@@ -57,6 +57,12 @@ class Limits:
             reach = max(abs(end - middle) for end in default)
             return Normalize(middle - reach, middle + reach)
         low, high = (end if own is None else own for own, end in zip((low, high), default, strict=True))
+        if not low < high and isinstance(self.vmin, str) | isinstance(self.vmax, str):
+            # percentiles of a gene that is 0 in most spots are equal
+            low, high = (
+                end if isinstance(limit, str) else own
+                for limit, own, end in zip((self.vmin, self.vmax), (low, high), default, strict=True)
+            )
         order = [low, high] if middle is None else [low, middle, high]
         if not (np.diff(order) > 0).all():
             told = ", ".join(f"{value:.4g}" for value in order)

@@ -188,7 +188,7 @@ def test_a_model_that_reads_the_image_has_no_distance(four, deepspotm):
     model = st.tl.calibrate(few, deepspotm)
     st.tl.predict_expression(few[0], model)
     assert few[0].uns["predicted"]["domain"]["verdict"] == "unknown"
-    assert "no encoded features" in few[0].uns["predicted"]["domain"]["why"]
+    assert "reads the image itself" in few[0].uns["predicted"]["domain"]["why"]
     assert few[0][:, GENES].var["predicted_reliability"].notna().all()
 
 

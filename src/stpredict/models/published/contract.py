@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
     from stpredict.models.published.cards import Card
 
+NO_FEATURES = "the model reads the image itself and looks at no encoded features, by which distances are known"
 UNKNOWN = (
     "the model was trained by others, and nothing is known here of where its training sections lie; "
     "stpredict.tl.calibrate(data, model) learns from measured sections how far to believe it"
@@ -243,6 +244,8 @@ class FixedModel(ExpressionModel):
         """How far `section` is from those that it was calibrated on; nothing is known of others."""
         if self.trust.reliability is None:
             return Judgement.unknown(len(section), UNKNOWN)
+        if self.trust.domain is None:
+            return Judgement.unknown(len(section), NO_FEATURES)
         return super()._judged(section)
 
     def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:

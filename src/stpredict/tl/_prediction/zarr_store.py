@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import warnings
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 ENDING = ".zarr"
 MARK = {"stpredict": "predict_expression"}
 """Attribute of the stores that are written here: these, and no others, are replaced."""
+
+REPLACES_FILES = (3, 1, 6)
+"""The oldest zarr that is known to write another file where a part of an array is changed."""
 
 CHUNK = 2**21
 """Values of a chunk: 8 MiB before compression."""
@@ -88,19 +92,26 @@ def matrices_of(path: Path, shape: tuple[int, int], names: Sequence[str], rows: 
 def finish_store(path: Path, adata: AnnData, layer: str) -> None:
     """Write what is known of a prediction once it is made, ``obs``, ``var`` and ``uns``; its `layer` is ``X`` too.
 
-    Both have the same files, where the file system has names of one file in several places: zarr never changes a file,
-    it writes another one.
+    Both have the same files, where the file system has names of one file in several places and zarr never changes a file,
+    but writes another one.
     """
     import zarr
     from anndata.io import write_elem
 
+    version = tuple(map(int, re.findall(r"\d+", zarr.__version__)[:3]))
+    place = _same_file if version >= REPLACES_FILES else _copied
     for file in (path / "layers" / layer).rglob("*"):
         if file.is_file():
-            _same_file(file, path / "X" / file.relative_to(path / "layers" / layer))
+            place(file, path / "X" / file.relative_to(path / "layers" / layer))
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     with _whichever_format():
         for name in ("obs", "var", "uns"):
             write_elem(group, name, dict(adata.uns) if name == "uns" else getattr(adata, name))
+
+
+def _copied(file: Path, other: Path) -> None:
+    other.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, other)
 
 
 def _same_file(file: Path, other: Path) -> None:
@@ -109,7 +120,7 @@ def _same_file(file: Path, other: Path) -> None:
     try:
         os.link(file, other)
     except OSError:
-        shutil.copyfile(file, other)
+        _copied(file, other)
 
 
 def mark_store(path: Path) -> None:
