@@ -17,6 +17,7 @@ from stpredict._sections.open import open_sections
 from stpredict._sections.scale import ScaleHints
 from stpredict._sections.section import Section
 from stpredict.pp._encoders import network_encoder, windows
+from stpredict.pp._encoders.glass import is_glass
 from stpredict.pp._encoders.windows import block_groups
 
 SIDE = 4096
@@ -166,12 +167,12 @@ def test_glass_is_told_from_little_or_pale_tissue(stain):
         tile[100:116, 60:76] = (120, 90, 170)
     elif stain == "pale":
         tile = np.clip(tile - [5, 30, 10], 0, 255).astype(np.uint8)
-    assert network_encoder.is_glass(tile) == (stain is None)
+    assert is_glass(tile) == (stain is None)
 
 
 @pytest.mark.parametrize(("grey", "glass"), [(255, True), (215, True), (150, False), (30, False)])
 def test_grey_is_glass_only_where_it_is_bright(grey, glass):
-    assert network_encoder.is_glass(np.full((224, 224, 3), grey, np.uint8)) == glass
+    assert is_glass(np.full((224, 224, 3), grey, np.uint8)) == glass
 
 
 def test_batches_shrink_until_they_fit(slide):

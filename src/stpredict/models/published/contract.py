@@ -15,7 +15,7 @@ from stpredict.models._base import files
 from stpredict.models._base.contract import UNITS, ExpressionModel, History, Prediction
 from stpredict.models._base.load import rebuilt
 from stpredict.models._trust.trust import Judgement, Trust
-from stpredict.models.published.needs import check_image, check_needs, own_key
+from stpredict.models.published.needs import check_image, check_needs, own_key, vouched_key
 from stpredict.models.published.weights import Weights, again, in_folder, on_hub, read_tensors
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class FixedModel(ExpressionModel):
         if not self.card.width:
             check_image(section, self.card)
         for key in self.config["features"]:
-            check_needs(section, key, self.card, vouched=_vouched(self.config) is not None)
+            check_needs(section, key, self.card, vouched=vouched_key(self.config) is not None)
 
     def _judged(self, section: Section) -> Judgement:
         """How far `section` is from those that it was calibrated on; nothing is known of others."""
@@ -328,7 +328,7 @@ class FixedModel(ExpressionModel):
 
     def anew(self, genes: Sequence[str]) -> Self:
         """The model as it was made, of some of its `genes`."""
-        return type(self)(self.weights, genes=genes, features=_vouched(self.config), choices=self._choices)
+        return type(self)(self.weights, genes=genes, features=vouched_key(self.config), choices=self._choices)
 
     def calibrated(self, trust: Trust, learned_from: Mapping[str, Any]) -> Self:
         """The same model, which knows how far to believe it; `learned_from` is what ``config`` keeps of how it was learned."""
@@ -391,14 +391,9 @@ class FixedModel(ExpressionModel):
         files.check_shapes(stored, shapes | Trust.shapes_in(stored.arrays), path)
         config = stored.config
         weights = again(cls.card, config["weights"], cls.names_in)
-        model = cls(weights, genes=stored.genes, features=_vouched(config), choices=config["choices"])
+        model = cls(weights, genes=stored.genes, features=vouched_key(config), choices=config["choices"])
         if model.genes != stored.genes:
             msg = f"The model at {path} is damaged: its genes are not those of {cls.card.title}; save it again."
             raise ValueError(msg)
         model.config, model.arrays, model.trust = config, stored.arrays, Trust.stored_in(stored.arrays)
         return model
-
-
-def _vouched(config: Mapping[str, Any]) -> str | None:
-    """``obsm`` key of features that the user vouches for, by a model's configuration; None where they are checked."""
-    return next((key for key, made in config["features"].items() if "encoder" not in made), None)

@@ -106,3 +106,8 @@ def _check_record(section: Section, key: str, card: Card, record: Mapping[str, A
 def _refuse(section: Section, key: str, card: Card, why: str) -> None:
     msg = f"Section {section.name!r}: obsm[{key!r}] {why}. Delete it, del adata.obsm[{key!r}], and run {calls(card, key)}."
     raise ValueError(msg)
+
+
+def vouched_key(config: Mapping[str, Any]) -> str | None:
+    """``obsm`` key of features that the user vouches for, by a model's configuration; None where they are checked."""
+    return next((key for key, made in config["features"].items() if "encoder" not in made), None)

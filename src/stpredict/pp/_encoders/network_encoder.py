@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.pp._encoders.glass import is_glass
 from stpredict.pp._encoders.modules import Input, floating_type, identity_of
 from stpredict.pp._encoders.windows import TILES_PER_CUT, ahead, columns, plan_cuts
 
@@ -28,17 +29,8 @@ SPOTS_PER_PART = 1024
 CPU_BATCH, GPU_BATCH = 64, 256
 """Tiles per forward pass where nobody says otherwise; on a GPU half as many, and so on, until they fit."""
 
-GLASS = 0.08
-"""Optical densities of the three colours lie less apart than this on glass, as for the tissue mask."""
-
-BRIGHT = 180
-"""Glass is at least so bright: what is as grey but darker may be tissue on a slide without colour."""
-
 SAME, SAME_ROUNDED = 1e-3, 3e-2
 """How far features of one tile may lie apart, as a share of their length: in float32, and with fewer bits."""
-
-GRAIN = 8
-"""Glass is judged by the mean of so many pixels across."""
 
 
 class NotAnEncoderError(ValueError):
@@ -352,22 +344,6 @@ def _batches(
                 pieces, held = [], []
     if held:
         yield pieces, torch.cat(held)
-
-
-def is_glass(crop: np.ndarray) -> bool:
-    """Whether a tile (side, side, 3), uint8, shows nothing: no grain of it is darker than glass, or of another colour."""
-    high, wide = crop.shape[0] // GRAIN * GRAIN, crop.shape[1] // GRAIN * GRAIN
-    middle = crop[crop.shape[0] // 2, ::GRAIN].astype(np.float32)
-    if _stained(middle).mean() > 0.5 or not high or not wide:  # most tiles, at once
-        return False
-    grains = (
-        crop[:high, :wide].reshape(high // GRAIN, GRAIN, wide // GRAIN, GRAIN, 3).mean(axis=(1, 3), dtype=np.float32)
-    )
-    return not (_stained(grains).any() or grains.min() < BRIGHT)
-
-
-def _stained(rgb: np.ndarray) -> np.ndarray:
-    return np.ptp(np.log(rgb + 20), axis=-1) > GLASS
 
 
 def _reading_threads(on_cpu: bool) -> int:
