@@ -15,12 +15,6 @@ import stpredict as st
 OKABE_ITO = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000"]
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_left():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def divided(section):
     """A section whose domains are its true regions, but for a tenth of the tumour."""

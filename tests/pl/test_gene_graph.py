@@ -12,12 +12,6 @@ import stpredict as st
 from stpredict._sections.anndata import section_from_anndata
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_left():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def prepared(attentive):
     return attentive[0]

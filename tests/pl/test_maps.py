@@ -11,12 +11,6 @@ from matplotlib.collections import EllipseCollection
 import stpredict as st
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_left():
-    yield
-    plt.close("all")
-
-
 def spots_of(ax):
     (collection,) = [c for c in ax.collections if isinstance(c, EllipseCollection)]
     return collection

@@ -10,12 +10,6 @@ from matplotlib.collections import EllipseCollection
 import stpredict as st
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_left():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def counted(section):
     """A section with three nuclei, as `pp.nuclei` leaves them, around its first spot."""

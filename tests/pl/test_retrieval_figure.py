@@ -9,12 +9,6 @@ import pytest
 import stpredict as st
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_left():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def retrieved():
     """Two reference sections and a new one, after retrieval."""

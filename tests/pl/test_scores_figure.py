@@ -11,12 +11,6 @@ from scipy import stats
 import stpredict as st
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_left():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def table():
     rng = np.random.default_rng(0)

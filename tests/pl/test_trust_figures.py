@@ -14,12 +14,6 @@ from stpredict._evaluation import metrics
 from stpredict.models import History
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_left():
-    yield
-    plt.close("all")
-
-
 def spots(n=1500, g=6, seed=0):
     """Counts of `n` spots, and their log1p CP10k."""
     counts = np.random.default_rng(seed).poisson(40, (n, g)).astype(np.float32)
