@@ -29,6 +29,14 @@ def _one_thread():
         sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+@pytest.fixture(autouse=True)
+def _no_figure_left():
+    """Close what a test has drawn, so that no later test of the same process counts it as its own."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
 @pytest.fixture(scope="session")
 def _simulated():
     return st.datasets.simulate(2)
