@@ -62,9 +62,9 @@ def child(path: Path, seen: int, what: str, how: str) -> None:
     """Learn once, and print what it took as JSON."""
     import anndata
     import torch  # noqa: F401 (what training has loaded counts)
+    from stpredict.models.align_st._reference import learn_reference
 
     from stpredict.models._reference.gene_correlation import GeneStructure
-    from stpredict.models.align_st._reference import learn_reference
 
     start = time.perf_counter()
     given = path if how == "path" else anndata.read_h5ad(path, backed="r" if how == "backed" else None)

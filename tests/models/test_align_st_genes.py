@@ -10,9 +10,10 @@ from anndata import AnnData
 from stpredict._genes import facts
 from stpredict._sections.open import open_sections
 from stpredict.models._data.table import training_table
+from stpredict.models._reference.coexpression import learn_reference
+from stpredict.models._reference.unseen import largest_cosine
 from stpredict.models.align_st import _genes
-from stpredict.models.align_st._genes import gene_space, largest_cosine, own_coordinates, predicted_from_text
-from stpredict.models.align_st._reference import learn_reference
+from stpredict.models.align_st._genes import gene_space, own_coordinates, predicted_from_text
 
 NAMES = [f"GENE{i}" for i in range(15)]
 

@@ -10,6 +10,8 @@ import pandas as pd
 
 from stpredict._genes import facts, symbols
 from stpredict.models._data.linalg import cross
+from stpredict.models._reference.coexpression import MIN_SD, MOMENTS
+from stpredict.models._reference.unseen import largest_cosine, like_training
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -19,19 +21,12 @@ if TYPE_CHECKING:
 PENALTIES = tuple(float(10**e) for e in np.arange(-2, 3.1, 0.5))
 """Of the regression on text, as multiples of a gene's mean squared length there."""
 
-MOMENTS = ["level", "log_sd"]
-"""Columns beside the axes: expected mean and log standard deviation within a section, of log1p CP10k."""
-
 MIN_WITH_TEXT = 20
 """Genes with both, at least, to learn what text says of co-expression."""
-
-MIN_HIDDEN = 10
-"""Fewer hidden genes are too few to learn reliability from."""
 
 MEASURED, FROM_TEXT = 0, 1
 """Rows of what is learned: genes that a reference places, and genes that only text does."""
 
-MIN_SD = 1e-3
 TINY = 1e-12
 
 
@@ -131,7 +126,7 @@ def gene_space(
     variance = np.array((placed if reference is None else reference).attrs["variance"], dtype=np.float32)
     if reference is not None:
         placed = pd.concat([placed, placed_by_training(table, seen, placed)])
-        own = pd.concat([own, _like_training(reference[MOMENTS], own).drop(index=seen, errors="ignore")])
+        own = pd.concat([own, like_training(reference[MOMENTS], own).drop(index=seen, errors="ignore")])
     placed = placed / np.sqrt(max(np.square(placed.to_numpy()).sum(axis=1).mean() / axes, TINY))
     measured = placed.join(own, how="inner")
     predicted, left_out = predicted_from_text(text, measured)
@@ -204,12 +199,6 @@ def own_coordinates(table: Table, genes: Sequence[str], axes: int) -> pd.DataFra
     return frame
 
 
-def _like_training(reference: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
-    """`MOMENTS` of the reference, moved to where training sections have them, by the genes that both have."""
-    both = reference.index.intersection(own.index)
-    return reference + (own.loc[both] - reference.loc[both]).median() if len(both) else reference
-
-
 # ---------------------------------------------------------------------- predicted from text
 
 
@@ -244,19 +233,6 @@ def predicted_from_text(text: pd.DataFrame | None, measured: pd.DataFrame) -> tu
     )
 
 
-def largest_cosine(genes: np.ndarray, seen: np.ndarray, *, own: bool = True) -> np.ndarray:
-    """float32 (genes,): largest cosine of every row with a row of `seen`; with `own`, never with that of its own number."""
-    unit = [values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-12) for values in (genes, seen)]
-    out = np.empty(len(genes), dtype=np.float32)
-    for first in range(0, len(genes), 4096):
-        alike = unit[0][first : first + 4096] @ unit[1].T
-        if own:
-            itself = np.arange(first, min(first + len(alike), len(seen)))
-            alike[itself - first, itself] = -1
-        out[first : first + len(alike)] = alike.max(axis=1)
-    return out
-
-
 def text_of(names: Sequence[str], table: pd.DataFrame | None) -> pd.DataFrame:
     """All of `table`, by default the shipped one; genes among `names` under these, and each gene once."""
     table = facts.texts() if table is None else table
@@ -265,16 +241,3 @@ def text_of(names: Sequence[str], table: pd.DataFrame | None) -> pd.DataFrame:
     official = symbols.resolve(table.index)
     others = [name for name in table.index if name not in taken and official.get(name) not in taken]
     return table.loc[[*theirs.values(), *others]].set_axis([*theirs, *others])
-
-
-def learn_reliability(pcc: np.ndarray, nearest: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """(3,) intercept and slopes of the PCC that hidden genes reach, on `nearest` and `level`; NaN where they are few."""
-    if len(pcc) <= MIN_HIDDEN:
-        return np.full(3, np.nan)
-    return np.linalg.lstsq(np.column_stack([np.ones(len(pcc)), nearest, level]), pcc, rcond=None)[0]
-
-
-def expected_pcc(learned: np.ndarray, from_text: np.ndarray, nearest: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """float32 (genes,) in 0 to 1: PCC to expect of unseen genes, by the row of `learned` (2, 3) that `from_text` chooses."""
-    start, by_nearest, by_level = learned[from_text.astype(int)].T
-    return np.clip(start + by_nearest * nearest + by_level * level, 0, 1).astype(np.float32)

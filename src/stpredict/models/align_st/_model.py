@@ -12,9 +12,10 @@ from stpredict._sections.section import Section
 from stpredict.models._base.contract import Prediction
 from stpredict.models._base.network import NetworkModel, network_arrays
 from stpredict.models._data.features import mean_features
+from stpredict.models._reference.coexpression import ReferenceGenes, learn_reference
 from stpredict.models._reference.distance import distance_to, section_means_and_scale
+from stpredict.models._reference.unseen import expected_pcc
 from stpredict.models._trust.reliability import NORMAL_QUANTILES
-from stpredict.models.align_st._genes import expected_pcc
 from stpredict.models.align_st._options import PRESETS, Options
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from stpredict.models._data.table import Table
     from stpredict.models.align_st._genes import GeneSpace
     from stpredict.models.align_st._network import AlignStNetwork, SlideTensors
-    from stpredict.models.align_st._reference import ReferenceGenes
 
 MAX_FACTS = 24
 """Facts about a gene that the Transformer reads."""
@@ -83,8 +83,6 @@ class AlignSt(NetworkModel):
         self, tables: Sequence[Data | str | Path], genes: Sequence[str], *, min_counts: int, study_key: str | None
     ) -> None:
         """Place all genes of image-free `tables` by their co-expression there."""
-        from stpredict.models.align_st._reference import learn_reference
-
         self._reference = learn_reference(tables, genes, min_counts=min_counts, study_key=study_key)
 
     def fit(self, sections: Sequence[Section], *, genes: Sequence[str], groups: Sequence[str]) -> History:
@@ -249,7 +247,7 @@ class AlignSt(NetworkModel):
         return {
             "genes": names[unseen],
             "distance": 1 - nearest,
-            "reliability": expected_pcc(self.arrays["reliability"], from_text, nearest, level),
+            "reliability": expected_pcc(self.arrays["reliability"][from_text.astype(int)], nearest, level),
         }
 
     def _stored_space(self) -> GeneSpace:

@@ -12,8 +12,9 @@ import torch
 from stpredict._evaluation.metrics import pearson
 from stpredict.models._base.contract import History
 from stpredict.models._data.folds import HeldOut, judged, sample
+from stpredict.models._reference.unseen import MIN_HIDDEN, largest_cosine, learn_reliability
 from stpredict.models._training.ensemble import Chosen, held_out
-from stpredict.models.align_st._genes import FROM_TEXT, MEASURED, MIN_HIDDEN, largest_cosine, learn_reliability
+from stpredict.models.align_st._genes import FROM_TEXT, MEASURED
 from stpredict.models.align_st._network import GENES_AT_ONCE, Described
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
@@ -13,24 +14,27 @@ from stpredict.models._base import files
 from stpredict.models._base.contract import History
 from stpredict.models._base.load import rebuilt
 from stpredict.models._base.spotwise import SpotwiseModel
-from stpredict.models._data.chunks import Parts
+from stpredict.models._data.chunks import Parts, rows_of
 from stpredict.models._data.folds import HeldOut, residual_sd
+from stpredict.models._reference.coexpression import ReferenceGenes, learn_reference
 from stpredict.models._reference.gene_correlation import GeneStructure
+from stpredict.models._reference.unseen import UnseenGenes
 from stpredict.models._retrieval.bank import WITHOUT, Banked
 from stpredict.models._trust.trust import Trust
 from stpredict.models.baselines.base import Baseline
 from stpredict.models.baselines.knn import Knn
 from stpredict.models.baselines.ridge import Ridge
 from stpredict.models.cmrcnet import CmrcNet
-from stpredict.models.consensus.weights import learn_weights, levels_and_spreads
+from stpredict.models.consensus.weights import added, learn_weights, levels_and_spreads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
     from typing import Self
 
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
+    from stpredict.models._base.contract import Prediction
     from stpredict.models._data.table import Table
 
 PARTS: dict[str, type[SpotwiseModel]] = {"ridge": Ridge, "knn": Knn, "cmrcnet": CmrcNet}
@@ -71,6 +75,9 @@ class Consensus(Banked, SpotwiseModel):
 
     What ridge and neighbours predict is drawn to the gene structure of references, or without any to that of the training
     sections, see `stpredict.models._reference.gene_correlation.GeneStructure`. CMRCNet has learned it already.
+
+    With references, genes that no training section measures are predicted too, from those that vary alike there, see
+    `stpredict.models._reference.unseen.UnseenGenes`.
 
     Networks learn from at most `MOST_SPOTS` spots, drawn at random.
 
@@ -114,15 +121,16 @@ class Consensus(Banked, SpotwiseModel):
         self._of_networks = {"seed": network.seed, "show_progress": show_progress}
         self.checkpoint = network.checkpoint
         self.parts: dict[str, SpotwiseModel] = {}
-        self._learned: GeneStructure | None = None
+        self._learned: tuple[GeneStructure, ReferenceGenes] | None = None
 
     # ------------------------------------------------------------------ training
 
     def learn_reference(
         self, tables: Sequence[Data | str | Path], genes: Sequence[str], *, min_counts: int, study_key: str | None
     ) -> None:
-        """Learn the gene–gene structure of `tables` without images, to which ridge and neighbours are drawn, before `fit`."""
-        self._learned = GeneStructure.learn(tables, genes, min_counts=min_counts, study_key=study_key)
+        """Learn how all genes of `tables` without images vary together, before `fit`."""
+        how: dict[str, Any] = {"min_counts": min_counts, "study_key": study_key}
+        self._learned = GeneStructure.learn(tables, genes, **how), learn_reference(tables, genes, **how)
 
     def fit(self, sections: Sequence[Section], *, genes: Sequence[str], groups: Sequence[str]) -> History:
         """Train every part on `sections`, then learn their weights; `groups` names the patient of each.
@@ -134,9 +142,9 @@ class Consensus(Banked, SpotwiseModel):
         """
         table = self._table(sections, genes, groups)
         self.parts = self._untrained(list(self.config["features"]))
-        structure = self._learned or GeneStructure.of_table(table)
+        structure = self._learned[0] if self._learned else GeneStructure.of_table(table)
         if self._learned is not None:
-            self.config["reference"] = self._learned.record
+            self.config["reference"] = self._learned[0].record
         for part in self.parts.values():
             part.not_measured = self.not_measured
             part.structure = structure if isinstance(part, STRUCTURED) else None
@@ -154,6 +162,10 @@ class Consensus(Banked, SpotwiseModel):
         arrays = self.arrays | {"residual_sd": residual_sd(table, held)}
         arrays |= self._learn_trust(sections, table, held)
         arrays |= self._weighed_without_bank(table, rows, score)
+        if self._learned is not None:
+            unseen = UnseenGenes.learn(self._learned[1], genes, table, held)
+            self.config["vocabulary"] = [*genes, *unseen.names]
+            arrays |= unseen.arrays()
         history = self._history_of(score, len(rows))
         return self._finish(genes, arrays | self._packed(), history)
 
@@ -223,6 +235,38 @@ class Consensus(Banked, SpotwiseModel):
     # ------------------------------------------------------------------ prediction
 
     @property
+    def vocabulary(self) -> list[str]:
+        """Genes that can be predicted: those of training, then all others that the references measure."""
+        names: list[str] = self.config.get("vocabulary", self.genes)
+        return names
+
+    def predict_parts(
+        self, section: Section, genes: Sequence[str] | None = None, *, size: int | None = None
+    ) -> Iterable[tuple[slice, Prediction]]:
+        """As every model that looks at single spots; genes that were not trained on follow from those that vary alike.
+
+        Raises
+        ------
+        ValueError
+            If the section's features are missing or were made differently from those in training; before the first part.
+        """
+        asked = list(self.genes if genes is None else genes)
+        place = {name: number for number, name in enumerate(self.vocabulary[len(self.genes) :])}
+        columns = np.array([number for number, name in enumerate(asked) if name in place], dtype=int)
+        if not len(columns):
+            return super().predict_parts(section, genes, size=size)
+        rows = np.array([place[asked[number]] for number in columns])
+        queries = Parts(self.designer(section), len(section), size or rows_of(len(self.genes)))
+        judgement = self._judged(section)
+        means = self.apply_to(queries).map(itemgetter(0))
+        unseen = UnseenGenes.stored_in(self.arrays, list(place))
+        found = unseen.of(means, rows)
+        return (
+            (part, unseen.filled(self._of_genes(asked, mean, None, judgement), columns, values, rows))
+            for part, mean, values in zip(queries.rows, means, found, strict=True)
+        )
+
+    @property
     def compares_spots(self) -> bool:  # type: ignore[override]
         """Whether parts standardise predictions over the spots that are there: to be drawn to the gene structure."""
         return any(part.compares_spots for part in self.parts.values())
@@ -271,6 +315,13 @@ class Consensus(Banked, SpotwiseModel):
         return linear / linear.sum()
 
     # ------------------------------------------------------------------ storage
+
+    @classmethod
+    def shapes_of(cls, stored: files.Stored) -> dict[str, tuple[str | int, ...]]:
+        """Its own arrays, and those of unseen genes if it knows any."""
+        u = len(stored.config.get("vocabulary", stored.genes)) - len(stored.genes)
+        unseen = {name: tuple(u if n == "u" else n for n in dims) for name, dims in UnseenGenes.SHAPES.items()}
+        return super().shapes_of(stored) | (unseen if "vocabulary" in stored.config else {})
 
     def _packed(self) -> dict[str, np.ndarray]:
         """Arrays of all parts under ``<part>.<name>``; ``config`` gets theirs.
@@ -333,18 +384,6 @@ class Consensus(Banked, SpotwiseModel):
             msg = f"The model at {path} is damaged: its parts, their weights and features do not belong together; save it again."
             raise ValueError(msg)
         return model
-
-
-def added(predicted: Sequence[np.ndarray], weights: np.ndarray, scales: Mapping[str, np.ndarray]) -> np.ndarray:
-    """float32 (spots, genes): weighted sum of predictions, each brought to the mean level and spread of all.
-
-    `scales` has the ``levels`` and ``spreads`` (parts, genes) of them.
-    """
-    level, spread = weights @ scales["levels"], weights @ scales["spreads"]
-    out = np.repeat(level[None].astype(np.float32), len(predicted[0]), axis=0)
-    for values, weight, own_level, own in zip(predicted, weights, scales["levels"], scales["spreads"], strict=True):
-        out += (values - own_level) * (weight * spread / own).astype(np.float32)
-    return out
 
 
 def _score(predicted: np.ndarray, measured: np.ndarray, section: np.ndarray) -> float:

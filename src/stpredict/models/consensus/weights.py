@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 EQUAL_SPOTS = 30
 """How strongly weights are drawn to equal ones: as by so many held-out spots at which all parts are equally good."""
@@ -101,3 +101,15 @@ def levels_and_spreads(predicted: Sequence[np.ndarray], section: np.ndarray) -> 
     usual = spreads.mean(axis=0)
     spreads = np.clip(spreads, usual / MOST_APART, usual * MOST_APART)
     return np.where(usable, levels, 0).astype(np.float32), np.where(usable, spreads, 1).astype(np.float32)
+
+
+def added(predicted: Sequence[np.ndarray], weights: np.ndarray, scales: Mapping[str, np.ndarray]) -> np.ndarray:
+    """float32 (spots, genes): weighted sum of predictions, each brought to the mean level and spread of all.
+
+    `scales` has the ``levels`` and ``spreads`` (parts, genes) of them.
+    """
+    level, spread = weights @ scales["levels"], weights @ scales["spreads"]
+    out = np.repeat(level[None].astype(np.float32), len(predicted[0]), axis=0)
+    for values, weight, own_level, own in zip(predicted, weights, scales["levels"], scales["spreads"], strict=True):
+        out += (values - own_level) * (weight * spread / own).astype(np.float32)
+    return out

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from stpredict.models.align_st._genes import MIN_SD, MOMENTS
+from stpredict._genes.symbols import match, match_once
+from stpredict._sections.open import Where
+from stpredict._sections.references import open_references
+from stpredict.pp._coexpression import CorrelationWithinStudies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
 
     from stpredict._core.typing import Data
 
+MOMENTS = ["level", "log_sd"]
+"""Columns beside the axes: expected mean and log standard deviation within a section, of log1p CP10k."""
+
+MIN_SD = 1e-3
 LEAST_POWER = 1e-3
 
 
@@ -72,11 +79,6 @@ def learn_reference(
         If there is no reference, one has no raw counts or none of the seen genes, fewer than two of these vary in the
         references, or these have too few spots or cells.
     """
-    from stpredict._genes.symbols import match, match_once
-    from stpredict._sections.open import Where
-    from stpredict._sections.references import open_references
-    from stpredict.pp._coexpression import CorrelationWithinStudies
-
     opened = open_references(tables, Where(study_key))
     if not opened:
         msg = "reference is empty; pass objects with raw counts, or leave it out."
