@@ -62,7 +62,8 @@ def predict_expression(
     %(model)s
     genes
         Genes to predict, by default all that the model learned from. Aliases and Ensembl ids are resolved. A model of
-        ``"align_st"`` predicts all genes of ``model.vocabulary``, most of which no section needs to have measured.
+        ``"align_st"``, and one of ``"consensus"`` with references, predicts all genes of ``model.vocabulary``, most of which no section needs to
+        have measured.
     %(key_added)s
     %(std)s
     interval
@@ -102,7 +103,7 @@ def predict_expression(
     - ``uns["predicted"]``: ``model_id``, ``method``, ``encoder``, ``mpp``, ``units``, ``versions``, ``parameters``,
       ``date``; of a model that others trained (`stpredict.models.pretrained`) also ``published``, with its ``licence``,
       ``revision``, ``sha256``, ``source`` and ``paper``
-    - ``uns["predicted"]["unseen"]``, of a model that predicts genes it did not learn from (``"align_st"``): of those
+    - ``uns["predicted"]["unseen"]``, of a model that predicts genes it did not learn from (``"align_st"``; ``"consensus"`` with references): of those
       among the predicted, ``genes``, their names here; ``distance``, 1 − cosine between the places of the gene and of
       the most similar gene of training (0 alike, 1 unrelated); and ``reliability``, the Pearson correlation within a
       section to expect, learned from genes hidden in training (NaN where there were too few)

@@ -136,7 +136,8 @@ def train(
     from have the place that the training sections give them, and all others one that is read off their embedding, by
     ridge regression on the genes that have both (at least 20). With `reference`, genes that it measures are placed by
     their correlation there with those that are learned from. ``model.vocabulary`` lists all genes with a place;
-    ``predict_expression(data, model, genes=[…])`` predicts any of them.
+    ``predict_expression(data, model, genes=[…])`` predicts any of them. So does a model of ``"consensus"`` with `reference`:
+    a gene that it did not learn from is the mean of the 20 that it did and that vary most alike in the references.
 
     A gene that is zero in every spot of a section, as ``anndata.concat(join="outer")`` leaves it, and of which the others let
     expect many counts, was not measured there: it is learned from the others alone. Where a method needs a value,
