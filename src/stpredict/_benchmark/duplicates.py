@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from stpredict._core import keys
 from stpredict._core.checks import raw_counts
 from stpredict._core.labels import as_text
 from stpredict._core.warning import warn
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 SAME = 0.1
 """Two sections are one if this share of the smaller one's spots has the very counts of spots of the other."""
-
-PATIENT = "patient"
-"""Column of ``obs`` that, where it exists, says who is whose sister whatever groups were asked for."""
 
 
 def spot_hashes(counts: Matrix, names: pd.Index, genes: Sequence[str], min_counts: int) -> np.ndarray:
@@ -70,15 +68,15 @@ def warn_of_sisters(sections: Sequence[Section], groups: Sequence[str], group_ke
     """Warn where groups split the sections of one patient, as ``obs["patient"]`` tells."""
     homes: dict[str, set[str]] = {}
     for section, group in zip(sections, groups, strict=True):
-        if PATIENT in section.adata.obs:
-            for patient in as_text(section.adata.obs[PATIENT].iloc[section.rows]).dropna().unique():
+        if keys.PATIENT in section.adata.obs:
+            for patient in as_text(section.adata.obs[keys.PATIENT].iloc[section.rows]).dropna().unique():
                 homes.setdefault(patient, set()).add(group)
     split = sorted(patient for patient, of in homes.items() if len(of) > 1)
     if split:
         how = "group_key=None makes every section a group" if group_key is None else f"group_key={group_key!r} is finer"
         msg = (
             f"SISTER SECTIONS ARE SPLIT: {how}, so sections of patient {', '.join(split)} are trained on while others of "
-            f"the same patient are tested. Such scores say nothing about new patients; pass group_key={PATIENT!r} for "
+            f"the same patient are tested. Such scores say nothing about new patients; pass group_key={keys.PATIENT!r} for "
             "those."
         )
         warn(msg)
@@ -113,7 +111,7 @@ def refuse_disguised_references(
                 msg = (
                     f"Reference {number} (group {told}) holds {both} spots of section {section.name!r} (group {group!r}), "
                     "with identical counts: it would leak that section into training when its group is held out. "
-                    f"Drop the reference, or name its group in obs[{group_key or PATIENT!r}] and pass group_key=."
+                    f"Drop the reference, or name its group in obs[{group_key or keys.PATIENT!r}] and pass group_key=."
                 )
                 raise ValueError(msg)
 

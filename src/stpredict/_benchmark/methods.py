@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from stpredict._core.checks import one_of
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import match
-from stpredict.models._base.contract import ExpressionModel
+from stpredict.models._base.model import ExpressionModel
 from stpredict.models._data.features import check_features, describe_features, find_features
 from stpredict.models.fit import fit, own_arguments
 from stpredict.models.methods import METHODS

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
     from stpredict._sections.section import Section
 
-PATIENT = "patient"
-"""Column of ``obs`` that names patients."""
-
 
 def section_groups(sections: Sequence[Section], group_key: str | None) -> list[str]:
     """Group (patient) of every section, from the ``obs`` column `group_key`; None makes every section its own group.

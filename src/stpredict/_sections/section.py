@@ -12,7 +12,6 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import check_unique_genes, raw_counts
 from stpredict._images.stain import normalised
-from stpredict._sections.groups import PATIENT
 from stpredict._sections.scale import Lattice, ScaleHints, check_coordinates, check_inside, find_lattice, resolve_mpp
 from stpredict._sections.totals import known_totals, row_sums, warn_of_few_genes
 
@@ -248,7 +247,7 @@ class Section:
         few.adata, few.rows, few.centres = self.adata[self.rows[rows]], np.arange(len(rows)), self.centres[rows]
         return few
 
-    def without_counts(self, group_key: str | None = PATIENT) -> Section:
+    def without_counts(self, group_key: str | None = keys.PATIENT) -> Section:
         """View the same slide as if nothing had ever been measured on it: image, spots, features and patient, no expression.
 
         ``obs[group_key]`` names the patient.

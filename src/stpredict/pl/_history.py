@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._core.docs import with_shared_texts
-from stpredict.models._base.contract import History
+from stpredict.models._base.history import History
 from stpredict.pl import _canvas
 from stpredict.pl._categories import COLOURS
 

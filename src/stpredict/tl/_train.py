@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict.models.fit import fit
 
@@ -23,7 +24,7 @@ def train(
     method: str = "consensus",
     genes: Iterable[str] | None = None,
     features: str | Sequence[str] | None = None,
-    group_key: str | None = "patient",
+    group_key: str | None = keys.PATIENT,
     min_counts: int = 50,
     preset: str | None = None,
     seed: int | None = None,

@@ -16,7 +16,7 @@ from stpredict._core.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stpredict.models._base.contract import ExpressionModel
+    from stpredict.models._base.contract import Contract
 
 FORMAT = 1
 ARRAYS = "model.safetensors"
@@ -36,7 +36,7 @@ class Stored:
     arrays: dict[str, np.ndarray]
 
 
-def identity(model: ExpressionModel | Stored) -> str:
+def identity(model: Contract | Stored) -> str:
     """16 hexadecimal digits that differ between models that differ in anything."""
     digest = hashlib.sha256(json.dumps([model.method, model.genes, model.config], sort_keys=True).encode())
     for name, array in sorted(model.arrays.items()):

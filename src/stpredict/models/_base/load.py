@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from stpredict.models._base.contract import ExpressionModel
     from stpredict.models._base.files import Stored
+    from stpredict.models._base.model import ExpressionModel
 
 
 def rebuilt(stored: Stored, path: str | Path, methods: Mapping[str, type[Any]]) -> ExpressionModel:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from stpredict._core.typing import Data
-    from stpredict.models._base.contract import History
     from stpredict.models._base.files import Stored
+    from stpredict.models._base.history import History
     from stpredict.models._data.table import Table
     from stpredict.models.align_st._genes import GeneSpace
     from stpredict.models.align_st._network import AlignStNetwork, SlideTensors

@@ -12,8 +12,10 @@ from stpredict._core.names import gene_names
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import describe_missing, match
 from stpredict.models._base import files
-from stpredict.models._base.contract import UNITS, ExpressionModel, History, Prediction
+from stpredict.models._base.contract import UNITS, Prediction
+from stpredict.models._base.history import History
 from stpredict.models._base.load import rebuilt
+from stpredict.models._base.model import ExpressionModel
 from stpredict.models._trust.trust import Judgement, Trust
 from stpredict.models.published.needs import check_image, check_needs, own_key, vouched_key
 from stpredict.models.published.weights import Weights, again, in_folder, on_hub, read_tensors
