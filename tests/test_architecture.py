@@ -39,15 +39,6 @@ PRIVATE = {
 }
 """(importing module, name): underscored names that may be imported from another package."""
 
-LATE = {
-    "stpredict.datasets._simulate",
-    "stpredict.models.align_st._model",
-    "stpredict.models.align_st._reference",
-    "stpredict.tl._batch.job",
-    "stpredict.tl._batch.recipe",
-}
-"""Modules that still import light modules inside functions: take one out when its imports are moved, add none."""
-
 
 @dataclass(frozen=True)
 class Import:
@@ -195,10 +186,7 @@ def test_imports_stand_at_the_top_unless_they_load_a_heavy_library():
     wrong = [
         f"{item.place}: {item.target} loads nothing heavy; import it at the top of the module."
         for item in own_imports()
-        if item.where == "function"
-        and layer(item.importer) != "cli"
-        and item.importer not in LATE
-        and not heavy(item.target)
+        if item.where == "function" and layer(item.importer) != "cli" and not heavy(item.target)
     ]  # the command line loads only what the chosen command needs
     assert not wrong, "\n".join(wrong)
 

@@ -53,7 +53,7 @@ def refuse_duplicates(hashes: Sequence[np.ndarray], names: Sequence[str], groups
     distinct = [np.unique(h[h > 0]) for h in hashes]
     values, times = np.unique(np.concatenate(distinct), return_counts=True)
     shared = [np.intersect1d(h, values[times > 1], assume_unique=True) for h in distinct]
-    for i, j in combinations(np.flatnonzero([len(s) for s in shared]), 2):
+    for i, j in combinations([i for i, s in enumerate(shared) if len(s)], 2):
         both = len(np.intersect1d(shared[i], shared[j], assume_unique=True))
         if groups[i] != groups[j] and both >= SAME * min(len(distinct[i]), len(distinct[j])):
             msg = (

@@ -49,11 +49,11 @@ def method_specs(methods: Methods) -> dict[str, dict[str, Any]]:
     """
     if isinstance(methods, str | ExpressionModel):
         methods = [methods]
-    specs = methods if hasattr(methods, "items") else {getattr(given, "method", given): given for given in methods}
+    specs: Any = methods if hasattr(methods, "items") else {getattr(given, "method", given): given for given in methods}
     if not specs:
         msg = f"No methods given; name some of {', '.join(METHODS)}."
         raise ValueError(msg)
-    checked = {}
+    checked: dict[str, dict[str, Any]] = {}
     for label, given in specs.items():
         if isinstance(given, FixedModel):
             checked[str(label)] = {FIXED: given}

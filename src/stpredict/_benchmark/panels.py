@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from stpredict._core.names import gene_names
 from stpredict._core.warning import warn
@@ -12,7 +13,7 @@ from stpredict._sections.measured import measured_everywhere
 from stpredict.pp import gene_panel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
@@ -61,11 +62,12 @@ def wanted_genes(
     if genes is not None:
         genes = list(dict.fromkeys(gene_names(genes)))
         there = set(shared)
-        if missing := [gene for gene in genes if gene not in there] or not genes:
-            told = "genes is empty" if not genes else f"not all sections measure {', '.join(missing[:10])}"
+        missing = [gene for gene in genes if gene not in there]
+        if missing or not genes:
+            told = f"not all sections measure {', '.join(missing[:10])}" if missing else "genes is empty"
             msg = f"genes must name genes of var_names that all sections share, but {told}. Leave it out for the top ones."
             raise ValueError(msg)
-    sets = {} if markers is None else dict(markers) if hasattr(markers, "items") else {"markers": markers}
+    sets = {} if markers is None else dict(markers) if isinstance(markers, Mapping) else {"markers": markers}
     return genes, {name: _markers(name, names, shared) for name, names in sets.items()}
 
 
@@ -97,7 +99,7 @@ def choose_panels(
 ) -> dict[str, list[str]]:
     """Panels ``"HEG"``, ``"HVG"``, the markers and ``"all"``, chosen on `train` among genes that all sections share."""
     eligible = set(shared if genes is None else genes)
-    options = {"n_top": len(shared) + 10**6, "among": len(shared) + 10**6, "min_counts": min_counts}
+    options: dict[str, Any] = {"n_top": len(shared) + 10**6, "among": len(shared) + 10**6, "min_counts": min_counts}
     options |= {"table_key": table_key} | ({"exclude": ()} if genes is not None else {})
     by_mean = [gene for gene in gene_panel(train, kind="heg", **options) if gene in eligible]
     learned = by_mean[:n_genes] if genes is None else list(genes)

@@ -85,7 +85,7 @@ class Description:
 
     def __init__(self, tif: Any, series: Any, source: str) -> None:
         self._tif, self._series, self._page, self._source = tif, series, series.keyframe, source
-        self._ome = _ome_pixels(tif, series) if series.kind == "ome" else None
+        self._ome: Any = _ome_pixels(tif, series) if series.kind == "ome" else None
 
     # ------------------------------------------------------------------ scale
 

@@ -57,9 +57,10 @@ def open_slide(path: Path) -> tuple[list[OpenSlideLevel], float | None]:
     except openslide.OpenSlideError as error:
         msg = f"{path} cannot be read by OpenSlide ({error}). Get the slide again, with the files that belong to it."
         raise ValueError(msg) from error
-    x, y = (slide.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y))
+    stated = (slide.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y))
+    x, y = (float(text) if text else None for text in stated)
     levels = [OpenSlideLevel(slide, path, level) for level in range(slide.level_count)]
-    return levels, square_mpp(*(float(stated) if stated else None for stated in (x, y)), str(path))
+    return levels, square_mpp(x, y, str(path))
 
 
 class OpenSlideLevel:

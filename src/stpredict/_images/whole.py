@@ -154,7 +154,7 @@ def _opened(file: BinaryIO) -> Image:
     for name in FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
         try:
-            if factory is None or accept(start) is not True:
+            if factory is None or accept is None or accept(start) is not True:
                 continue
             file.seek(0)
             return factory(file, "")

@@ -73,12 +73,12 @@ def _own(section: Section, predicted: str) -> list[str]:
     """The tumour score, the domains, the labels that either was compared with, and the distance, where they are there."""
     uns = section.adata.uns
     labels = (_record(uns, key).get("label_key") for key in (keys.TUMOR, keys.DOMAINS))
-    names = [f"{keys.TUMOR}{SCORE}", keys.DOMAINS, *labels, keys.distance(predicted)]
+    names: list[Any] = [f"{keys.TUMOR}{SCORE}", keys.DOMAINS, *labels, keys.distance(predicted)]
     return [name for name in dict.fromkeys(names) if name in section.adata.obs]
 
 
 def _record(uns: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    record = uns.get(key)
+    record: Any = uns.get(key)
     return record if hasattr(record, "get") else {}
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.collections import EllipseCollection
-    from matplotlib.figure import Figure
 
     from stpredict._core.typing import Data
     from stpredict._sections.open import Where
@@ -106,13 +105,11 @@ class Panels:
         return cls(list(grid[:n]), own=True, title=title)
 
     @property
-    def figure(self) -> Figure:
+    def figure(self) -> Any:
         """The figure that the axes are in."""
         return self.axes[0].figure
 
-    def finish(
-        self, *, show: bool | None, save: str | Path | None, dpi: float | None, return_fig: bool | None
-    ) -> Axes | list[Axes] | Figure | None:
+    def finish(self, *, show: bool | None, save: str | Path | None, dpi: float | None, return_fig: bool | None) -> Any:
         """Put the title, and save, show or hand back the figure, as scanpy does.
 
         Unless told otherwise a figure is shown when it was made here and is neither saved nor handed back.
@@ -144,8 +141,8 @@ class Panels:
         elif self.title is not None:
             titles = [self.title] if isinstance(self.title, str) else self.title
             for panel, text in zip(self.axes, titles, strict=True):
-                where = next((where for where in ("left", "right") if panel.get_title(loc=where)), "center")
-                panel.set_title(text, size=panel.title.get_size() if where == "center" else 10, loc=where)
+                where: Any = next((where for where in ("left", "right") if panel.get_title(loc=where)), "center")
+                panel.set_title(text, size=panel.title.get_fontsize() if where == "center" else 10, loc=where)
 
 
 def map_size(section: Section, *, width: float = 3.8) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class Limits:
         return Normalize(low, high) if middle is None else TwoSlopeNorm(middle, low, high)
 
 
-def _each(value: OneOrEach, n: int, name: str) -> list[Limit | None]:
+def _each(value: Any, n: int, name: str) -> list[Limit | None]:
     if value is None or isinstance(value, str) or np.ndim(value) == 0:
         return [value] * n
     values = list(value)

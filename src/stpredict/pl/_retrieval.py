@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -126,7 +126,7 @@ def retrieval(
         panel.set_xlabel(label, size=8)
     for panel in panels.axes[:: 1 + n_neighbors]:
         panel.spines[:].set(linewidth=2.5)
-        panel.title.set_weight("bold")
+        panel.title.set_fontweight("bold")
     return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -133,7 +133,7 @@ class Tile:
         (x, y), half = self.centre, self.side / 2
         ax.imshow(self.pixels, extent=self.extent, interpolation="nearest")
         ax.set(xlim=(x - half, x + half), ylim=(y + half, y - half), xticks=[], yticks=[])
-        style = {"fill": False, "edgecolor": OUTLINE, "linewidth": 1.2}
+        style: dict[str, Any] = {"fill": False, "edgecolor": OUTLINE, "linewidth": 1.2}
         x, y = self.spot
         ax.add_patch(Circle((x, y), self.diameter / 2, linestyle="--", **style))
         if self.inner is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,8 @@ def expression_of(section: Section, genes: str | Iterable[str], layer: str | Non
         msg = "No genes to draw: pass a gene name or a list of them."
         raise ValueError(msg)
     adata = section.adata
-    extra = None if layer is None else adata.obsm.get(keys.extra_genes(layer))
+    beside_var = None if layer is None else keys.extra_genes(layer)
+    extra: Any = None if beside_var is None else adata.obsm.get(beside_var)
     in_var = layer is None or layer in adata.layers
     if not in_var and extra is None:
         hint = "Call tl.predict_expression first, or pass layer=None for the measured counts."
@@ -54,7 +55,7 @@ def expression_of(section: Section, genes: str | Iterable[str], layer: str | Non
     beside = {} if extra is None else symbols.match(wanted, extra.columns)
     unknown = [gene for gene in wanted if gene not in inside and gene not in beside]
     if unknown:
-        where = "var_names" + ("" if extra is None else f" or obsm[{keys.extra_genes(layer)!r}]")
+        where = "var_names" + ("" if extra is None else f" or obsm[{beside_var!r}]")
         msg = f"Not in {where}: {symbols.describe_missing(unknown)}."
         raise KeyError(msg)
     table = pd.DataFrame(index=section.obs_names, columns=wanted, dtype=float)

@@ -115,7 +115,8 @@ def gene_embeddings(
     one_of(source, ("text", "coexpression", "both"), "source")
     _check_arguments(source, reference, encoder, n_dims)
     names = None if genes is None else symbols.asked(genes)
-    parts, record = {}, {"source": source, **_version()}
+    parts: dict[str, pd.DataFrame] = {}
+    record: dict[str, Any] = {"source": source, **_version()}
     if source != "text":
         parts["coexpression"], made = _coexpression(names, reference, n_dims, min_counts, Where(library_key, table_key))
         record |= made

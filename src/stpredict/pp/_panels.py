@@ -91,7 +91,7 @@ def gene_panel(
     _check_arguments(kind, markers, n_top=n_top, among=among)
     opened = _open(sections, Where(library_key, table_key))
     shared = measured_everywhere(opened, _shared_genes(opened))
-    if kind == "markers":
+    if markers is not None:
         return _measured_markers(marker_genes(markers), shared)
     names = _without(shared, (exclude,) if isinstance(exclude, str) else tuple(exclude))
     mean, variance = _moments(opened, names, min_counts)

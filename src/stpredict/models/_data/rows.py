@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import tempfile
 import weakref
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -128,7 +128,7 @@ class _File:
         self._folder = folder
         self._raw = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
 
-    def write(self, values: np.ndarray, at: int) -> None:
+    def write(self, values: Any, at: int) -> None:
         left = memoryview(values)
         try:
             self._raw.seek(at)
@@ -143,7 +143,7 @@ class _File:
             )
             raise OSError(error.errno, msg) from error
 
-    def read(self, out: np.ndarray, at: int) -> None:
+    def read(self, out: Any, at: int) -> None:
         left = memoryview(out)
         self._raw.seek(at)
         while len(left):

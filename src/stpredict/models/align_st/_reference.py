@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from stpredict._genes.symbols import match, match_once
+from stpredict._sections.open import Where
+from stpredict._sections.references import open_references
 from stpredict.models.align_st._genes import MIN_SD, MOMENTS
+from stpredict.pp._coexpression import CorrelationWithinStudies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,11 +76,6 @@ def learn_reference(
         If there is no reference, one has no raw counts or none of the seen genes, fewer than two of these vary in the
         references, or these have too few spots or cells.
     """
-    from stpredict._genes.symbols import match, match_once
-    from stpredict._sections.open import Where
-    from stpredict._sections.references import open_references
-    from stpredict.pp._coexpression import CorrelationWithinStudies
-
     opened = open_references(tables, Where(study_key))
     if not opened:
         msg = "reference is empty; pass objects with raw counts, or leave it out."

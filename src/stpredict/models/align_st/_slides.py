@@ -79,7 +79,7 @@ def _look_alikes(features: np.ndarray, n: int) -> np.ndarray:
 
     They are kept for the sections that were asked for last, which are known by their features.
     """
-    key = hashlib.sha256(np.ascontiguousarray(features)).hexdigest() + str(features.shape), n
+    key = hashlib.sha256(np.ascontiguousarray(features).data).hexdigest() + str(features.shape), n
     rows = _found.pop(key, None)
     rows = _find_look_alikes(features, n) if rows is None else rows
     _found[key] = rows

@@ -290,8 +290,7 @@ class FixedModel(ExpressionModel):
                 mean, few = np.full((len(values), len(asked)), np.nan, dtype=np.float32), mean
                 mean[:, there] = few
             std = np.broadcast_to(sd, mean.shape)
-            known = {"judgement": judgement, "reached": reached, "errors": errors}
-            yield rows, Prediction(mean, std, asked, units=self.units, **known)
+            yield rows, Prediction(mean, std, asked, self.units, None, judgement, reached, errors)
 
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
         """float32 (n_spots, d): the features that the model takes.
@@ -376,7 +375,7 @@ class FixedModel(ExpressionModel):
             If it is damaged, or its files are not those that it was made with.
         """
         stored = files.read(path)
-        return rebuilt(stored, path, {stored.method: cls})  # type: ignore[dict-item, return-value]
+        return rebuilt(stored, path, {stored.method: cls})  # type: ignore[return-value]
 
     @classmethod
     def from_stored(cls, stored: files.Stored, path: str | Path) -> Self:
@@ -389,7 +388,9 @@ class FixedModel(ExpressionModel):
         ValueError
             If they are not those that it was made with, or what was read is damaged.
         """
-        shapes = {"slope": (1,), "intercept": ("g",)} if "slope" in stored.arrays else {}
+        shapes: dict[str, tuple[str | int, ...]] = (
+            {"slope": (1,), "intercept": ("g",)} if "slope" in stored.arrays else {}
+        )
         files.check_shapes(stored, shapes | Trust.shapes_in(stored.arrays), path)
         config = stored.config
         weights = again(cls.card, config["weights"], cls.names_in)

@@ -168,6 +168,7 @@ def network_encoder(
     """
     from torch import nn
 
+    module: Any
     forward, trained_mpp, hub_id, weights = None, None, None, ""
     encoder, revision = _with_revision(encoder, revision)
     if isinstance(encoder, nn.Module):
@@ -329,11 +330,11 @@ def _load_timm(encoder: str, revision: str | None) -> nn.Module:
         raise ValueError(msg) from error
 
 
-def _class_token(module: nn.Module, tiles: torch.Tensor) -> torch.Tensor:
+def _class_token(module: Any, tiles: torch.Tensor) -> torch.Tensor:
     return module.forward_features(tiles)[:, 0]
 
 
-def _class_token_and_mean(module: nn.Module, tiles: torch.Tensor) -> torch.Tensor:
+def _class_token_and_mean(module: Any, tiles: torch.Tensor) -> torch.Tensor:
     import torch
 
     tokens = module.forward_features(tiles)

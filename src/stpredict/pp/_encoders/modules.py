@@ -29,7 +29,7 @@ class Input(NamedTuple):
     std: tuple[float, ...]
 
 
-def inner_module(module: nn.Module) -> nn.Module:
+def inner_module(module: Any) -> nn.Module:
     """The network in wrappers that compute the same: ``torch.compile``, ``DataParallel`` and its distributed kin."""
     from torch import nn
 
@@ -55,7 +55,7 @@ def input_of(module: nn.Module, input_size: int | None = None) -> Input:
         return Input(USUAL_SIZE, *IMAGENET)
     from timm.data import resolve_data_config
 
-    stated = getattr(network, "pretrained_cfg", None) or network.default_cfg
+    stated: Any = getattr(network, "pretrained_cfg", None) or network.default_cfg
     config = resolve_data_config(pretrained_cfg=dict(stated))
     patches = getattr(network, "patch_embed", None)
     only = getattr(patches, "img_size", None) if getattr(patches, "strict_img_size", True) else None
@@ -161,5 +161,5 @@ def lent(module: object) -> Iterator[None]:
             part.training = mode
         for parameter, values in data:
             parameter.data = values
-        for part, values in buffers:
-            part._buffers.update(values)
+        for part, kept in buffers:
+            part._buffers.update(kept)
