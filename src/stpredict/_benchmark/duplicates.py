@@ -45,10 +45,7 @@ def section_hashes(section: Section, genes: Sequence[str], min_counts: int) -> n
 def refuse_duplicates(hashes: Sequence[np.ndarray], names: Sequence[str], groups: Sequence[str]) -> None:
     """Refuse sections of different groups that share spots.
 
-    Raises
-    ------
-    ValueError
-        If at least `SAME` of the spots of one are spots of the other; both are named.
+    Raises ValueError if at least `SAME` of the spots of one are spots of the other; both are named.
     """
     distinct = [np.unique(h[h > 0]) for h in hashes]
     values, times = np.unique(np.concatenate(distinct), return_counts=True)
@@ -92,10 +89,8 @@ def refuse_disguised_references(
 ) -> None:
     """Refuse references that hold the spots of a section without saying that they are of its group.
 
-    Raises
-    ------
-    ValueError
-        If at least `SAME` of a section's spots are in a reference under another group, or none; both are named.
+    Raises ValueError if at least `SAME` of a section's spots are in a reference under another group, or none; both are
+    named.
     """
     for number, reference in enumerate(references):
         claimed = reference_groups(reference, group_key)

@@ -42,10 +42,7 @@ Methods: TypeAlias = "str | Iterable[str | FixedModel] | Mapping[str, Mapping[st
 def method_specs(methods: Methods) -> dict[str, dict[str, Any]]:
     """Label → arguments of `tl.train`, ``"method"`` among them, or a published model under `FIXED`; checked.
 
-    Raises
-    ------
-    ValueError
-        If there is none, a method is unknown, or an argument is not one that a method may have.
+    Raises ValueError if there is none, a method is unknown, or an argument is not one that a method may have.
     """
     if isinstance(methods, str | ExpressionModel):
         methods = [methods]
@@ -103,10 +100,7 @@ def check_image_features(
 ) -> None:
     """Refuse sections whose image features are missing or differ, where a method looks at them.
 
-    Raises
-    ------
-    ValueError
-        As `tl.train` would, but for all sections at once.
+    Raises ValueError as `tl.train` would, but for all sections at once.
     """
     for spec in specs.values():
         if FIXED in spec:
@@ -121,10 +115,7 @@ def check_image_features(
 def check_genes(specs: Mapping[str, Mapping[str, Any]], genes: Sequence[str]) -> None:
     """Refuse published models that know none of the sections' `genes`, and tell what the others were trained on.
 
-    Raises
-    ------
-    ValueError
-        If a model knows none.
+    Raises ValueError if a model knows none.
     """
     for label, spec in specs.items():
         if FIXED not in spec:

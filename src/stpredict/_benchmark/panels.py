@@ -25,10 +25,7 @@ N_HEG, N_HVG = 50, 250
 def shared_genes(sections: Sequence[Section]) -> list[str]:
     """Genes that every section measures, in the order of the first; zeros that a join filled in are not measured.
 
-    Raises
-    ------
-    ValueError
-        If there is none.
+    Raises ValueError if there is none.
     """
     shared = sections[0].genes
     for section in sections[1:]:
@@ -51,10 +48,7 @@ def wanted_genes(
 ) -> tuple[list[str] | None, dict[str, list[str]]]:
     """Genes to learn, where they were named, and sets of markers under the names that the sections use.
 
-    Raises
-    ------
-    ValueError
-        If `genes` are not measured everywhere, no marker is, or `n_genes` is not positive.
+    Raises ValueError if `genes` are not measured everywhere, no marker is, or `n_genes` is not positive.
     """
     if not isinstance(n_genes, int) or n_genes < 1:
         msg = f"n_genes must be a positive integer, got {n_genes!r}."

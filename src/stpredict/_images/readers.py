@@ -257,16 +257,9 @@ def open_image(path: str | Path) -> SlideImage:
 
     Tiled and uncompressed TIFFs are read window by window, and so are scanners' own formats, through OpenSlide; JPEG,
     PNG and the like can only be decoded whole, which happens at the first window and is refused above
-    ``settings.max_image_pixels``.
-
-    Raises
-    ------
-    ImportError
-        If only OpenSlide reads the format, and it is not installed.
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is no image that can be read, or too large to be decoded whole.
+    ``settings.max_image_pixels``. Raises ImportError if only OpenSlide reads the format, and it is not installed;
+    FileNotFoundError if there is no such file; ValueError if the file is no image that can be read, or too large to be
+    decoded whole.
     """
     path = Path(path)
     if not path.is_file():

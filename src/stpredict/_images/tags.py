@@ -116,10 +116,8 @@ class Description:
     def colours(self) -> Colours:
         """What the image's values mean.
 
-        Raises
-        ------
-        NotConvertedError
-            If they mean something that is not converted to RGB here, or nobody says which channel is which colour.
+        Raises NotConvertedError if they mean something that is not converted to RGB here, or nobody says which channel
+        is which colour.
         """
         if (turned := int(self._tag(ORIENTATION, 1))) != 1:
             self._refuse(f"is stored turned or mirrored (orientation {turned})", "Save it upright")

@@ -19,13 +19,7 @@ ONLY_OPENSLIDE = (".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", "
 
 
 def wanted(path: Path) -> bool:
-    """Whether OpenSlide should read the file.
-
-    Raises
-    ------
-    ImportError
-        If nothing else could, and it is not installed.
-    """
+    """Whether OpenSlide should read the file. Raises ImportError if nothing else could, and it is not installed."""
     suffix = path.suffix.lower()
     if suffix not in TIFF_TOO + ONLY_OPENSLIDE:
         return False
@@ -45,10 +39,7 @@ def wanted(path: Path) -> bool:
 def open_slide(path: Path) -> tuple[list[OpenSlideLevel], float | None]:
     """Levels of a slide, finest first, and the µm per pixel of the finest where the file says so.
 
-    Raises
-    ------
-    ValueError
-        If OpenSlide cannot read the file, or its pixels are not square.
+    Raises ValueError if OpenSlide cannot read the file, or its pixels are not square.
     """
     import openslide
 

@@ -82,10 +82,7 @@ class Section:
     def image(self) -> SlideImage:
         """The H&E image; every spot centre is known to lie on it.
 
-        Raises
-        ------
-        ValueError, FileNotFoundError
-            If there is no image, it cannot be read, or spots lie outside of it.
+        Raises ValueError or FileNotFoundError if there is no image, it cannot be read, or spots lie outside of it.
         """
         if len(self) == 0:
             msg = f"Section {self.name!r} has no spots. On a slide without measured spots, stpredict.io.grid lays some."
@@ -97,10 +94,7 @@ class Section:
     def slide(self) -> SlideImage:
         """The H&E image, whether or not there are spots on it.
 
-        Raises
-        ------
-        ValueError, FileNotFoundError
-            If there is no image, or it cannot be read.
+        Raises ValueError or FileNotFoundError if there is no image, or it cannot be read.
         """
         return self._open_image()
 
@@ -167,10 +161,7 @@ class Section:
     def counts(self) -> Matrix:
         """Raw counts (n spots, n genes), checked.
 
-        Raises
-        ------
-        ValueError
-            If the counts are missing, NaN, negative or fractional.
+        Raises ValueError if the counts are missing, NaN, negative or fractional.
         """
         return raw_counts(self.adata)[self.rows]
 
@@ -178,12 +169,7 @@ class Section:
         """float64 (n spots,): total count of every spot over the whole measured transcriptome.
 
         That is ``obs["total_counts"]`` as readers, `stpredict.pp.qc` or scanpy wrote it before genes were dropped, and
-        the sum of `counts` without it.
-
-        Raises
-        ------
-        ValueError
-            If genes were dropped, and nothing tells the totals.
+        the sum of `counts` without it. Raises ValueError if genes were dropped, and nothing tells the totals.
         """
         own = row_sums(self.counts() if counts is None else counts)
         known = self._known_totals(own)

@@ -40,12 +40,7 @@ OF_SECTION = re.compile(r"[ACGTN]+-(\d+)")
 def find_counts(run: Run, counts_file: str | None) -> list[Path]:
     """The count matrix: one h5 file, a folder, or the three files of a matrix.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    ValueError
-        If there are several.
+    Raises FileNotFoundError if there is none, ValueError if there are several.
     """
     folder, sample = run.folder, run.sample
     if counts_file is not None:
@@ -75,10 +70,7 @@ def find_counts(run: Run, counts_file: str | None) -> list[Path]:
 def read_counts(files: Sequence[Path], dropped: list[str]) -> AnnData:
     """Raw counts (CSR, float32) of the genes; what else was measured is added to `dropped`.
 
-    Raises
-    ------
-    ValueError
-        If they cannot be read, or are those of several sections.
+    Raises ValueError if they cannot be read, or are those of several sections.
     """
     path = files[0]
     try:

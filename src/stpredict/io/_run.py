@@ -56,10 +56,7 @@ class Run:
     def spatial_file(self, name: str) -> Path | None:
         """The file of a name (a regular expression) beside the positions; None where there is none.
 
-        Raises
-        ------
-        OSError
-            If it is no file but a folder, a pipe or a device.
+        Raises OSError if it is no file but a folder, a pipe or a device.
         """
         found = next(iter(called(self.spatial, name, self.sample if self.spatial == self.folder else "")), None)
         if found is not None:
@@ -80,13 +77,7 @@ def _is_of(path: Path, sample: str) -> bool:
 
 
 def unpack(path: Path, target: Path) -> Path:
-    """Write what a gzipped file holds to `target`.
-
-    Raises
-    ------
-    ValueError
-        If it is damaged, or too large.
-    """
+    """Write what a gzipped file holds to `target`. Raises ValueError if it is damaged, or too large."""
     try:
         with gzip.open(path, "rb") as source, target.open("wb") as out:
             while block := source.read(2**22):
@@ -108,12 +99,8 @@ def pack(path: Path, target: Path) -> Path:
 def find_run(path: Path, bin_um: int | None) -> Run:
     """The files of the section at `path`: a folder, or a folder and the first part of its files' names.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder, or it lacks the spots' positions.
-    ValueError
-        If it is an archive, holds several sections, or has no such bins.
+    Raises FileNotFoundError if there is no such folder, or it lacks the spots' positions; ValueError if it is an
+    archive, holds several sections, or has no such bins.
     """
     sample = ""
     if not path.is_dir():
@@ -195,13 +182,7 @@ def _command(archive: Path) -> str:
 
 
 def _refuse_joined(folder: Path) -> None:
-    """Refuse what spaceranger aggr wrote.
-
-    Raises
-    ------
-    ValueError
-        If that is what the folder holds.
-    """
+    """Refuse what spaceranger aggr wrote. Raises ValueError if that is what the folder holds."""
     if any(called(folder, "aggregation.csv")) or any(called(folder, r"aggr_tissue_positions(_list)?\.csv")):
         raise ValueError(joined_message(folder))
 

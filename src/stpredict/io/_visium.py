@@ -195,15 +195,9 @@ def _in_tissue(adata: AnnData, positions: pd.DataFrame, dropped: list[str]) -> A
 def read_positions(run: Run, *, only_tissue: bool = False) -> pd.DataFrame:
     """Positions of all spots by barcode, as Space Ranger writes them.
 
-    Versions differ in the file's name and in whether it has a header, so the header is looked for in the file itself. With
-    `only_tissue`, those off the tissue may be left out: of 11 million bins of 2 µm most often are.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is damaged, has other columns, or names a spot twice.
+    Versions differ in the file's name and in whether it has a header, so the header is looked for in the file itself.
+    With `only_tissue`, those off the tissue may be left out: of 11 million bins of 2 µm most often are. Raises
+    FileNotFoundError if there is no such file; ValueError if it is damaged, has other columns, or names a spot twice.
     """
     path = next((found for name in POSITION_FILES if (found := run.spatial_file(re.escape(name)))), None)
     if path is None:

@@ -124,12 +124,7 @@ def own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[s
     """Arguments that only trained networks take, those that were given.
 
     None stands for not given, unless the options of the network have it for a value; unknown options are kept, to be
-    refused whatever their value.
-
-    Raises
-    ------
-    TypeError
-        If some were given to a method that trains no network.
+    refused whatever their value. Raises TypeError if some were given to a method that trains no network.
     """
     plain = ("preset", "checkpoint", "seed", "show_progress", "gene_embeddings")
     known = {field.name: field for field in fields(model.presets["default"])} if hasattr(model, "presets") else {}

@@ -53,12 +53,7 @@ def chosen_columns(
 ) -> tuple[list[Map], list[str]]:
     """Maps of the chosen columns, by default of those that stpredict wrote, and sentences that belong above them.
 
-    Raises
-    ------
-    KeyError
-        If a column is not there.
-    ValueError
-        If a column has more categories than there are colours.
+    Raises KeyError if a column is not there, ValueError if a column has more categories than there are colours.
     """
     obs = section.adata.obs
     names = _own(section, predicted) if columns is None else list(dict.fromkeys(gene_names(columns, "columns")))

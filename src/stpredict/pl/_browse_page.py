@@ -73,13 +73,7 @@ class Genes:
 
 
 def check_bokeh() -> None:
-    """Refuse to go on without Bokeh.
-
-    Raises
-    ------
-    ImportError
-        If it is not installed.
-    """
+    """Refuse to go on without Bokeh. Raises ImportError if it is not installed."""
     if find_spec("bokeh") is None:
         msg = "stpredict.pl.browse needs Bokeh: pip install 'stpredict[browse]'."
         raise ImportError(msg)

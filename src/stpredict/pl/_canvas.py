@@ -40,12 +40,8 @@ MU = r"$\mathregular{\mu}$"
 def section_to_draw(data: Data, library_id: str | None, where: Where) -> Section:
     """The section `library_id`, or the only one; it has spots.
 
-    Raises
-    ------
-    KeyError
-        If there is no section `library_id`.
-    ValueError
-        If there are several and none is chosen, or the chosen one has no spots.
+    Raises KeyError if there is no section `library_id`; ValueError if there are several and none is chosen, or the
+    chosen one has no spots.
     """
     section = one_section(data, library_id, where)
     if len(section) == 0:
@@ -76,10 +72,7 @@ class Panels:
     ) -> Panels:
         """Take the `n` axes in `ax`, or make as many, each `size` inches wide and high.
 
-        Raises
-        ------
-        ValueError
-            If `ax` holds another number of axes, or `title` of titles.
+        Raises ValueError if `ax` holds another number of axes, or `title` of titles.
         """
         if title is not None and not isinstance(title, str):
             title = list(title)

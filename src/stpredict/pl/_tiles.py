@@ -143,10 +143,7 @@ class Tile:
 def read_tile(section: Section, spot: int, window: Literal["spot", "niche"]) -> Tile:
     """Read the window around a spot as encoders do, from the level that is fine enough to draw.
 
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        If there is no image, or its scale is unknown.
+    Raises ValueError or FileNotFoundError if there is no image, or its scale is unknown.
     """
     geometry = section.adata.uns.get(keys.TILES, {}).get(section.name, {})
     spot_px = float(geometry.get("spot_um", SPOT_UM)) / section.mpp

@@ -30,14 +30,8 @@ DO_NOT_BELIEVE = "outside of the training data: do not believe"
 def expression_of(section: Section, genes: str | Iterable[str], layer: str | None) -> pd.DataFrame:
     """(spots, genes) of a layer and of the genes beside it, or of the counts as log1p CP10k where `layer` is None.
 
-    Columns are named as the genes were asked for; aliases and Ensembl ids are resolved.
-
-    Raises
-    ------
-    KeyError
-        If there is no such layer, or a gene is in neither place.
-    ValueError
-        If no gene is asked for, or counts are needed and are none.
+    Columns are named as the genes were asked for; aliases and Ensembl ids are resolved. Raises KeyError if there is no
+    such layer, or a gene is in neither place; ValueError if no gene is asked for, or counts are needed and are none.
     """
     wanted = list(dict.fromkeys(gene_names(genes)))
     if not wanted:
@@ -98,14 +92,9 @@ def both_of(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measured and predicted expression of the spots with at least `min_counts` counts, as `tl.evaluate` compares them.
 
-    Genes default to all of ``var`` that were predicted.
-
-    Raises
-    ------
-    KeyError
-        If there is no such layer, or a gene was not measured or not predicted.
-    ValueError
-        If counts are needed and are none, or fewer than `MIN_SPOTS` spots have enough of them.
+    Genes default to all of ``var`` that were predicted. Raises KeyError if there is no such layer, or a gene was not
+    measured or not predicted; ValueError if counts are needed and are none, or fewer than `MIN_SPOTS` spots have enough
+    of them.
     """
     if genes is None and predicted in section.adata.layers:
         values = _from_var(section, list(section.genes), predicted)

@@ -108,10 +108,7 @@ def tiles(
 def niche_widths(spot_um: float, niche_um: float | Sequence[float]) -> list[float]:
     """Width of the niche, then of further windows from narrow to wide, all in µm.
 
-    Raises
-    ------
-    ValueError
-        If there is none, one is narrower than the spot, or two are the same.
+    Raises ValueError if there is none, one is narrower than the spot, or two are the same.
     """
     widths = [float(um) for um in np.atleast_1d(np.asarray(niche_um, dtype=float))]
     if not widths or not all(0 < spot_um <= um < np.inf for um in widths):

@@ -39,11 +39,8 @@ def model_card(
 ) -> str:
     """Markdown with the hub's metadata at its top.
 
-    Raises
-    ------
-    ValueError
-        If `licence` or `tissue` are none, the model is one that others trained, or the licence of its encoder forbids
-        derivatives.
+    Raises ValueError if `licence` or `tissue` are none, the model is one that others trained, or the licence of its
+    encoder forbids derivatives.
     """
     from huggingface_hub import ModelCard, ModelCardData
 

@@ -92,10 +92,7 @@ class FeatureModel(StoredModel):
     ) -> Table:
         """Table of the spots to learn from, its large columns in `store`; ``config`` is filled with what describes it.
 
-        Raises
-        ------
-        ValueError
-            If features or counts are missing or unusable, or too few spots are left.
+        Raises ValueError if features or counts are missing or unusable, or too few spots are left.
         """
         keys = find_features(sections, self.features) if self.uses_features else []
         described = describe_features(sections[0], keys)

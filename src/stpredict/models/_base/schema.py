@@ -114,10 +114,7 @@ BASE: dict[str, Kind] = {"method": TEXT, "genes": TEXTS, "config": DICT}
 def check_config(stored: Stored, path: str | Path) -> None:
     """Refuse a model read from `path` whose configuration no model can have.
 
-    Raises
-    ------
-    ValueError
-        If a field is missing or of the wrong kind; the message names the file and the field.
+    Raises ValueError if a field is missing or of the wrong kind; the message names the file and the field.
     """
     try:
         _check_fields(stored.config)
@@ -128,10 +125,7 @@ def check_config(stored: Stored, path: str | Path) -> None:
 def check_options(stored: Stored, default: NetworkOptions, path: str | Path) -> None:
     """Refuse a model read from `path` whose options are not named and of the kinds of the `default`.
 
-    Raises
-    ------
-    ValueError
-        If so; the message names the file and the option.
+    Raises ValueError; the message names the file and the option.
     """
     try:
         _check_options(stored.config.get("options"), default)

@@ -109,10 +109,7 @@ class StoredModel(ExpressionModel):
     def from_stored(cls, stored: files.Stored, path: str | Path) -> Self:
         """Rebuild the model from what was read from `path`.
 
-        Raises
-        ------
-        ValueError
-            If it is of another method, or its arrays are not those that its configuration asks for.
+        Raises ValueError if it is of another method, or its arrays are not those that its configuration asks for.
         """
         if stored.method != cls.method:
             msg = f"The model at {path} is a {stored.method!r}, not a {cls.method!r}; use stpredict.models.load."

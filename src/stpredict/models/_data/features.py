@@ -97,10 +97,7 @@ def _standardised(values: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.nd
 def find_features(sections: Sequence[Section], features: str | Sequence[str] | None = None) -> list[str]:
     """``obsm`` keys to learn from: those asked for, or all that `stpredict.pp.encode` left in every section.
 
-    Raises
-    ------
-    ValueError
-        If there are none, or sections carry different ones.
+    Raises ValueError if there are none, or sections carry different ones.
     """
     if features is not None:
         keys = [features] if isinstance(features, str) else list(features)
@@ -166,10 +163,8 @@ def check_all(sections: Sequence[Section], expected: Mapping[str, Mapping[str, A
 def check_features(section: Section, expected: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse a section whose features were not made as `expected` (what `describe_features` returned in training).
 
-    Raises
-    ------
-    ValueError
-        If features are missing, or differ in encoder, windows or scale; the message names the call that mends it.
+    Raises ValueError if features are missing, or differ in encoder, windows or scale; the message names the call that
+    mends it.
     """
     for key in expected:
         if key not in section.adata.obsm:

@@ -62,13 +62,7 @@ class DiskRows:
         return (len(self), len(range(*self._columns.indices(self._row_shape[0]))))
 
     def append(self, values: np.ndarray) -> None:
-        """Write more rows behind the others.
-
-        Raises
-        ------
-        OSError
-            If the disk is full.
-        """
+        """Write more rows behind the others. Raises OSError if the disk is full."""
         values = np.ascontiguousarray(values)
         if self._n == 0:
             self._row_shape, self._dtype = values.shape[1:], values.dtype

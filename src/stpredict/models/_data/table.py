@@ -164,12 +164,8 @@ def training_table(
 ) -> Table:
     """Spots of all `sections` with at least `min_counts` counts; what is large is kept in the `store`.
 
-    Expression is NaN for genes that are `not_measured` (sections, genes).
-
-    Raises
-    ------
-    ValueError
-        If fewer than `MIN_SPOTS` are left, or counts are not raw counts.
+    Expression is NaN for genes that are `not_measured` (sections, genes). Raises ValueError if fewer than `MIN_SPOTS`
+    are left, or counts are not raw counts.
     """
     numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     small, large = RowStore(), store or RowStore()

@@ -79,13 +79,7 @@ def _exact(queries: np.ndarray, bank: np.ndarray, k: int, device: str | None) ->
 
 
 def _vectors(values: np.ndarray, where: torch.device) -> torch.Tensor:
-    """float32 rows on the device.
-
-    Raises
-    ------
-    ValueError
-        If one is not finite.
-    """
+    """float32 rows on the device. Raises ValueError if one is not finite."""
     import torch
 
     vectors = torch.from_numpy(np.ascontiguousarray(values)).to(where).float()

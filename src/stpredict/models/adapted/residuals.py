@@ -67,13 +67,7 @@ class Correction:
 
 
 def learn(spots: Spots, *, seed: int) -> Correction:
-    """Learn the correction.
-
-    Raises
-    ------
-    ValueError
-        If the base model predicts the same for every spot.
-    """
+    """Learn the correction. Raises ValueError if the base model predicts the same for every spot."""
     n_base, n = spots.predicted.shape[1], len(spots.rows)
     measured = np.isfinite(spots.expression).all(axis=0)
     known = np.arange(len(measured)) < n_base
@@ -133,12 +127,7 @@ def learn(spots: Spots, *, seed: int) -> Correction:
 def gene_axes(predicted: np.ndarray, section: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First principal axes (genes, axes) of predictions within sections, over the genes `used`, and their variances.
 
-    Variances have mean 1. Nothing measured takes part.
-
-    Raises
-    ------
-    ValueError
-        If predictions do not vary.
+    Variances have mean 1. Nothing measured takes part. Raises ValueError if predictions do not vary.
     """
     centred = np.where(used, predicted, 0)
     for number in np.unique(section):

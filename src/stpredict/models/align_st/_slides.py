@@ -39,23 +39,14 @@ def slide_tensors(section: Section, features: np.ndarray, *, alike: int, nuclei:
 
 
 def nuclei_method(section: Section) -> str:
-    """How the section's nuclei were found.
-
-    Raises
-    ------
-    ValueError
-        If they were not found yet.
-    """
+    """How the section's nuclei were found. Raises ValueError if they were not found yet."""
     return str(check_nuclei(section)["method"])
 
 
 def maps_of(section: Section, method: str) -> np.ndarray:
     """float32 (n_spots, channels, `NUCLEI_PX`, `NUCLEI_PX`): nuclei of every spot's tile.
 
-    Raises
-    ------
-    ValueError
-        If nuclei were not found yet, or by another method.
+    Raises ValueError if nuclei were not found yet, or by another method.
     """
     if (has := nuclei_method(section)) != method:
         msg = (

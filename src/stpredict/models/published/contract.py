@@ -121,10 +121,7 @@ class FixedModel(ExpressionModel):
     def checked(self, choices: dict[str, str]) -> dict[str, str]:
         """What the model is told beside features, checked; models that are told something override it.
 
-        Raises
-        ------
-        ValueError
-            If it is not something that the model is told.
+        Raises ValueError if it is not something that the model is told.
         """
         if choices:
             msg = (
@@ -161,10 +158,7 @@ class FixedModel(ExpressionModel):
     def tensors(self) -> dict[str, torch.Tensor]:
         """The network's weights by name, on the CPU, mapped from the disk.
 
-        Raises
-        ------
-        ValueError
-            If they are damaged, or not those of this model.
+        Raises ValueError if they are damaged, or not those of this model.
         """
         if self._kept is None:
             self._kept = read_tensors(self.weights.files["network"])
@@ -173,13 +167,7 @@ class FixedModel(ExpressionModel):
 
     @abstractmethod
     def check_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Refuse tensors that are missing or of the wrong shape.
-
-        Raises
-        ------
-        ValueError
-            If so.
-        """
+        """Refuse tensors that are missing or of the wrong shape."""
 
     def refuse(self, why: str) -> NoReturn:
         """Say that the network's file is not one of this model."""
@@ -381,12 +369,8 @@ class FixedModel(ExpressionModel):
     def from_stored(cls, stored: files.Stored, path: str | Path) -> Self:
         """Rebuild the model from what was read from `path`, and find the files of its network again.
 
-        Raises
-        ------
-        OSError
-            If they cannot be had.
-        ValueError
-            If they are not those that it was made with, or what was read is damaged.
+        Raises OSError if they cannot be had; ValueError if they are not those that it was made with, or what was read
+        is damaged.
         """
         shapes: dict[str, tuple[str | int, ...]] = (
             {"slope": (1,), "intercept": ("g",)} if "slope" in stored.arrays else {}

@@ -45,10 +45,8 @@ def inner_module(module: Any) -> nn.Module:
 def input_of(module: nn.Module, input_size: int | None = None) -> Input:
     """Input size and normalisation that travel with a timm model, or the only one in a wrapper; ImageNet's for others.
 
-    Raises
-    ------
-    ValueError
-        If the network takes tiles that are not square only, or states such, and the user gives no `input_size`.
+    Raises ValueError if the network takes tiles that are not square only, or states such, and the user gives no
+    `input_size`.
     """
     network = next(_stating(inner_module(module)), None)
     if network is None:
@@ -88,10 +86,7 @@ def with_overrides(
 ) -> Input:
     """Input as the network states it, but for what the user says.
 
-    Raises
-    ------
-    ValueError
-        If size or normalisation cannot be.
+    Raises ValueError if size or normalisation cannot be.
     """
     if input_size is not None and (int(input_size) != input_size or not 8 <= input_size <= 4096):
         msg = f"input_size={input_size} is no size of a tile; give whole pixels, 8–4,096."

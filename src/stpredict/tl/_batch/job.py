@@ -114,10 +114,7 @@ class Job:
     def kept(self, slide: Slide) -> Outcome | None:
         """The result of an earlier run, where there is one made as wanted.
 
-        Raises
-        ------
-        FileExistsError
-            If something else has the place of the result.
+        Raises FileExistsError if something else has the place of the result.
         """
         results = Results(self.out)
         record = results.record(slide.name)
@@ -240,10 +237,7 @@ def _read_once(path: Path) -> ExpressionModel:
 def _scale_of_stored(adata: AnnData, section: Section, stated: float | None) -> float:
     """Scale of the section in a store: what the manifest states, which is kept for all that follows, else its own.
 
-    Raises
-    ------
-    ValueError
-        If features were made at another scale than the manifest states.
+    Raises ValueError if features were made at another scale than the manifest states.
     """
     if stated is None or not section.has_image:
         return section.mpp_of_coordinates

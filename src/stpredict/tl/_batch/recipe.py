@@ -111,13 +111,7 @@ class Recipe:
         return min((one.mpp for one in self.features), default=None)
 
     def check_scale(self, mpp: float) -> None:
-        """Refuse a slide that is too coarse to be described as in training.
-
-        Raises
-        ------
-        ValueError
-            If it is.
-        """
+        """Refuse a slide that is too coarse to be described as in training."""
         if self.finest is not None and mpp > self.finest * TOO_COARSE:
             msg = (
                 f"The slide has {mpp:.3g} µm per pixel, and the model learned from images described at {self.finest:.3g}: it "
@@ -145,13 +139,9 @@ def recipe_of(
 ) -> Recipe:
     """How `model`'s features and nuclei are made; networks are loaded, to see that they are those of training.
 
-    With `only_stores`, features that nobody can make here are expected in the stores. Slides that are done `here`, in this
-    process, are encoded by the networks that were loaded.
-
-    Raises
-    ------
-    ValueError
-        If features cannot be made from an image, or `encoder` is none of those that the model needs.
+    With `only_stores`, features that nobody can make here are expected in the stores. Slides that are done `here`, in
+    this process, are encoded by the networks that were loaded. Raises ValueError if features cannot be made from an
+    image, or `encoder` is none of those that the model needs.
     """
     records = model.config.get("features", {})
     given: list[Encoder | None] = list(encoder) if isinstance(encoder, list | tuple) else [encoder]
