@@ -101,9 +101,7 @@ def browse(
         Longer side of the slide in the page, in pixels.
     max_mb
         Largest size of the file, in units of 1,000,000 bytes.
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(one_section)s
 
     Returns
     -------

@@ -72,9 +72,7 @@ def expression(
     %(size)s
     %(alpha_img)s
     %(ncols)s
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(one_section)s
     ax
         Axes to draw on, one per gene; by default a new figure is made.
     %(figure)s

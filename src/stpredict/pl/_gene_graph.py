@@ -78,8 +78,7 @@ def gene_graph(
     palette
         Colours of the genes asked for: a list, a dict from gene to colour, or the name of a colour map of matplotlib.
     %(library_id)s
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
     ax
         Axes to draw on; by default a new figure is made.
     %(figure)s

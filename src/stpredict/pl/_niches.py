@@ -71,9 +71,7 @@ def niches(
     vmin, vmax, vcenter
         Values at the ends and in the middle of the colours, as in scanpy: numbers, or percentiles (``"p99"``). By default
         the 1st and the 99th percentile.
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(one_section)s
     ax
         Axes to draw on: one, or three with a gene; by default a new figure is made.
     %(figure)s

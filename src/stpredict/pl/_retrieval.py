@@ -69,9 +69,7 @@ def retrieval(
         Name of the results, the ``key_added`` of `tl.retrieve`.
     window
         Which window to draw, see `pl.tiles`.
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(one_section)s
     ax
         Axes to draw on, ``1 + n_neighbors`` for each spot, row by row; by default a new figure is made.
     %(figure)s

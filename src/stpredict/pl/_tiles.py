@@ -67,9 +67,7 @@ def tiles(
     window
         Which window to draw.
     %(ncols)s
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(one_section)s
     ax
         Axes to draw on, one per tile; by default a new figure is made.
     %(figure)s

@@ -61,8 +61,7 @@ def gene_panel(
     among
         See ``"hvg"``.
     %(min_counts)s
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
 
     Returns
     -------

@@ -52,8 +52,7 @@ def tiles(
     mpp
         Microns per pixel of the full-resolution image. By default it is taken from the scale factors, the image
         file or the spot lattice (100 µm centre to centre on Visium), in this order.
-    %(library_key)s
-    %(table_and_image_key)s
+    %(sections_and_image)s
     %(copy)s
 
     Returns

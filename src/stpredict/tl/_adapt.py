@@ -66,8 +66,7 @@ def adapt(
         Measured spots with fewer counts are not learned from.
     seed
         Seed of the choice of 1,500 spots where more are measured; by default ``stpredict.settings.seed``.
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
 
     Returns
     -------

@@ -52,8 +52,7 @@ def calibrate(
     %(min_counts)s
     seed
         Seed of the choice of 2,000 spots where more are measured; by default ``stpredict.settings.seed``.
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
 
     Returns
     -------

@@ -102,8 +102,7 @@ def cross_validate(
         Folder that keeps the result of every finished job. The same call again does only what is missing; methods,
         seeds and tested groups may be added.
     %(show_progress)s
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
 
     Returns
     -------

@@ -90,8 +90,7 @@ def train(
         run that was interrupted is continued from there, to the numbers that it would have come to.
     %(show_progress)s
         Only networks have one.
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
     **options
         Options of the method, in place of the preset's. For ``"cmrcnet"`` and ``"st_align"`` among others
         ``image_encoder`` (a timm network to train end to end on 112 µm tiles; None learns from frozen features),
