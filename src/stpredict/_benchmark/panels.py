@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stpredict._core.names import gene_names
-from stpredict._core.warning import warn
 from stpredict._genes.markers import marker_genes
-from stpredict._genes.symbols import describe_missing, match
 from stpredict._sections.measured import measured_everywhere
 from stpredict.pp import gene_panel
+from stpredict.pp._panels import measured_markers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,19 +65,10 @@ def wanted_genes(
 
 
 def _markers(name: str, wanted: str | Iterable[str], shared: Sequence[str]) -> list[str]:
-
     if name in ("all", "HEG", "HVG"):
         msg = f"markers has a set {name!r}, which is the name of a panel of its own; call it something else."
         raise ValueError(msg)
-    wanted = marker_genes(wanted)
-    found = match(wanted, shared)
-    missing = describe_missing(gene for gene in wanted if gene not in found)
-    if not found:
-        msg = f"None of the markers in {name!r} is measured in all sections: {missing}."
-        raise ValueError(msg)
-    if missing:
-        warn(f"Markers that not all sections measure are left out of {name!r}: {missing}.")
-    return list(dict.fromkeys(found.values()))
+    return measured_markers(marker_genes(wanted), shared, name)
 
 
 def choose_panels(
