@@ -33,8 +33,8 @@ def spot_hashes(counts: Matrix, names: pd.Index, genes: Sequence[str], min_count
     """
     weights = np.random.default_rng(0).integers(0, 2**63, len(genes), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     chosen = sparse.csr_matrix(counts[:, names.get_indexer(genes)]).astype(np.uint64)
-    deep = np.asarray(chosen.sum(axis=1)).ravel() >= max(min_counts, 1)
-    return np.where(deep, chosen @ weights, np.uint64(0))
+    enough = np.asarray(chosen.sum(axis=1)).ravel() >= max(min_counts, 1)
+    return np.where(enough, chosen @ weights, np.uint64(0))
 
 
 def section_hashes(section: Section, genes: Sequence[str], min_counts: int) -> np.ndarray:

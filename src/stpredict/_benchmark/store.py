@@ -19,7 +19,7 @@ FORMAT = 1
 PLAN = "plan.json"
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """What JSON cannot hold, as text that differs where it differs; a table's own text would leave out its middle."""
     import pandas as pd
 
@@ -57,7 +57,7 @@ class ResultStore:
         if self.path is None:
             return
         known = _plan(self.path)
-        plan, methods = (json.loads(json.dumps(part, default=_told, sort_keys=True)) for part in (plan, methods))
+        plan, methods = (json.loads(json.dumps(part, default=_as_text, sort_keys=True)) for part in (plan, methods))
         if known:
             _check(self.path, known, plan, methods)
             methods = known["methods"] | methods

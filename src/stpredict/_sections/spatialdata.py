@@ -71,7 +71,7 @@ def section_from_spatialdata(
         rows=rows,
         centres=centres / scale,
         open_image=lambda: open_image(slide.path) if slide else region_image(sdata, region, image_key),
-        hints=replace(hints, pitch_um=hints.pitch_um or bin_um(region), **_told(sdata, region)),
+        hints=replace(hints, pitch_um=hints.pitch_um or bin_um(region), **_words_of(sdata, region)),
         image_scale=scale,
         has_image=image_key is not None or slide is not None,
     )
@@ -88,7 +88,7 @@ def _mpp_of_cells(
     return None
 
 
-def _told(sdata: SpatialData, region: str) -> dict[str, Any]:
+def _words_of(sdata: SpatialData, region: str) -> dict[str, Any]:
     """Where the centres of a region are kept, and code that exchanges their x and y."""
     if region not in sdata.shapes:
         return {"coordinates": f"labels[{region!r}]", "exchange": f"the transposed labels to labels[{region!r}]"}

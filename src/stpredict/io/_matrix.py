@@ -16,7 +16,7 @@ from stpredict._core.checks import check_sparse
 from stpredict._core.expansion import check_gzip, check_hdf5
 from stpredict._core.files import check_regular
 from stpredict.io._matrix_h5 import read_h5
-from stpredict.io._run import Run, called, joined_message, pack, unpack
+from stpredict.io._run import VisiumFiles, called, joined_message, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ OF_SECTION = re.compile(r"[ACGTN]+-(\d+)")
 """A spot's barcode, with the number of its section."""
 
 
-def find_counts(run: Run, counts_file: str | None) -> list[Path]:
+def find_counts(run: VisiumFiles, counts_file: str | None) -> list[Path]:
     """The count matrix: one h5 file, a folder, or the three files of a matrix.
 
     Raises FileNotFoundError if there is none, ValueError if there are several.

@@ -33,7 +33,7 @@ GZIP_DAMAGE = (OSError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
-class Run:
+class VisiumFiles:
     """One section's files.
 
     Attributes
@@ -96,7 +96,7 @@ def pack(path: Path, target: Path) -> Path:
     return target
 
 
-def find_run(path: Path, bin_um: int | None) -> Run:
+def find_run(path: Path, bin_um: int | None) -> VisiumFiles:
     """The files of the section at `path`: a folder, or a folder and the first part of its files' names.
 
     Raises FileNotFoundError if there is no such folder, or it lacks the spots' positions; ValueError if it is an
@@ -114,17 +114,17 @@ def find_run(path: Path, bin_um: int | None) -> Run:
         if chosen not in bins:
             msg = f"{path} has no bins of {chosen} µm; it has {', '.join(map(str, sorted(bins)))}."
             raise ValueError(msg)
-        return Run(bins[chosen], _spatial_folder(bins[chosen], "")[0], bin_um=float(chosen))
+        return VisiumFiles(bins[chosen], _spatial_folder(bins[chosen], "")[0], bin_um=float(chosen))
     if bin_um is not None and path.name != f"square_{bin_um:03d}um":
         msg = f"bin_um={bin_um} is for Visium HD, but {path} has no 'binned_outputs'."
         raise ValueError(msg)
     if (path / SEGMENTED).is_dir():
         path = path / SEGMENTED
     spatial, sample = _spatial_folder(path, sample)
-    return Run(path, spatial, sample)
+    return VisiumFiles(path, spatial, sample)
 
 
-def name_of(path: Path, run: Run) -> str:
+def name_of(path: Path, run: VisiumFiles) -> str:
     """Name of a section: its sample, or the first folder above it that is not Space Ranger's own."""
     if run.sample:
         return run.sample

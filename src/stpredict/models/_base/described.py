@@ -29,7 +29,7 @@ def facts_of_model(model: Contract, history: History) -> Facts:
         facts["adapted to"] = f"{counted(config['n_spots'], 'spot')} of {_sections(config, spots=False)}"
     if "reference" in config:
         facts["reference"] = "counts without images, by reference="
-    facts["held-out score"] = history.told_score
+    facts["held-out score"] = history.score_text
     facts["remarks"] = "; ".join(history.notes)
     return {label: text for label, text in facts.items() if text}
 

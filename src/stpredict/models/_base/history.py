@@ -46,7 +46,7 @@ class History:
         return float(np.max(scores))
 
     @property
-    def told_score(self) -> str:
+    def score_text(self) -> str:
         """Held-out score in a sentence; empty where nothing was held out."""
         before, after = (self.values.get(name) for name in ("rmse_base", "rmse_adapted"))
         if before and after:
@@ -65,5 +65,5 @@ class History:
         for name, values in self.values.items():
             lengths.setdefault(len(values), []).append(name)
         listed = "; ".join(f"{', '.join(names)} ({counted(n, 'value')})" for n, names in lengths.items())
-        facts = {"held-out score": self.told_score, "remarks": "; ".join(self.notes), "values": listed}
+        facts = {"held-out score": self.score_text, "remarks": "; ".join(self.notes), "values": listed}
         return {label: text for label, text in facts.items() if text}

@@ -119,7 +119,7 @@ def check_config(stored: Stored, path: str | Path) -> None:
     try:
         _check_fields(stored.config)
     except _WrongFieldError as error:
-        raise ValueError(_told(stored, path, error)) from None
+        raise ValueError(_message(stored, path, error)) from None
 
 
 def check_options(stored: Stored, default: NetworkOptions, path: str | Path) -> None:
@@ -130,14 +130,14 @@ def check_options(stored: Stored, default: NetworkOptions, path: str | Path) -> 
     try:
         _check_options(stored.config.get("options"), default)
     except _WrongFieldError as error:
-        raise ValueError(_told(stored, path, error)) from None
+        raise ValueError(_message(stored, path, error)) from None
 
 
 class _WrongFieldError(Exception):
     """A field that is missing or of the wrong kind."""
 
 
-def _told(stored: Stored, path: str | Path, error: _WrongFieldError) -> str:
+def _message(stored: Stored, path: str | Path, error: _WrongFieldError) -> str:
     return f"The model at {path} is damaged: {REST} describes no model of method {stored.method!r} ({error})."
 
 

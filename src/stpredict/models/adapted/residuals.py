@@ -92,13 +92,13 @@ def learn(spots: Spots, *, seed: int) -> Correction:
     for kind in (known & measured, ~known & measured):
         rest[kind] = choose_rest(process, beside[:, kind])
 
-    axis_error, axis_told = process.left_out(along, variances)
-    gene_error, gene_told = process.left_out(beside, rest)
-    axis_unit = np.mean(np.square(axis_error) / (axis_told + 1))
-    gene_unit = np.mean(np.square(gene_error) / (gene_told + 1), axis=0)
+    axis_error, axis_variance = process.left_out(along, variances)
+    gene_error, gene_variance = process.left_out(beside, rest)
+    axis_unit = np.mean(np.square(axis_error) / (axis_variance + 1))
+    gene_unit = np.mean(np.square(gene_error) / (gene_variance + 1), axis=0)
     square = np.square(loadings)
-    explained = axis_unit * axis_told.mean(axis=0) @ square.T
-    explained += gene_unit * gene_told.mean(axis=0) * (1 - square.sum(axis=1))
+    explained = axis_unit * axis_variance.mean(axis=0) @ square.T
+    explained += gene_unit * gene_variance.mean(axis=0) * (1 - square.sum(axis=1))
     errors = axis_error @ loadings.T + gene_error
     after = np.square(errors).mean(axis=0)
     error = _shrunken(after, spots.variance.mean(axis=0), measured, n)
