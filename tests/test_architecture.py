@@ -29,9 +29,9 @@ LAYERS = (
     "_doctor",
     "cli",
 )
-METHODS = ("baselines", "adapted", "_aligned", "cmrcnet", "st_align", "align_st", "published")
+METHODS = ("baselines", "adapted", "_aligned", "cmrcnet", "st_align", "align_st", "consensus", "published")
 """Packages of `stpredict.models` that are methods: what all methods share may not know them."""
-SHARED = ("_base", "_data", "_retrieval", "_reference", "_training", "nn")
+SHARED = ("_base", "_data", "_retrieval", "_reference", "_training", "_trust", "nn")
 HEAVY = ("torch", "timm", "lightning", "scanpy", "squidpy", "spatialdata", "skimage", "sklearn", "matplotlib.pyplot")
 """Libraries that take a second or more to load: no import of a public package may load them."""
 PRIVATE = {
