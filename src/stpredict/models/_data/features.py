@@ -59,16 +59,12 @@ def mean_features(section: Section, keys: Sequence[str]) -> np.ndarray:
 
 def section_moments(section: Section, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """float64 (d,): mean and standard deviation of features under `keys` over the whole section as it was encoded."""
-    mean, sd = moments(_raw_parts(section, keys))
+    mean, sd = moments(Parts(partial(raw_features, section, keys), len(section), ROWS))
     ends = np.cumsum([section.features(key, slice(0)).shape[1] for key in keys])
     for key, end, width in zip(keys, ends, np.diff(ends, prepend=0), strict=True):
         own = slice(end - width, end)
         mean[own], sd[own] = whole_moments(section, key, mean[own], sd[own])
     return mean, sd
-
-
-def _raw_parts(section: Section, keys: Sequence[str]) -> Parts[np.ndarray]:
-    return Parts(partial(raw_features, section, keys), len(section), ROWS)
 
 
 def column_names(section: Section, keys: Sequence[str]) -> list[str]:

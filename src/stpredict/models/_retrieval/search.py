@@ -122,9 +122,9 @@ def retrieve(
     return mean, np.sqrt(np.maximum(square - np.square(mean - level), 0))
 
 
-def average(neighbours: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """float32 (n, genes): mean of the rows of `values` that `neighbours` (n, k) names, weighted by `weights` (n, k)."""
-    return _moments(neighbours, values, weights)[0]
+def average(neighbours: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """float32 (n, genes): mean of the rows of `values` that `neighbours` (n, k) names."""
+    return _moments(neighbours, values, None)[0]
 
 
 def _moments(
