@@ -13,6 +13,7 @@ from stpredict._core.files import replacing
 from stpredict._sections.open import Opened, Where
 from stpredict.tl._given import given_model
 from stpredict.tl._prediction.asked import BESIDE, asked_of, bare_anndata
+from stpredict.tl._prediction.encoded import encode_missing
 from stpredict.tl._prediction.tables import PredictedTable, fill
 from stpredict.tl._prediction.to_store import into_store
 from stpredict.tl._prediction.zarr_store import checked_path, mark_store, new_store
@@ -49,6 +50,10 @@ def predict_expression(
     Values are log1p of counts per 10,000. Several sections in one object are predicted each on their own. With `out`
     predictions go to disk as they are made, so that a section of any number of spots and genes is predicted in little
     memory.
+
+    A model that others trained (`stpredict.models.pretrained`) takes features of its own encoder. Where the data lack
+    them they are made for this call, at the model's own scale, and not kept; run `stpredict.pp.tiles` and
+    `stpredict.pp.encode` before to keep them.
 
     Parameters
     ----------
@@ -169,6 +174,7 @@ def predict_expression(
     path = None if out is None else checked_path(out)
     opened = Opened(data, Where(library_key, table_key), copy=copy)
     ask = asked_of(opened, model, genes, key_added, std=std, interval=interval, ortholog=ortholog)
+    encode_missing(opened, model, ask.record)
     if path is not None:
         check_section_names(section.name for section in opened.sections)
         with replacing(path) as store:

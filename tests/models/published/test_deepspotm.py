@@ -107,7 +107,7 @@ def test_what_it_cannot_use_is_refused(few, deepspotm, deepspotm_folder):
         st.models.pretrained("deepspotm", path=deepspotm_folder, features="X_mine")
     coarse = few.copy()
     coarse.uns["spatial"]["sim_1"]["scalefactors"]["microns_per_pixel"] = 1.9
-    with pytest.raises(ValueError, match=r"the image has 1.9 µm per pixel, and DeepSpot-M needs 0.5 or finer"):
+    with pytest.raises(ValueError, match=r"the image has 1.9 µm per pixel, and the model needs 0.5 or finer"):
         st.tl.predict_expression(coarse, deepspotm)
     del few.uns["spatial"]["sim_1"]["images"]
     with pytest.raises(ValueError, match="image"):

@@ -24,7 +24,15 @@ def refused(section, model, match):
 
 
 def test_missing_features_name_the_calls(section, path2space):
-    assert CALLS in refused(section, path2space, "has no obsm")
+    with pytest.raises(ValueError, match="has no obsm") as caught:
+        st.tl.embed(section, path2space)
+    assert CALLS in str(caught.value)
+
+
+def test_an_image_too_coarse_is_refused_before_it_is_encoded(section, path2space):
+    coarse = section[::60].copy()
+    coarse.uns["spatial"]["sim_1"]["scalefactors"]["microns_per_pixel"] = 3.2
+    refused(coarse, path2space, r"the image has 3.2 µm per pixel, and the model needs 0.446 or finer")
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ class FixedModel(ExpressionModel):
             If they are missing, or were made differently; the message names the calls that mend it.
         """
         if not self.card.width:
-            check_image(section, self.card)
+            check_image(section, self.card.mpp)
         for key in self.config["features"]:
             check_needs(section, key, self.card, vouched=vouched_key(self.config) is not None)
 

@@ -62,8 +62,8 @@ def check_needs(section: Section, key: str, card: Card, *, vouched: bool = False
         raise ValueError(msg)
 
 
-def check_image(section: Section, card: Card) -> None:
-    """Refuse a section whose image is missing, or too coarse for a model that reads it itself.
+def check_image(section: Section, mpp: float) -> None:
+    """Refuse a section whose image is missing, or much too coarse for a model that was trained at `mpp` µm per pixel.
 
     Raises
     ------
@@ -71,10 +71,10 @@ def check_image(section: Section, card: Card) -> None:
         If so.
     """
     section.image  # noqa: B018 (opening checks the image and that all spots lie on it)
-    if section.mpp > COARSE * card.mpp:
+    if section.mpp > COARSE * mpp:
         msg = (
-            f"Section {section.name!r}: the image has {section.mpp:.3g} µm per pixel, and {card.title} needs "
-            f"{card.mpp:.3g} or finer. Use the image in full resolution."
+            f"Section {section.name!r}: the image has {section.mpp:.3g} µm per pixel, and the model needs {mpp:.3g} or finer. "
+            "Use the image in full resolution."
         )
         raise ValueError(msg)
 
