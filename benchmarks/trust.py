@@ -28,7 +28,7 @@ from stpredict._sections.anndata import section_from_anndata
 from stpredict.datasets._real import _read_section
 
 if TYPE_CHECKING:
-    from stpredict.models._base.contract import ExpressionModel
+    from stpredict.models._base.model import ExpressionModel
     from stpredict.models._trust.trust import Judgement
 
 COARSE = 3.2

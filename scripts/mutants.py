@@ -188,7 +188,9 @@ TESTS: dict[str, list[str]] = {
     "models/_base/card": ["tests/models/test_card.py"],
     "models/_base/described": ["tests/models/test_described.py"],
     "models/_base/files": ["tests/models/test_hub.py", "tests/models/test_store.py"],
+    "models/_base/history": ["tests/models/test_described.py"],
     "models/_base/hub": ["tests/models/test_hub.py"],
+    "models/_base/model": ["tests/models/test_hub.py"],
     "models/_base": [
         "tests/models/test_store.py",
         "tests/models/test_schema.py",

@@ -29,24 +29,15 @@ LAYERS = (
     "_doctor",
     "cli",
 )
-METHODS = ("baselines", "adapted", "_aligned", "cmrcnet", "st_align", "align_st", "published")
+METHODS = ("baselines", "adapted", "_aligned", "cmrcnet", "st_align", "align_st", "consensus", "published")
 """Packages of `stpredict.models` that are methods: what all methods share may not know them."""
-SHARED = ("_base", "_data", "_retrieval", "_reference", "_training", "nn")
+SHARED = ("_base", "_data", "_retrieval", "_reference", "_training", "_trust", "nn")
 HEAVY = ("torch", "timm", "lightning", "scanpy", "squidpy", "spatialdata", "skimage", "sklearn", "matplotlib.pyplot")
 """Libraries that take a second or more to load: no import of a public package may load them."""
 PRIVATE = {
     ("stpredict.tl._predict_many", "stpredict.io._grid._check"),  # the same check of pitch and shape as io.grid's own
 }
 """(importing module, name): underscored names that may be imported from another package."""
-
-LATE = {
-    "stpredict.datasets._simulate",
-    "stpredict.models.align_st._model",
-    "stpredict.models.align_st._reference",
-    "stpredict.tl._batch.job",
-    "stpredict.tl._batch.recipe",
-}
-"""Modules that still import light modules inside functions: take one out when its imports are moved, add none."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +164,7 @@ def test_what_methods_share_knows_no_method():
 def test_no_modules_import_each_other_in_a_circle():
     edges = {module: {} for module in MODULES}
     for item in own_imports():
-        if item.where != "typing" and item.target in MODULES and item.target not in (item.importer, "stpredict"):
+        if item.target in MODULES and item.target not in (item.importer, "stpredict"):  # also for types only
             edges[item.importer].setdefault(item.target, item.place)
     done: set[str] = set()
 
@@ -195,10 +186,7 @@ def test_imports_stand_at_the_top_unless_they_load_a_heavy_library():
     wrong = [
         f"{item.place}: {item.target} loads nothing heavy; import it at the top of the module."
         for item in own_imports()
-        if item.where == "function"
-        and layer(item.importer) != "cli"
-        and item.importer not in LATE
-        and not heavy(item.target)
+        if item.where == "function" and layer(item.importer) != "cli" and not heavy(item.target)
     ]  # the command line loads only what the chosen command needs
     assert not wrong, "\n".join(wrong)
 

@@ -1,10 +1,11 @@
-"""Sections that figures are drawn of."""
+"""Sections that figures are drawn of, and what is read off the figures."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import EllipseCollection
 
 import stpredict as st
 
@@ -37,3 +38,31 @@ def draw(request, mapped):
         "tumor": (lambda **k: st.pl.tumor(mapped, **k), 3),
     }
     return calls[request.param]
+
+
+@pytest.fixture
+def spots_of():
+    """The spots drawn on an axes."""
+
+    def read(ax):
+        (collection,) = [c for c in ax.collections if isinstance(c, EllipseCollection)]
+        return collection
+
+    return read
+
+
+@pytest.fixture
+def column():
+    """A gene's values in a layer."""
+    return lambda adata, layer, gene: adata.layers[layer][:, adata.var_names == gene].ravel()
+
+
+@pytest.fixture
+def log_cp10k():
+    """A gene's counts as log1p of counts per 10,000, by hand."""
+
+    def compute(adata, gene):
+        counts = adata.X.toarray()
+        return np.log1p(1e4 * counts[:, adata.var_names == gene].ravel() / counts.sum(axis=1))
+
+    return compute

@@ -98,16 +98,11 @@ def page_of(tmp_path):
     return write
 
 
-def log_cp10k(adata, gene):
-    counts = adata.X.toarray()
-    return np.log1p(1e4 * counts[:, adata.var_names == gene].ravel() / counts.sum(axis=1))
-
-
 def of(adata, gene):
     return adata.layers["predicted"][:, adata.var_names == gene].ravel()
 
 
-def test_the_page_holds_the_values_of_every_gene_where_the_spots_are(predicted, page_of):
+def test_the_page_holds_the_values_of_every_gene_where_the_spots_are(predicted, page_of, log_cp10k):
     page = page_of(predicted, genes=["ERBB2", "COL1A1"])
     sources = [dict(s["data"]["entries"]) for s in page.models["ColumnDataSource"] if "data" in s]
     (measured, after) = [s for s in sources if "COL1A1" in s]
@@ -123,7 +118,7 @@ def test_the_page_holds_the_values_of_every_gene_where_the_spots_are(predicted, 
     assert y["start"] > y["end"]  # y points down
 
 
-def test_the_gene_shown_first_is_the_first_of_the_list_on_one_scale(predicted, page_of):
+def test_the_gene_shown_first_is_the_first_of_the_list_on_one_scale(predicted, page_of, log_cp10k):
     page = page_of(predicted, genes=["ERBB2", "COL1A1"])
     (chooser,) = page.models["Select"]
     assert (chooser["value"], chooser["options"]) == ("ERBB2", ["ERBB2", "COL1A1"])
@@ -138,7 +133,7 @@ def test_the_gene_shown_first_is_the_first_of_the_list_on_one_scale(predicted, p
     assert len(used) == 1  # measured and predicted share the colours
 
 
-def test_titles_say_the_correlation_and_words_what_to_expect(predicted, page_of):
+def test_titles_say_the_correlation_and_words_what_to_expect(predicted, page_of, log_cp10k):
     page = page_of(predicted, genes=["ERBB2", "VEGFA"], columns=[])
     (r,), _ = metrics.pearson(log_cp10k(predicted, "ERBB2")[5:, None], of(predicted, "ERBB2")[5:, None])
     n = predicted.n_obs - 5

@@ -5,29 +5,13 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.collections import EllipseCollection
 
 import stpredict as st
-
-
-def spots_of(ax):
-    (collection,) = [c for c in ax.collections if isinstance(c, EllipseCollection)]
-    return collection
-
-
-def column(adata, layer, gene):
-    return adata.layers[layer][:, adata.var_names == gene].ravel()
-
-
-def log_cp10k(adata, gene):
-    counts = adata.X.toarray()
-    return np.log1p(1e4 * counts[:, adata.var_names == gene].ravel() / counts.sum(axis=1))
-
 
 # ---------------------------------------------------------------------- colours of numbers
 
 
-def test_a_prediction_is_drawn_on_the_measured_scale_so_that_shrinkage_shows(predicted):
+def test_a_prediction_is_drawn_on_the_measured_scale_so_that_shrinkage_shows(predicted, spots_of, column, log_cp10k):
     gene = predicted.var_names == "ERBB2"
     values = predicted.layers["predicted"]
     middle = np.nanmean(values[:, gene])
@@ -51,7 +35,7 @@ def test_in_a_grid_the_last_colour_bar_of_a_row_names_the_units(predicted):
     assert [ax.child_axes[0].get_ylabel() for ax in axes] == ["log1p CP10k\nmeasured and predicted"] * 2
 
 
-def test_a_gene_that_was_not_measured_has_a_scale_of_its_own(predicted):
+def test_a_gene_that_was_not_measured_has_a_scale_of_its_own(predicted, spots_of, column):
     alone = predicted.obsm["predicted_genes"]["VEGFA"].to_numpy()
     ax = st.pl.expression(predicted, "VEGFA", show=False)
     np.testing.assert_allclose(spots_of(ax).get_clim(), np.percentile(alone, [1, 99]))
@@ -65,7 +49,7 @@ def test_a_gene_that_was_not_measured_has_a_scale_of_its_own(predicted):
     assert ax.child_axes[0].get_ylabel() == "log1p CP10k"
 
 
-def test_limits_are_those_of_scanpy(section):
+def test_limits_are_those_of_scanpy(section, spots_of, column):
     def clim(gene="ERBB2", **limits):
         return spots_of(st.pl.expression(section, gene, layer="truth", show=False, **limits)).get_clim()
 

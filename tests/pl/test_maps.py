@@ -10,25 +10,10 @@ from matplotlib.collections import EllipseCollection
 
 import stpredict as st
 
-
-def spots_of(ax):
-    (collection,) = [c for c in ax.collections if isinstance(c, EllipseCollection)]
-    return collection
-
-
-def column(adata, layer, gene):
-    return adata.layers[layer][:, adata.var_names == gene].ravel()
-
-
-def log_cp10k(adata, gene):
-    counts = adata.X.toarray()
-    return np.log1p(1e4 * counts[:, adata.var_names == gene].ravel() / counts.sum(axis=1))
-
-
 # ---------------------------------------------------------------------- expression
 
 
-def test_expression_draws_the_layer_at_the_spots_in_their_true_size(predicted):
+def test_expression_draws_the_layer_at_the_spots_in_their_true_size(predicted, spots_of, column):
     axes = st.pl.expression(predicted, ["ERBB2", "VEGFA"], show=False)
     assert [ax.get_title() for ax in axes] == ["ERBB2", "VEGFA"]
     spots = spots_of(axes[0])
@@ -60,7 +45,7 @@ def test_expression_shows_the_slide_under_the_spots_in_register(section):
         np.testing.assert_allclose(drawn.mean(), faded[cy - 20 : cy + 20, cx - 20 : cx + 20].mean(), atol=3)
 
 
-def test_expression_of_the_measured_counts_and_by_alias(section):
+def test_expression_of_the_measured_counts_and_by_alias(section, spots_of, log_cp10k):
     ax = st.pl.expression(section, "HER2", layer=None, show=False)
     np.testing.assert_allclose(spots_of(ax).get_array(), log_cp10k(section, "ERBB2"), rtol=1e-5)
     assert ax.get_title() == "HER2"
@@ -78,20 +63,20 @@ def test_scanpys_names_of_arguments_are_understood(section):
         st.pl.expression(section, genes="ERBB2", color="KRT8", show=False)
 
 
-def test_expression_limits_colours_and_sizes_can_be_set(section):
+def test_expression_limits_colours_and_sizes_can_be_set(section, spots_of):
     ax = st.pl.expression(section, "ERBB2", layer="truth", vmin=1, vmax=4, size=1.5, cmap="magma", show=False)
     assert spots_of(ax).get_clim() == (1, 4)
     assert spots_of(ax).get_cmap().name == "magma"
     np.testing.assert_allclose(spots_of(ax).get_widths(), 82.5)
 
 
-def test_a_gene_without_any_value_is_grey_and_says_so(predicted):
+def test_a_gene_without_any_value_is_grey_and_says_so(predicted, spots_of):
     ax = st.pl.expression(predicted, "LUM", show=False)
     assert ax.get_title() == "LUM (no values)"
     assert np.ma.getmaskarray(spots_of(ax).get_array()).all()
 
 
-def test_no_image_no_backdrop(section):
+def test_no_image_no_backdrop(section, spots_of):
     section.uns["spatial"]["sim_1"]["images"] = {}
     ax = st.pl.expression(section, "ERBB2", layer="truth", show=False)
     assert not ax.images
@@ -109,7 +94,7 @@ def test_every_map_has_a_scale_bar_of_a_round_number_of_microns(section):
         assert bar.info.length_px == 500  # at 1 µm per pixel
 
 
-def test_one_of_several_sections_is_drawn(two_sections):
+def test_one_of_several_sections_is_drawn(two_sections, spots_of, column):
     import anndata as ad
 
     both = ad.concat(two_sections, uns_merge="unique", merge="same")
@@ -123,7 +108,7 @@ def test_one_of_several_sections_is_drawn(two_sections):
         st.pl.expression(both, "ERBB2", layer="truth", library_id="sim_3")
 
 
-def test_spatialdata_draws_the_same(section):
+def test_spatialdata_draws_the_same(section, spots_of):
     from spatialdata import SpatialData
     from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
@@ -147,7 +132,7 @@ def test_spatialdata_draws_the_same(section):
 # ---------------------------------------------------------------------- compare
 
 
-def test_compare_has_one_scale_for_measured_and_predicted_and_r_in_the_title(predicted):
+def test_compare_has_one_scale_for_measured_and_predicted_and_r_in_the_title(predicted, spots_of, column, log_cp10k):
     axes = st.pl.compare(predicted, ["ERBB2", "COL1A1"], show=False)
     assert len(axes) == 6
     for row, gene in ((axes[:3], "ERBB2"), (axes[3:], "COL1A1")):
@@ -175,7 +160,7 @@ def test_compare_without_a_correlation_says_why(predicted):
     assert axes[4].get_title() == "predicted, no r (n = 0)"
 
 
-def test_compare_with_another_layer_as_the_measurement(predicted):
+def test_compare_with_another_layer_as_the_measurement(predicted, spots_of, column):
     axes = st.pl.compare(predicted, "ERBB2", measured="truth", show=False)
     np.testing.assert_allclose(spots_of(axes[0]).get_array(), column(predicted, "truth", "ERBB2"))
     assert float(axes[1].get_title().split("r = ")[1][:4]) > 0.9
@@ -184,7 +169,7 @@ def test_compare_with_another_layer_as_the_measurement(predicted):
 # ---------------------------------------------------------------------- tumour
 
 
-def test_tumor_draws_image_score_and_labels(mapped):
+def test_tumor_draws_image_score_and_labels(mapped, spots_of):
     image, score, labels = st.pl.tumor(mapped, show=False)
     assert image.images
     assert not [c for c in image.collections if isinstance(c, EllipseCollection)]
@@ -335,7 +320,7 @@ def test_a_gene_that_is_neither_measured_nor_predicted_beside(predicted):
 # ---------------------------------------------------------------------- neighbours in the ecosystem
 
 
-def test_squidpy_draws_the_layer_as_it_is(predicted):
+def test_squidpy_draws_the_layer_as_it_is(predicted, column):
     import squidpy as sq
 
     ax = sq.pl.spatial_scatter(predicted, color="ERBB2", layer="predicted", return_ax=True)
@@ -344,7 +329,7 @@ def test_squidpy_draws_the_layer_as_it_is(predicted):
     np.testing.assert_allclose(np.sort(drawn[np.isfinite(drawn)]), np.sort(expected[5:]), rtol=1e-5)
 
 
-def test_real_section_over_its_own_image(her2st_c2):
+def test_real_section_over_its_own_image(her2st_c2, spots_of):
     axes = st.pl.expression(her2st_c2, ["ERBB2", "COL1A1"], layer=None, show=False)
     np.testing.assert_allclose(spots_of(axes[0]).get_offsets(), her2st_c2.obsm["spatial"])
     np.testing.assert_allclose(spots_of(axes[0]).get_widths() * 0.688, 100, rtol=0.01)

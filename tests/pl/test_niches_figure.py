@@ -5,15 +5,9 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.collections import EllipseCollection
 from matplotlib.patches import Rectangle
 
 import stpredict as st
-
-
-def spots_of(ax):
-    (collection,) = [c for c in ax.collections if isinstance(c, EllipseCollection)]
-    return collection
 
 
 def boxes_of(ax):
@@ -21,7 +15,7 @@ def boxes_of(ax):
     return [(b.get_x(), b.get_y(), b.get_x() + b.get_width(), b.get_y() + b.get_height()) for b in boxes]
 
 
-def test_members_are_outlined_and_the_image_is_boxed(section):
+def test_members_are_outlined_and_the_image_is_boxed(section, spots_of):
     st.pp.niches(section, members="ring")
     name = section.obs_names[100]
     ax = st.pl.niches(section, name, show=False)
@@ -49,7 +43,7 @@ def test_the_crop_is_the_slide_in_register(section):
     assert len(boxes_of(ax)) == 1  # a window is a square
 
 
-def test_maps_show_spots_and_niche_means_in_the_same_colours(section):
+def test_maps_show_spots_and_niche_means_in_the_same_colours(section, spots_of):
     axes = st.pl.niches(section, gene="HER2", layer="truth", show=False)
     assert [ax.get_title() for ax in axes[1:]] == ["HER2, spots", "HER2, niche means"]
     values = section.layers["truth"][:, section.var_names == "ERBB2"].ravel()

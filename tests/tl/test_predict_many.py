@@ -388,7 +388,7 @@ def test_a_slide_that_vanishes_while_it_is_read(slides, model, out, monkeypatch)
             (slides / "b.tif").unlink()
         return grid(slide, **options)
 
-    monkeypatch.setattr(st.io, "grid", vanish)
+    monkeypatch.setattr("stpredict.tl._batch.job.grid", vanish)
     report = st.tl.predict_many(slides, model, out)
     assert status(report) == {"a": "done", "b": "failed", "c": "done"}
     assert "There is no image at" in error(report, "b")

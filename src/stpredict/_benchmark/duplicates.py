@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from stpredict._core import keys
 from stpredict._core.checks import raw_counts
 from stpredict._core.labels import as_text
 from stpredict._core.warning import warn
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 SAME = 0.1
 """Two sections are one if this share of the smaller one's spots has the very counts of spots of the other."""
 
-PATIENT = "patient"
-"""Column of ``obs`` that, where it exists, says who is whose sister whatever groups were asked for."""
-
 
 def spot_hashes(counts: Matrix, names: pd.Index, genes: Sequence[str], min_counts: int) -> np.ndarray:
     """64-bit hash of the counts of `genes` of every spot; 0 for spots too shallow to be told apart.
@@ -35,8 +33,8 @@ def spot_hashes(counts: Matrix, names: pd.Index, genes: Sequence[str], min_count
     """
     weights = np.random.default_rng(0).integers(0, 2**63, len(genes), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     chosen = sparse.csr_matrix(counts[:, names.get_indexer(genes)]).astype(np.uint64)
-    deep = np.asarray(chosen.sum(axis=1)).ravel() >= max(min_counts, 1)
-    return np.where(deep, chosen @ weights, np.uint64(0))
+    enough = np.asarray(chosen.sum(axis=1)).ravel() >= max(min_counts, 1)
+    return np.where(enough, chosen @ weights, np.uint64(0))
 
 
 def section_hashes(section: Section, genes: Sequence[str], min_counts: int) -> np.ndarray:
@@ -47,15 +45,12 @@ def section_hashes(section: Section, genes: Sequence[str], min_counts: int) -> n
 def refuse_duplicates(hashes: Sequence[np.ndarray], names: Sequence[str], groups: Sequence[str]) -> None:
     """Refuse sections of different groups that share spots.
 
-    Raises
-    ------
-    ValueError
-        If at least `SAME` of the spots of one are spots of the other; both are named.
+    Raises ValueError if at least `SAME` of the spots of one are spots of the other; both are named.
     """
     distinct = [np.unique(h[h > 0]) for h in hashes]
     values, times = np.unique(np.concatenate(distinct), return_counts=True)
     shared = [np.intersect1d(h, values[times > 1], assume_unique=True) for h in distinct]
-    for i, j in combinations(np.flatnonzero([len(s) for s in shared]), 2):
+    for i, j in combinations([i for i, s in enumerate(shared) if len(s)], 2):
         both = len(np.intersect1d(shared[i], shared[j], assume_unique=True))
         if groups[i] != groups[j] and both >= SAME * min(len(distinct[i]), len(distinct[j])):
             msg = (
@@ -70,15 +65,15 @@ def warn_of_sisters(sections: Sequence[Section], groups: Sequence[str], group_ke
     """Warn where groups split the sections of one patient, as ``obs["patient"]`` tells."""
     homes: dict[str, set[str]] = {}
     for section, group in zip(sections, groups, strict=True):
-        if PATIENT in section.adata.obs:
-            for patient in as_text(section.adata.obs[PATIENT].iloc[section.rows]).dropna().unique():
+        if keys.PATIENT in section.adata.obs:
+            for patient in as_text(section.adata.obs[keys.PATIENT].iloc[section.rows]).dropna().unique():
                 homes.setdefault(patient, set()).add(group)
     split = sorted(patient for patient, of in homes.items() if len(of) > 1)
     if split:
         how = "group_key=None makes every section a group" if group_key is None else f"group_key={group_key!r} is finer"
         msg = (
             f"SISTER SECTIONS ARE SPLIT: {how}, so sections of patient {', '.join(split)} are trained on while others of "
-            f"the same patient are tested. Such scores say nothing about new patients; pass group_key={PATIENT!r} for "
+            f"the same patient are tested. Such scores say nothing about new patients; pass group_key={keys.PATIENT!r} for "
             "those."
         )
         warn(msg)
@@ -94,10 +89,8 @@ def refuse_disguised_references(
 ) -> None:
     """Refuse references that hold the spots of a section without saying that they are of its group.
 
-    Raises
-    ------
-    ValueError
-        If at least `SAME` of a section's spots are in a reference under another group, or none; both are named.
+    Raises ValueError if at least `SAME` of a section's spots are in a reference under another group, or none; both are
+    named.
     """
     for number, reference in enumerate(references):
         claimed = reference_groups(reference, group_key)
@@ -113,7 +106,7 @@ def refuse_disguised_references(
                 msg = (
                     f"Reference {number} (group {told}) holds {both} spots of section {section.name!r} (group {group!r}), "
                     "with identical counts: it would leak that section into training when its group is held out. "
-                    f"Drop the reference, or name its group in obs[{group_key or PATIENT!r}] and pass group_key=."
+                    f"Drop the reference, or name its group in obs[{group_key or keys.PATIENT!r}] and pass group_key=."
                 )
                 raise ValueError(msg)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from stpredict._core.checks import one_of
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import match
-from stpredict.models._base.contract import ExpressionModel
+from stpredict.models._base.model import ExpressionModel
 from stpredict.models._data.features import check_features, describe_features, find_features
 from stpredict.models.fit import fit, own_arguments
 from stpredict.models.methods import METHODS
@@ -42,18 +42,15 @@ Methods: TypeAlias = "str | Iterable[str | FixedModel] | Mapping[str, Mapping[st
 def method_specs(methods: Methods) -> dict[str, dict[str, Any]]:
     """Label → arguments of `tl.train`, ``"method"`` among them, or a published model under `FIXED`; checked.
 
-    Raises
-    ------
-    ValueError
-        If there is none, a method is unknown, or an argument is not one that a method may have.
+    Raises ValueError if there is none, a method is unknown, or an argument is not one that a method may have.
     """
     if isinstance(methods, str | ExpressionModel):
         methods = [methods]
-    specs = methods if hasattr(methods, "items") else {getattr(given, "method", given): given for given in methods}
+    specs: Any = methods if hasattr(methods, "items") else {getattr(given, "method", given): given for given in methods}
     if not specs:
         msg = f"No methods given; name some of {', '.join(METHODS)}."
         raise ValueError(msg)
-    checked = {}
+    checked: dict[str, dict[str, Any]] = {}
     for label, given in specs.items():
         if isinstance(given, FixedModel):
             checked[str(label)] = {FIXED: given}
@@ -103,10 +100,7 @@ def check_image_features(
 ) -> None:
     """Refuse sections whose image features are missing or differ, where a method looks at them.
 
-    Raises
-    ------
-    ValueError
-        As `tl.train` would, but for all sections at once.
+    Raises ValueError as `tl.train` would, but for all sections at once.
     """
     for spec in specs.values():
         if FIXED in spec:
@@ -121,10 +115,7 @@ def check_image_features(
 def check_genes(specs: Mapping[str, Mapping[str, Any]], genes: Sequence[str]) -> None:
     """Refuse published models that know none of the sections' `genes`, and tell what the others were trained on.
 
-    Raises
-    ------
-    ValueError
-        If a model knows none.
+    Raises ValueError if a model knows none.
     """
     for label, spec in specs.items():
         if FIXED not in spec:

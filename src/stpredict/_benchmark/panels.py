@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from stpredict._core.names import gene_names
-from stpredict._core.warning import warn
 from stpredict._genes.markers import marker_genes
-from stpredict._genes.symbols import describe_missing, match
 from stpredict._sections.measured import measured_everywhere
 from stpredict.pp import gene_panel
+from stpredict.pp._panels import measured_markers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
@@ -24,10 +24,7 @@ N_HEG, N_HVG = 50, 250
 def shared_genes(sections: Sequence[Section]) -> list[str]:
     """Genes that every section measures, in the order of the first; zeros that a join filled in are not measured.
 
-    Raises
-    ------
-    ValueError
-        If there is none.
+    Raises ValueError if there is none.
     """
     shared = sections[0].genes
     for section in sections[1:]:
@@ -50,10 +47,7 @@ def wanted_genes(
 ) -> tuple[list[str] | None, dict[str, list[str]]]:
     """Genes to learn, where they were named, and sets of markers under the names that the sections use.
 
-    Raises
-    ------
-    ValueError
-        If `genes` are not measured everywhere, no marker is, or `n_genes` is not positive.
+    Raises ValueError if `genes` are not measured everywhere, no marker is, or `n_genes` is not positive.
     """
     if not isinstance(n_genes, int) or n_genes < 1:
         msg = f"n_genes must be a positive integer, got {n_genes!r}."
@@ -61,28 +55,20 @@ def wanted_genes(
     if genes is not None:
         genes = list(dict.fromkeys(gene_names(genes)))
         there = set(shared)
-        if missing := [gene for gene in genes if gene not in there] or not genes:
-            told = "genes is empty" if not genes else f"not all sections measure {', '.join(missing[:10])}"
+        missing = [gene for gene in genes if gene not in there]
+        if missing or not genes:
+            told = f"not all sections measure {', '.join(missing[:10])}" if missing else "genes is empty"
             msg = f"genes must name genes of var_names that all sections share, but {told}. Leave it out for the top ones."
             raise ValueError(msg)
-    sets = {} if markers is None else dict(markers) if hasattr(markers, "items") else {"markers": markers}
+    sets = {} if markers is None else dict(markers) if isinstance(markers, Mapping) else {"markers": markers}
     return genes, {name: _markers(name, names, shared) for name, names in sets.items()}
 
 
 def _markers(name: str, wanted: str | Iterable[str], shared: Sequence[str]) -> list[str]:
-
     if name in ("all", "HEG", "HVG"):
         msg = f"markers has a set {name!r}, which is the name of a panel of its own; call it something else."
         raise ValueError(msg)
-    wanted = marker_genes(wanted)
-    found = match(wanted, shared)
-    missing = describe_missing(gene for gene in wanted if gene not in found)
-    if not found:
-        msg = f"None of the markers in {name!r} is measured in all sections: {missing}."
-        raise ValueError(msg)
-    if missing:
-        warn(f"Markers that not all sections measure are left out of {name!r}: {missing}.")
-    return list(dict.fromkeys(found.values()))
+    return measured_markers(marker_genes(wanted), shared, name)
 
 
 def choose_panels(
@@ -97,7 +83,7 @@ def choose_panels(
 ) -> dict[str, list[str]]:
     """Panels ``"HEG"``, ``"HVG"``, the markers and ``"all"``, chosen on `train` among genes that all sections share."""
     eligible = set(shared if genes is None else genes)
-    options = {"n_top": len(shared) + 10**6, "among": len(shared) + 10**6, "min_counts": min_counts}
+    options: dict[str, Any] = {"n_top": len(shared) + 10**6, "among": len(shared) + 10**6, "min_counts": min_counts}
     options |= {"table_key": table_key} | ({"exclude": ()} if genes is not None else {})
     by_mean = [gene for gene in gene_panel(train, kind="heg", **options) if gene in eligible]
     learned = by_mean[:n_genes] if genes is None else list(genes)

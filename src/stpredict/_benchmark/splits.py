@@ -19,10 +19,7 @@ class Fold(NamedTuple):
 def leave_one_group_out(groups: Sequence[str], test: Sequence[str] | None = None) -> Iterator[Fold]:
     """Hold out every group in turn, in order of first appearance, or those in `test` only.
 
-    Raises
-    ------
-    ValueError
-        If there is only one group, or a group in `test` does not exist.
+    Raises ValueError if there is only one group, or a group in `test` does not exist.
     """
     names = list(dict.fromkeys(groups))
     if len(names) < 2:

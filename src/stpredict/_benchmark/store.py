@@ -19,7 +19,7 @@ FORMAT = 1
 PLAN = "plan.json"
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """What JSON cannot hold, as text that differs where it differs; a table's own text would leave out its middle."""
     import pandas as pd
 
@@ -56,37 +56,13 @@ class ResultStore:
         self.path = None if path is None else Path(path)
         if self.path is None:
             return
-        known = self._plan()
-        plan, methods = (json.loads(json.dumps(part, default=_told, sort_keys=True)) for part in (plan, methods))
+        known = _plan(self.path)
+        plan, methods = (json.loads(json.dumps(part, default=_as_text, sort_keys=True)) for part in (plan, methods))
         if known:
-            self._check(known, plan, methods)
+            _check(self.path, known, plan, methods)
             methods = known["methods"] | methods
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / PLAN, json.dumps({"format": FORMAT, "plan": plan, "methods": methods}, indent=1))
-
-    def _plan(self) -> dict[str, Any]:
-        """What the folder was made for; empty where there is nothing."""
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return {}
-        try:
-            known = json.loads(read_text(self.path / PLAN))
-            if known["format"] == FORMAT and all(isinstance(known[part], dict) for part in ("plan", "methods")):
-                return known
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            pass
-        msg = f"{self.path} holds no results of this version of stpredict; choose another path=, or empty the folder."
-        raise FileExistsError(msg)
-
-    def _check(self, known: dict[str, Any], plan: dict[str, Any], methods: dict[str, Any]) -> None:
-        differs = [name for name in known["plan"].keys() | plan.keys() if known["plan"].get(name) != plan.get(name)]
-        changed = [label for label, spec in methods.items() if known["methods"].get(label, spec) != spec]
-        if differs or changed:
-            told = sorted(differs) + [f"method {label!r}" for label in changed]
-            msg = (
-                f"{self.path} holds results of another run: {', '.join(told)} differ. Pass what it was made with to go "
-                "on, or another path= to start anew."
-            )
-            raise ValueError(msg)
 
     def load(self, name: str) -> pd.DataFrame | None:
         """Return the table `name`, or None where it is not there or was changed since it was kept.
@@ -98,7 +74,7 @@ class ResultStore:
         """
         import pandas as pd
 
-        if self.path is None or not (file := self._file(name)).exists():
+        if self.path is None or not (file := _file(self.path, name)).exists():
             return None
         try:
             check_regular(file)
@@ -113,14 +89,41 @@ class ResultStore:
         """Keep `table` as `name`."""
         if self.path is None:
             return
-        file = self._file(name)
+        file = _file(self.path, name)
         with replacing(file) as new:
             table.to_parquet(new, index=False)
         write_text(_beside(file), digest(file))
 
-    def _file(self, name: str) -> Path:
-        plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:80]
-        return self.path / f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:10]}.parquet"
+
+def _plan(path: Path) -> dict[str, Any]:
+    """What the folder was made for; empty where there is nothing."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return {}
+    try:
+        known = json.loads(read_text(path / PLAN))
+        if known["format"] == FORMAT and all(isinstance(known[part], dict) for part in ("plan", "methods")):
+            return known
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    msg = f"{path} holds no results of this version of stpredict; choose another path=, or empty the folder."
+    raise FileExistsError(msg)
+
+
+def _check(path: Path, known: dict[str, Any], plan: Mapping[str, Any], methods: Mapping[str, Any]) -> None:
+    differs = [name for name in known["plan"].keys() | plan.keys() if known["plan"].get(name) != plan.get(name)]
+    changed = [label for label, spec in methods.items() if known["methods"].get(label, spec) != spec]
+    if differs or changed:
+        told = sorted(differs) + [f"method {label!r}" for label in changed]
+        msg = (
+            f"{path} holds results of another run: {', '.join(told)} differ. Pass what it was made with to go "
+            "on, or another path= to start anew."
+        )
+        raise ValueError(msg)
+
+
+def _file(path: Path, name: str) -> Path:
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:80]
+    return path / f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:10]}.parquet"
 
 
 def _beside(file: Path) -> Path:

@@ -31,10 +31,7 @@ def check_unique_genes(names: pd.Index, what: str) -> None:
 def check_sparse(matrix: Any, where: str) -> None:
     """Refuse a sparse matrix whose indices point out of it: libraries in C would read there, and end the process.
 
-    Raises
-    ------
-    ValueError
-        If so, or if it is damaged otherwise.
+    Raises ValueError if so, or if it is damaged otherwise.
     """
     if not sparse.issparse(matrix) or matrix.format not in ("csr", "csc"):
         return
@@ -50,10 +47,7 @@ def check_sparse(matrix: Any, where: str) -> None:
 def raw_counts(adata: AnnData) -> Matrix:
     """Raw counts of `adata`: ``layers['counts']`` where present, else ``X``.
 
-    Raises
-    ------
-    ValueError
-        If there is no matrix, or it has NaN, negative or fractional values.
+    Raises ValueError if there is no matrix, or it has NaN, negative or fractional values.
     """
     where = f"layers[{keys.COUNTS!r}]" if keys.COUNTS in adata.layers else "X"
     matrix = adata.layers.get(keys.COUNTS, adata.X)

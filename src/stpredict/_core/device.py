@@ -22,10 +22,7 @@ LOCAL_RANK = "LOCAL_RANK"
 def resolve_device(device: str | None = None) -> torch.device:
     """Torch device for `device` or, where it is None, the setting; ``"auto"`` takes CUDA, then MPS, then the CPU.
 
-    Raises
-    ------
-    ValueError
-        If there is no such device here.
+    Raises ValueError if there is no such device here.
     """
     import torch
 

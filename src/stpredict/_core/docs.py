@@ -108,6 +108,15 @@ dpi
 return_fig
     Return the figure.""",
 }
+TOGETHER = {
+    "sections": ("library_key", "table_key"),
+    "sections_and_image": ("library_key", "table_and_image_key"),
+    "one_section": ("library_id", "library_key", "table_and_image_key"),
+    "map": ("size", "alpha_img", "library_id", "library_key", "table_and_image_key"),
+}
+"""Texts that stand one below the other in many functions, under one name."""
+
+TEXTS |= {name: "\n".join(TEXTS[part] for part in parts) for name, parts in TOGETHER.items()}
 
 
 def with_shared_texts(function: Function) -> Function:

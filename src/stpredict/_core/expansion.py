@@ -35,12 +35,7 @@ def check_expansion(n_bytes: int, path: Path) -> None:
 def check_gzip(path: Path) -> None:
     """Refuse a gzipped file that becomes much larger than such data do; other files pass.
 
-    Raises
-    ------
-    ValueError
-        If so.
-    OSError, EOFError, zlib.error
-        If it is damaged.
+    Raises ValueError; OSError, EOFError or zlib.error if it is damaged.
     """
     most = max(HARMLESS, EXPANSION * path.stat().st_size)
     if path.suffix != ".gz" or 1032 * path.stat().st_size <= most:  # (deflate makes nothing smaller than that)
@@ -55,12 +50,7 @@ def check_gzip(path: Path) -> None:
 def check_hdf5(path: Path) -> None:
     """Refuse an HDF5 file whose datasets become much larger than such data do.
 
-    Raises
-    ------
-    ValueError
-        If so.
-    OSError
-        If it is damaged.
+    Raises ValueError if so, OSError if it is damaged.
     """
     import h5py
 
@@ -73,10 +63,7 @@ def check_hdf5(path: Path) -> None:
 def check_parquet(path: Path) -> None:
     """Refuse a Parquet file whose columns become much larger than such data do.
 
-    Raises
-    ------
-    ValueError
-        If so, or if it is damaged.
+    Raises ValueError if so, or if it is damaged.
     """
     from pyarrow.parquet import read_metadata
 

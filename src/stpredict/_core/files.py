@@ -39,12 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Name of a file or folder to make, which takes the place of `path` if the block ends well; else nothing is left of it.
 
     What is new is on the disk before it takes its place, in one step where the system has one. A process that is killed
-    leaves the old version or the new one; what else it leaves is cleared up when `path` is next written.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written, as on a full or read-only disk: the message names `path`, and what was there stays.
+    leaves the old version or the new one; what else it leaves is cleared up when `path` is next written. Raises OSError
+    if it cannot be written, as on a full or read-only disk: the message names `path`, and what was there stays.
     """
     scratch = None
     try:
@@ -104,10 +100,7 @@ def check_regular(path: Path) -> None:
 def check_tree(folder: Path) -> None:
     """Refuse a folder that holds something else than files and folders.
 
-    Raises
-    ------
-    OSError
-        If so; the message names the first.
+    Raises OSError; the message names the first.
     """
     for inside, _, names in os.walk(folder):
         for name in names:
@@ -115,13 +108,7 @@ def check_tree(folder: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Content of a text file.
-
-    Raises
-    ------
-    OSError
-        If there is none, or something else has its name.
-    """
+    """Content of a text file. Raises OSError if there is none, or something else has its name."""
     check_regular(path)
     return path.read_text(encoding="utf-8")
 
@@ -129,10 +116,7 @@ def read_text(path: Path) -> str:
 def check_writable(folder: str | Path) -> None:
     """Refuse a folder in which nothing can be written; it is made where it is missing.
 
-    Raises
-    ------
-    OSError
-        If so; the message names it.
+    Raises OSError; the message names it.
     """
     probe = Path(folder) / ".writable"
     try:
@@ -300,10 +284,7 @@ def _flush(path: Path, *, deep: bool = True) -> None:
 def expanded(path: str | Path) -> Path:
     """`path` with ``~`` as the home folder.
 
-    Raises
-    ------
-    ValueError
-        If there is no such home, as for users of containers that have none.
+    Raises ValueError if there is no such home, as for users of containers that have none.
     """
     try:
         return Path(path).expanduser()

@@ -19,10 +19,7 @@ ON_HUB = "hf-hub:"
 def check_reachable(hub_id: str | None) -> None:
     """Say soon that a hub cannot be reached, where its own client would try again and again.
 
-    Raises
-    ------
-    OSError
-        If it cannot, and nothing of `hub_id` is kept on this machine.
+    Raises OSError if it cannot, and nothing of `hub_id` is kept on this machine.
     """
     from huggingface_hub import constants
 
@@ -34,10 +31,7 @@ def check_reachable(hub_id: str | None) -> None:
 def check_answers(hub_id: str | None = None) -> None:
     """Say soon that the hub cannot be reached, whatever of `hub_id` is kept on this machine.
 
-    Raises
-    ------
-    OSError
-        If it cannot, or may not.
+    Raises OSError if it cannot, or may not.
     """
     from huggingface_hub import constants, get_session
 
@@ -64,10 +58,7 @@ def brief(error: Exception) -> str:
 def weights_of(image_encoder: str) -> Iterator[None]:
     """Turn a failure to load the published weights of a network that is trained along into a message with its remedy.
 
-    Raises
-    ------
-    ValueError
-        If weights are not on this machine and cannot be downloaded.
+    Raises ValueError if weights are not on this machine and cannot be downloaded.
     """
     import timm
 

@@ -42,6 +42,9 @@ SLIDE_JOB = "slide_job"
 TOTAL_COUNTS = "total_counts"
 """``obs``: total counts as `pp.qc` and scanpy write them; the total of a spot where genes were dropped since."""
 
+PATIENT = "patient"
+"""``obs``: the patient of a section, read wherever no other column is named."""
+
 DEFAULT_LIBRARY = "section"
 """Library name for an AnnData without ``uns['spatial']``."""
 

@@ -12,10 +12,7 @@ import numpy as np
 def gene_names(genes: str | Iterable[str] | Mapping[str, Iterable[str]], what: str = "genes") -> list[str]:
     """Names of genes: one, several, those that a boolean Series over ``var`` marks, or all in a dict of lists.
 
-    Raises
-    ------
-    TypeError
-        If they are a mask without names, or no names.
+    Raises TypeError if they are a mask without names, or no names.
     """
     if isinstance(genes, str):
         return [genes]

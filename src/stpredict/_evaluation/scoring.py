@@ -129,10 +129,7 @@ def noise_ceilings(section: Section, genes: Iterable[str], *, min_counts: int, s
 def check_deep_spots(section: Section, min_counts: int) -> None:
     """Refuse a section with too few spots to score.
 
-    Raises
-    ------
-    ValueError
-        If counts are not raw counts, or fewer than `MIN_SPOTS` spots have `min_counts`.
+    Raises ValueError if counts are not raw counts, or fewer than `MIN_SPOTS` spots have `min_counts`.
     """
     _deep_spots(section, min_counts)
 

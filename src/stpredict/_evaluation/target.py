@@ -34,10 +34,7 @@ def checked_metrics(
 ) -> list[str]:
     """`metrics`, each once; for None those of `default` that `target` allows.
 
-    Raises
-    ------
-    ValueError
-        If the target or a metric is unknown, or a metric needs another target.
+    Raises ValueError if the target or a metric is unknown, or a metric needs another target.
     """
     one_of(target, TARGETS, "target")
     allowed = known if target == LOG1P else [metric for metric in known if metric in OF_ANY_TARGET]
@@ -57,13 +54,7 @@ def checked_metrics(
 
 
 def one_target(table: pd.DataFrame) -> str:
-    """The target of a table of scores.
-
-    Raises
-    ------
-    ValueError
-        If there are several.
-    """
+    """The target of a table of scores. Raises ValueError if there are several."""
     if "target" not in table:
         return LOG1P
     targets = list(table["target"].fillna(LOG1P).unique())

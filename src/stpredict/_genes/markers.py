@@ -141,12 +141,7 @@ def marker_sets() -> pd.DataFrame:
 def marker_genes(markers: str | Iterable[str]) -> list[str]:
     """Genes of a named set, or the genes given, each once.
 
-    Raises
-    ------
-    ValueError
-        If there is no such set, or no gene.
-    TypeError
-        If the genes are no text.
+    Raises ValueError if there is no such set, or no gene; TypeError if the genes are no text.
     """
     if isinstance(markers, str):
         if markers not in MARKER_SETS:

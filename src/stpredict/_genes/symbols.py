@@ -63,15 +63,7 @@ def candidates(name: str) -> tuple[str, ...]:
 
 
 def asked(genes: str | Iterable[str]) -> list[str]:
-    """Names of genes as a list without repeats.
-
-    Raises
-    ------
-    TypeError
-        If they are not text.
-    ValueError
-        If there is none.
-    """
+    """Names of genes as a list without repeats. Raises TypeError if they are not text, ValueError if there is none."""
     names = [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
     if wrong := [name for name in names if not isinstance(name, str)]:
         msg = f"genes must be names, got {wrong[0]!r}."

@@ -36,10 +36,8 @@ class BlockCache:
     def get(self, key: tuple[int, ...], make: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the block `key`, made by `make` where it is not kept."""
         with self._lock:
-            future = self._blocks.get(key)
-            mine = future is None
-            if mine:
-                future = self._blocks[key] = Future()
+            mine = key not in self._blocks
+            future = self._blocks.setdefault(key, Future())
             self._blocks.move_to_end(key)
         if mine:
             self._fill(key, future, make)

@@ -61,10 +61,7 @@ def named_channels(names: Sequence[object]) -> tuple[int, ...] | None:
 def significant_bits(values: np.ndarray, stated: int | None, source: str) -> int:
     """Bits that 16-bit values use: as stated, else the smallest depth of a camera that holds the brightest of them.
 
-    Raises
-    ------
-    ValueError
-        If the values do not fit what is stated, or are too dark to tell.
+    Raises ValueError if the values do not fit what is stated, or are too dark to tell.
     """
     brightest = int(values.max(initial=0))
     if stated is not None and stated < 16:
@@ -96,12 +93,8 @@ def check_fractions(values: np.ndarray, source: str) -> None:
 def to_rgb(pixels: np.ndarray, colours: Colours | None, bits: int | None, source: str) -> np.ndarray:
     """uint8 (y, x, 3) of pixels (y, x) or (y, x, channel) as they are stored.
 
-    `bits` is how many of 16 bits the values use.
-
-    Raises
-    ------
-    ValueError
-        If the pixels are of a type or number of channels that no H&E image has.
+    `bits` is how many of 16 bits the values use. Raises ValueError if the pixels are of a type or number of channels
+    that no H&E image has.
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]

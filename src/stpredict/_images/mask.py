@@ -78,10 +78,7 @@ def find_tissue(
 def check_tissue(tissue: Tissue | None) -> None:
     """Refuse a threshold that none can be; masks and outlines are checked against their slide.
 
-    Raises
-    ------
-    ValueError
-        If it is no number between 0 and 2.6.
+    Raises ValueError if it is no number between 0 and 2.6.
     """
     if _is_number(tissue) and (isinstance(tissue, bool | np.bool_) or not 0 < tissue < MOST_STAIN):
         msg = f"tissue={tissue!r} is no threshold of the stain: it is a number between 0 and {MOST_STAIN}, 0.08 to 0.25 by default."

@@ -121,13 +121,15 @@ def _drawn(
                 "in pixels at full resolution."
             )
             raise ValueError(msg)
-        inside = polygon(*(outer * step - 0.5).T[::-1], shape)
+        x, y = (outer * step - 0.5).T
+        inside = polygon(y, x, shape)
         if not holes:
             mask[inside] = True
             continue
         own = np.zeros(shape, dtype=bool)
         own[inside] = True
         for hole in holes:
-            own[polygon(*(hole * step - 0.5).T[::-1], shape)] = False
+            x, y = (hole * step - 0.5).T
+            own[polygon(y, x, shape)] = False
         mask |= own
     return mask

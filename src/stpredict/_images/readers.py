@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +75,7 @@ class SlideImage:
         self.mpp = mpp
         self.source = source
         spatial = slice(1, 3) if channels_first else slice(0, 2)
-        shapes = [tuple(int(n) for n in level.shape[spatial]) for level in self._levels]
+        shapes: list[Any] = [tuple(int(n) for n in level.shape[spatial]) for level in self._levels]
         if not all(min(shape) > 0 for shape in shapes):
             msg = f"{source} has no pixels (levels of {shapes} px). Get the image again."
             raise ValueError(msg)
@@ -136,7 +136,7 @@ class SlideImage:
             inside[...] = self._pixels(level, top, left, bottom, right)
             return out
         for block in covering((top, left, bottom, right), block_shape(chunk), self._shapes[level]):
-            pixels = blocks.get((self._number, level, *block), lambda block=block: self._pixels(level, *block))
+            pixels = blocks.get((self._number, level, *block), partial(self._pixels, level, *block))
             y, x = block[:2]
             y_from, x_from, y_to, x_to = max(y, top), max(x, left), min(block[2], bottom), min(block[3], right)
             inside[y_from - top : y_to - top, x_from - left : x_to - left] = pixels[
@@ -257,16 +257,9 @@ def open_image(path: str | Path) -> SlideImage:
 
     Tiled and uncompressed TIFFs are read window by window, and so are scanners' own formats, through OpenSlide; JPEG,
     PNG and the like can only be decoded whole, which happens at the first window and is refused above
-    ``settings.max_image_pixels``.
-
-    Raises
-    ------
-    ImportError
-        If only OpenSlide reads the format, and it is not installed.
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is no image that can be read, or too large to be decoded whole.
+    ``settings.max_image_pixels``. Raises ImportError if only OpenSlide reads the format, and it is not installed;
+    FileNotFoundError if there is no such file; ValueError if the file is no image that can be read, or too large to be
+    decoded whole.
     """
     path = Path(path)
     if not path.is_file():
@@ -279,13 +272,14 @@ def open_image(path: str | Path) -> SlideImage:
 @lru_cache(maxsize=4)
 def _open_cached(path: Path, size: int, mtime_ns: int) -> SlideImage:
     fingerprint = f"{path}:{size}:{mtime_ns}"
+    levels: Any
     if vendor.wanted(path):
         levels, mpp = vendor.open_slide(path)
         return SlideImage(levels, mpp=mpp, source=str(path), fingerprint=fingerprint)
     if path.suffix.lower() in tiff.SUFFIXES or tiff.is_tiff(path):
         levels, mpp, channels_first, colours = tiff.open_tiff(path)
-        layout = {"channels_first": channels_first, "colours": colours}
-        return SlideImage(levels, mpp=mpp, source=str(path), fingerprint=fingerprint, **layout)
+        how: dict[str, Any] = {"channels_first": channels_first, "colours": colours}
+        return SlideImage(levels, mpp=mpp, source=str(path), fingerprint=fingerprint, **how)
     levels = whole.open_whole(path)
     return SlideImage(levels, source=str(path), fingerprint=fingerprint, colours=levels[0].colours)
 
@@ -295,5 +289,5 @@ def _chunk_of(level: Any, channels_first: bool) -> tuple[int, int] | None:
     chunks = getattr(level, "chunks", None)
     if not chunks:
         return None
-    spatial = chunks[1:] if channels_first else chunks[:2]
-    return tuple(int(c if np.ndim(c) == 0 else max(c)) for c in spatial)
+    height, width = (int(c if np.ndim(c) == 0 else max(c)) for c in (chunks[1:] if channels_first else chunks[:2]))
+    return height, width

@@ -18,10 +18,7 @@ SQUARE = 0.02
 def square_mpp(x: float | None, y: float | None, source: str) -> float | None:
     """µm per pixel from those along x and y; None where they are not known.
 
-    Raises
-    ------
-    ValueError
-        If the pixels are not square.
+    Raises ValueError if the pixels are not square.
     """
     if not x or not 0 < x < COARSEST_MPP:
         return None

@@ -43,13 +43,7 @@ _DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
 
 
 def check_stain_norm(stain_norm: str | None) -> None:
-    """Refuse a method that there is none of.
-
-    Raises
-    ------
-    ValueError
-        If so.
-    """
+    """Refuse a method that there is none of."""
     if stain_norm is not None:
         one_of(stain_norm, (None, *METHODS), "stain_norm")
 

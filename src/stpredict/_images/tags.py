@@ -85,7 +85,7 @@ class Description:
 
     def __init__(self, tif: Any, series: Any, source: str) -> None:
         self._tif, self._series, self._page, self._source = tif, series, series.keyframe, source
-        self._ome = _ome_pixels(tif, series) if series.kind == "ome" else None
+        self._ome: Any = _ome_pixels(tif, series) if series.kind == "ome" else None
 
     # ------------------------------------------------------------------ scale
 
@@ -116,10 +116,8 @@ class Description:
     def colours(self) -> Colours:
         """What the image's values mean.
 
-        Raises
-        ------
-        NotConvertedError
-            If they mean something that is not converted to RGB here, or nobody says which channel is which colour.
+        Raises NotConvertedError if they mean something that is not converted to RGB here, or nobody says which channel
+        is which colour.
         """
         if (turned := int(self._tag(ORIENTATION, 1))) != 1:
             self._refuse(f"is stored turned or mirrored (orientation {turned})", "Save it upright")

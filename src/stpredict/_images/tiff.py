@@ -44,10 +44,7 @@ def is_tiff(path: Path) -> bool:
 def open_tiff(path: Path) -> Pyramid:
     """Levels of the H&E image in a TIFF, finest first, its scale where the file says so, and what its values mean.
 
-    Raises
-    ------
-    ValueError
-        If the file is damaged, cut short, or no image in colour or grey that can be read rightly.
+    Raises ValueError if the file is damaged, cut short, or no image in colour or grey that can be read rightly.
     """
     import tifffile
 
@@ -176,10 +173,7 @@ class TiffLevel:
 def _end_of_data(page: Any) -> int:
     """File size that the pixels of a TIFF page need.
 
-    Raises
-    ------
-    ValueError
-        If the page has fewer pixels than it announces.
+    Raises ValueError if the page has fewer pixels than it announces.
     """
     too_few = len(page.dataoffsets) < np.prod(page.chunked)
     if too_few or (page.compression == 1 and sum(page.databytecounts) < page.nbytes):

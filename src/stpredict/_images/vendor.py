@@ -19,13 +19,7 @@ ONLY_OPENSLIDE = (".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", "
 
 
 def wanted(path: Path) -> bool:
-    """Whether OpenSlide should read the file.
-
-    Raises
-    ------
-    ImportError
-        If nothing else could, and it is not installed.
-    """
+    """Whether OpenSlide should read the file. Raises ImportError if nothing else could, and it is not installed."""
     suffix = path.suffix.lower()
     if suffix not in TIFF_TOO + ONLY_OPENSLIDE:
         return False
@@ -45,10 +39,7 @@ def wanted(path: Path) -> bool:
 def open_slide(path: Path) -> tuple[list[OpenSlideLevel], float | None]:
     """Levels of a slide, finest first, and the µm per pixel of the finest where the file says so.
 
-    Raises
-    ------
-    ValueError
-        If OpenSlide cannot read the file, or its pixels are not square.
+    Raises ValueError if OpenSlide cannot read the file, or its pixels are not square.
     """
     import openslide
 
@@ -57,9 +48,10 @@ def open_slide(path: Path) -> tuple[list[OpenSlideLevel], float | None]:
     except openslide.OpenSlideError as error:
         msg = f"{path} cannot be read by OpenSlide ({error}). Get the slide again, with the files that belong to it."
         raise ValueError(msg) from error
-    x, y = (slide.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y))
+    stated = (slide.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y))
+    x, y = (float(text) if text else None for text in stated)
     levels = [OpenSlideLevel(slide, path, level) for level in range(slide.level_count)]
-    return levels, square_mpp(*(float(stated) if stated else None for stated in (x, y)), str(path))
+    return levels, square_mpp(x, y, str(path))
 
 
 class OpenSlideLevel:

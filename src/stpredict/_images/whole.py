@@ -48,10 +48,8 @@ TURNED = {
 def check_size(pixels: int, n_bytes: int, source: str) -> None:
     """Refuse what would take too much memory, decoded whole.
 
-    Raises
-    ------
-    ValueError
-        If there are more pixels than ``settings.max_image_pixels``, or many more than so few bytes can hold of tissue.
+    Raises ValueError if there are more pixels than ``settings.max_image_pixels``, or many more than so few bytes can
+    hold of tissue.
     """
     if pixels > settings.max_image_pixels:
         msg = (
@@ -154,7 +152,7 @@ def _opened(file: BinaryIO) -> Image:
     for name in FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
         try:
-            if factory is None or accept(start) is not True:
+            if factory is None or accept is None or accept(start) is not True:
                 continue
             file.seek(0)
             return factory(file, "")

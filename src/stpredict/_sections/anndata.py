@@ -137,10 +137,7 @@ def _source_image(path: str, name: str, *, has_hires: bool) -> SlideImage:
 def _refuse_joined(adata: AnnData, library_key: str | None, name: str) -> None:
     """Refuse several sections that were joined into one library, or lost theirs when they were joined.
 
-    Raises
-    ------
-    ValueError
-        If ``obs["library_id"]`` names several sections.
+    Raises ValueError if ``obs["library_id"]`` names several sections.
     """
     if LIBRARY_ID not in adata.obs:
         return
@@ -159,10 +156,7 @@ def _refuse_joined(adata: AnnData, library_key: str | None, name: str) -> None:
 def library_column(adata: AnnData, library_key: str | None, libraries: list[str]) -> np.ndarray:
     """Name of the section of every spot, where an AnnData holds several `libraries`.
 
-    Raises
-    ------
-    KeyError
-        If no column tells, or it names sections that there are not.
+    Raises KeyError if no column tells, or it names sections that there are not.
     """
     remembered = (tiles["library_key"] for tiles in adata.uns.get(keys.TILES, {}).values() if "library_key" in tiles)
     key = library_key or next(remembered, LIBRARY_ID)
@@ -186,10 +180,7 @@ def library_column(adata: AnnData, library_key: str | None, libraries: list[str]
 def spot_centres(adata: AnnData, rows: np.ndarray, name: str) -> np.ndarray:
     """(n, 2) float64: centres (x, y) of the spots in `rows`, which are those of section `name`.
 
-    Raises
-    ------
-    KeyError, ValueError
-        If there are none, or they are no finite coordinates in two columns.
+    Raises KeyError or ValueError if there are none, or they are no finite coordinates in two columns.
     """
     if keys.SPATIAL not in adata.obsm:
         msg = "obsm['spatial'] is missing: spot centres (x, y) in full-resolution pixels are needed."
@@ -251,10 +242,7 @@ def scale_hints(adata: AnnData, name: str, mpp: float | None) -> ScaleHints:
 def part_of(library: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
     """What an entry of ``uns["spatial"]`` holds under `key`, empty where there is nothing.
 
-    Raises
-    ------
-    ValueError
-        If it is no mapping.
+    Raises ValueError if it is no mapping.
     """
     part: Mapping[str, Any] = library.get(key, {})
     if not hasattr(part, "get"):
@@ -277,10 +265,7 @@ NEEDED = ("microns_per_pixel", "tissue_hires_scalef")
 def numbers(factors: Mapping[str, Any], name: str) -> dict[str, float]:
     """Those of `factors` that are single numbers; R writes them as arrays of length one.
 
-    Raises
-    ------
-    ValueError
-        If one of those `NEEDED` is there and is none: to go on without it would take the wrong scale.
+    Raises ValueError if one of those `NEEDED` is there and is none: to go on without it would take the wrong scale.
     """
     single = {key: np.asarray(value) for key, value in factors.items() if value is not None}
     known = {k: float(value.item()) for k, value in single.items() if value.size == 1 and value.dtype.kind in "fiu"}

@@ -34,13 +34,7 @@ LOOKED_AT = 1000
 
 
 def refuse_microns(adata: AnnData, centres: np.ndarray, rows: np.ndarray, name: str) -> None:
-    """Refuse centres of cells (n, 2) that are Xenium's centroids in µm, where pixels of the image are needed.
-
-    Raises
-    ------
-    ValueError
-        If they are.
-    """
+    """Refuse centres of cells (n, 2) that are Xenium's centroids in µm, where pixels of the image are needed."""
     if not {*XENIUM, *CENTROIDS} <= set(adata.obs.columns):
         return
     if np.allclose(adata.obs[CENTROIDS].to_numpy(np.float64)[rows], centres, rtol=1e-6):

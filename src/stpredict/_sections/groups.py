@@ -13,22 +13,13 @@ if TYPE_CHECKING:
 
     from stpredict._sections.section import Section
 
-PATIENT = "patient"
-"""Column of ``obs`` that names patients."""
-
 
 def section_groups(sections: Sequence[Section], group_key: str | None) -> list[str]:
     """Group (patient) of every section, from the ``obs`` column `group_key`; None makes every section its own group.
 
-    None has to be chosen knowingly: sections of one patient are sisters, and holding out one of them says nothing
-    about new patients.
-
-    Raises
-    ------
-    KeyError
-        If a section lacks the column.
-    ValueError
-        If a section has no value there, or spots of several groups.
+    None has to be chosen knowingly: sections of one patient are sisters, and holding out one of them says nothing about
+    new patients. Raises KeyError if a section lacks the column; ValueError if a section has no value there, or spots of
+    several groups.
     """
     if group_key is None:
         return [section.name for section in sections]

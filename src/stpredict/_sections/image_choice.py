@@ -72,13 +72,7 @@ def colours_of(image: Any) -> Colours | None:
 
 
 def checked_colours(sdata: SpatialData, key: str) -> Colours:
-    """Where the colours of an image lie that the user chose.
-
-    Raises
-    ------
-    ValueError
-        If it has none.
-    """
+    """Where the colours of an image lie that the user chose. Raises ValueError if it has none."""
     colours = colours_of(sdata.images[key])
     if colours is None:
         msg = (
@@ -100,10 +94,7 @@ def in_colour(sdata: SpatialData, keys: Iterable[str]) -> list[str]:
 def choose(sdata: SpatialData, region: str, candidates: Sequence[Candidate], points: np.ndarray) -> Candidate | None:
     """The image on which the spots (`points`, in the region's coordinates) lie; small copies of it do not count.
 
-    Raises
-    ------
-    ValueError
-        If it may be either of several.
+    Raises ValueError if it may be either of several.
     """
     below = [c for c in candidates if c.share_of(points) > 0.5] or list(candidates)
     below = [c for c in below if not any(_is_copy(c, other) for other in below)]

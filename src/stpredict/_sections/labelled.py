@@ -22,10 +22,7 @@ _found: dict[str, pd.DataFrame] = {}
 def centres_of_labels(labels: Any, name: str) -> pd.DataFrame:
     """Centroid (``x``, ``y``) of every label but 0 in pixels of the finest level, block by block.
 
-    Raises
-    ------
-    ValueError
-        If the numbers are too large to be counted out.
+    Raises ValueError if the numbers are too large to be counted out.
     """
     level = levels_of(labels)[0].data
     key = getattr(level, "name", None)

@@ -52,10 +52,7 @@ class Niche:
     def of(cls, section: Section) -> Niche:
         """Niches as `stpredict.pp.niches` made them for the section, else its niche windows.
 
-        Raises
-        ------
-        ValueError
-            If they were made, but how is not known any more.
+        Raises ValueError if they were made, but how is not known any more.
         """
         adata = section.adata
         record = adata.uns.get(keys.NICHES, {})
@@ -124,11 +121,8 @@ def niche_matrix(section: Section) -> sparse.csr_matrix:
 def find_members(section: Section, niche: Niche) -> sparse.csr_matrix:
     """float32 (n, n), rows sum to 1: the members of every spot's niche, itself among them.
 
-    Raises
-    ------
-    ValueError
-        If the spots are on no lattice where its rings are asked for, the scale is unknown where a window is, or the
-        niches are too large to be listed.
+    Raises ValueError if the spots are on no lattice where its rings are asked for, the scale is unknown where a window
+    is, or the niches are too large to be listed.
     """
     if niche.members == "nearest":
         return _mean_of(_nearest(section, niche.k))
@@ -205,10 +199,7 @@ def find_boxes(section: Section, niche: Niche, members: sparse.csr_matrix) -> np
 def boxes_of(section: Section) -> np.ndarray:
     """float64 (n, 4): left, top, right and bottom of every niche image, in pixels of the section's image.
 
-    Raises
-    ------
-    ValueError
-        If `stpredict.pp.niches` was run, but its boxes are gone or lie elsewhere than the spots.
+    Raises ValueError if `stpredict.pp.niches` was run, but its boxes are gone or lie elsewhere than the spots.
     """
     niche = Niche.of(section)
     if niche.members == "window":

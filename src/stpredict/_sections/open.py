@@ -86,12 +86,8 @@ def open_sections(
 ) -> list[Section]:
     """Every section, of the given `kind`, of an AnnData or SpatialData; results go to each section's ``adata``.
 
-    Sections whose spots were all filtered away are left out, unless there are no spots at all.
-
-    Raises
-    ------
-    TypeError
-        If `data` is neither.
+    Sections whose spots were all filtered away are left out, unless there are no spots at all. Raises TypeError if
+    `data` is neither.
     """
     where = where or Where()
     adata = table_of(data, where.table_key)
@@ -114,12 +110,7 @@ def open_sections(
 def one_section(data: Data, library_id: str | None, where: Where) -> Section:
     """The section `library_id`, or the only one.
 
-    Raises
-    ------
-    KeyError
-        If there is no section `library_id`.
-    ValueError
-        If there are several and none is chosen.
+    Raises KeyError if there is no section `library_id`, ValueError if there are several and none is chosen.
     """
     sections = {section.name: section for section in open_sections(data, where)}
     names = ", ".join(sections)
@@ -148,10 +139,7 @@ def table_of(data: Data, table_key: str | None = None) -> AnnData:
 def copy_of(data: Data) -> Data:
     """Copy what we write to: an AnnData, or the tables of a SpatialData, whose elements the copy shares.
 
-    Raises
-    ------
-    TypeError
-        If `data` is neither.
+    Raises TypeError if `data` is neither.
     """
     if hasattr(data, "tables") and hasattr(data, "shapes"):
         from spatialdata import SpatialData
@@ -179,10 +167,7 @@ def listed(data: Data | Sequence[Data]) -> list[Data]:
 def open_all(data: Data | Sequence[Data], where: Where, *, least_spots: int = 2) -> list[Section]:
     """Every section of every object in `data`.
 
-    Raises
-    ------
-    ValueError
-        If there is no section, or one has fewer than `least_spots` spots.
+    Raises ValueError if there is no section, or one has fewer than `least_spots` spots.
     """
     sections = [section for one in listed(data) for section in open_sections(one, where)]
     if not sections:
@@ -193,13 +178,7 @@ def open_all(data: Data | Sequence[Data], where: Where, *, least_spots: int = 2)
 
 
 def check_sizes(sections: Sequence[Section], least_spots: int = 2) -> None:
-    """Refuse sections of fewer than `least_spots` spots.
-
-    Raises
-    ------
-    ValueError
-        If there is one.
-    """
+    """Refuse sections of fewer than `least_spots` spots."""
     for section in sections:
         if len(section) < least_spots:
             what = "no spots" if len(section) == 0 else f"only {len(section)} spot(s)"

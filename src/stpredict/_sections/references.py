@@ -80,12 +80,8 @@ def open_references(data: Any, where: Where) -> list[Reference]:
 def open_reference(data: Data | str | Path, name: str, where: Where) -> Reference:
     """Open one AnnData or SpatialData, or one AnnData's store. Counts that are on disk, as those of a backed AnnData, stay there.
 
-    Raises
-    ------
-    TypeError
-        If it is neither.
-    FileNotFoundError, ValueError
-        If there is no such store, or it cannot be read, or it has duplicated genes or no raw counts.
+    Raises TypeError if it is neither; FileNotFoundError or ValueError if there is no such store, or it cannot be read,
+    or it has duplicated genes or no raw counts.
     """
     if isinstance(data, (str, Path)):
         return _stored(Path(data).expanduser(), where.library_key)
@@ -101,12 +97,7 @@ def open_reference(data: Data | str | Path, name: str, where: Where) -> Referenc
 def checked_counts(adata: AnnData, name: str) -> Matrix:
     """Raw counts of a reference; one that has none is refused, by `name`.
 
-    Raises
-    ------
-    TypeError
-        If it is no AnnData.
-    ValueError
-        If it has duplicated genes, or no raw counts.
+    Raises TypeError if it is no AnnData; ValueError if it has duplicated genes, or no raw counts.
     """
     if not (hasattr(adata, "var_names") and hasattr(adata, "obs")):
         msg = f"{name}: expected an AnnData or a SpatialData, got {type(adata).__name__}."

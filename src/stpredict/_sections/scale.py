@@ -100,10 +100,7 @@ def find_lattice(centres: np.ndarray) -> Lattice | None:
 def resolve_mpp(hints: ScaleHints, lattice: Lattice | None, name: str) -> tuple[float, str]:
     """Microns per pixel and where the number comes from.
 
-    Raises
-    ------
-    ValueError
-        If no source knows the scale, the number is implausible, or two sources contradict each other.
+    Raises ValueError if no source knows the scale, the number is implausible, or two sources contradict each other.
     """
     from_lattice = _lattice_mpp(hints, lattice)
     candidates = [
@@ -154,10 +151,7 @@ def resolve_mpp(hints: ScaleHints, lattice: Lattice | None, name: str) -> tuple[
 def check_coordinates(hints: ScaleHints, lattice: Lattice | None, name: str) -> None:
     """Refuse spot centres that belong to another image than ``spot_diameter_fullres`` does.
 
-    Raises
-    ------
-    ValueError
-        If neighbouring spots would overlap or stand several diameters apart.
+    Raises ValueError if neighbouring spots would overlap or stand several diameters apart.
     """
     if lattice is None or lattice.kind == "irregular" or not hints.spot_diameter_px:
         return
@@ -175,10 +169,7 @@ def check_coordinates(hints: ScaleHints, lattice: Lattice | None, name: str) -> 
 def check_inside(centres: np.ndarray, shape: tuple[int, int], name: str, hints: ScaleHints) -> None:
     """Refuse spot centres (n, 2) outside of an image of `shape` (height, width).
 
-    Raises
-    ------
-    ValueError
-        If a centre is off the image; the message tells which scale factor would bring the spots onto it.
+    Raises ValueError if a centre is off the image; the message tells which scale factor would bring the spots onto it.
     """
     height, width = shape
     x, y = centres.T
@@ -209,10 +200,7 @@ def check_full_resolution(
 ) -> None:
     """Refuse a downscaled image where the full-resolution one is meant, by the size of the downscaled ones at hand.
 
-    Raises
-    ------
-    ValueError
-        If the image is not about as large as ``hires`` and ``lowres`` of ``uns["spatial"]`` say.
+    Raises ValueError if the image is not about as large as ``hires`` and ``lowres`` of ``uns["spatial"]`` say.
     """
     for key in ("hires", "lowres"):
         small = images.get(key)

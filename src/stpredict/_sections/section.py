@@ -12,7 +12,6 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import check_unique_genes, raw_counts
 from stpredict._images.stain import normalised
-from stpredict._sections.groups import PATIENT
 from stpredict._sections.scale import Lattice, ScaleHints, check_coordinates, check_inside, find_lattice, resolve_mpp
 from stpredict._sections.totals import known_totals, row_sums, warn_of_few_genes
 
@@ -83,10 +82,7 @@ class Section:
     def image(self) -> SlideImage:
         """The H&E image; every spot centre is known to lie on it.
 
-        Raises
-        ------
-        ValueError, FileNotFoundError
-            If there is no image, it cannot be read, or spots lie outside of it.
+        Raises ValueError or FileNotFoundError if there is no image, it cannot be read, or spots lie outside of it.
         """
         if len(self) == 0:
             msg = f"Section {self.name!r} has no spots. On a slide without measured spots, stpredict.io.grid lays some."
@@ -98,10 +94,7 @@ class Section:
     def slide(self) -> SlideImage:
         """The H&E image, whether or not there are spots on it.
 
-        Raises
-        ------
-        ValueError, FileNotFoundError
-            If there is no image, or it cannot be read.
+        Raises ValueError or FileNotFoundError if there is no image, or it cannot be read.
         """
         return self._open_image()
 
@@ -168,10 +161,7 @@ class Section:
     def counts(self) -> Matrix:
         """Raw counts (n spots, n genes), checked.
 
-        Raises
-        ------
-        ValueError
-            If the counts are missing, NaN, negative or fractional.
+        Raises ValueError if the counts are missing, NaN, negative or fractional.
         """
         return raw_counts(self.adata)[self.rows]
 
@@ -179,12 +169,7 @@ class Section:
         """float64 (n spots,): total count of every spot over the whole measured transcriptome.
 
         That is ``obs["total_counts"]`` as readers, `stpredict.pp.qc` or scanpy wrote it before genes were dropped, and
-        the sum of `counts` without it.
-
-        Raises
-        ------
-        ValueError
-            If genes were dropped, and nothing tells the totals.
+        the sum of `counts` without it. Raises ValueError if genes were dropped, and nothing tells the totals.
         """
         own = row_sums(self.counts() if counts is None else counts)
         known = self._known_totals(own)
@@ -248,7 +233,7 @@ class Section:
         few.adata, few.rows, few.centres = self.adata[self.rows[rows]], np.arange(len(rows)), self.centres[rows]
         return few
 
-    def without_counts(self, group_key: str | None = PATIENT) -> Section:
+    def without_counts(self, group_key: str | None = keys.PATIENT) -> Section:
         """View the same slide as if nothing had ever been measured on it: image, spots, features and patient, no expression.
 
         ``obs[group_key]`` names the patient.

@@ -71,7 +71,7 @@ def section_from_spatialdata(
         rows=rows,
         centres=centres / scale,
         open_image=lambda: open_image(slide.path) if slide else region_image(sdata, region, image_key),
-        hints=replace(hints, pitch_um=hints.pitch_um or bin_um(region), **_told(sdata, region)),
+        hints=replace(hints, pitch_um=hints.pitch_um or bin_um(region), **_words_of(sdata, region)),
         image_scale=scale,
         has_image=image_key is not None or slide is not None,
     )
@@ -88,7 +88,7 @@ def _mpp_of_cells(
     return None
 
 
-def _told(sdata: SpatialData, region: str) -> dict[str, Any]:
+def _words_of(sdata: SpatialData, region: str) -> dict[str, Any]:
     """Where the centres of a region are kept, and code that exchanges their x and y."""
     if region not in sdata.shapes:
         return {"coordinates": f"labels[{region!r}]", "exchange": f"the transposed labels to labels[{region!r}]"}
@@ -100,12 +100,7 @@ def _told(sdata: SpatialData, region: str) -> dict[str, Any]:
 def table_in(sdata: SpatialData, table_key: str | None) -> AnnData:
     """Return the table `table_key` of `sdata`, or its only one.
 
-    Raises
-    ------
-    KeyError
-        If there is no such table.
-    ValueError
-        If there is none at all, or several and no `table_key`.
+    Raises KeyError if there is no such table; ValueError if there is none at all, or several and no `table_key`.
     """
     names = list(sdata.tables)
     if table_key is None:
@@ -122,13 +117,7 @@ def table_in(sdata: SpatialData, table_key: str | None) -> AnnData:
 
 
 def regions_of(adata: AnnData) -> list[str]:
-    """Names of the elements that a table annotates.
-
-    Raises
-    ------
-    ValueError
-        If the table annotates none.
-    """
+    """Names of the elements that a table annotates. Raises ValueError if the table annotates none."""
     regions = _attrs(adata)["region"]
     return [regions] if isinstance(regions, str) else list(regions)
 
@@ -138,17 +127,11 @@ def region_centres(
 ) -> Placement:
     """Spot centres of a region (circles, polygons or labels) in pixels of an image that shares a coordinate system with it.
 
-    Without `image_key`, the image is the one that the tiles of the region were laid on, else the only one in colour below
-    the spots; of Space Ranger's copies (full, hires, lowres) the finest is taken, and of a ``WSIData`` the slide itself,
-    which is none of its images. Without any image the centres stay in units of the region.
-
-    Raises
-    ------
-    KeyError
-        If there is no such region or image.
-    ValueError
-        If it is not clear which region or image is meant, the image has no colours, table and region do not fit, or image
-        and region share no coordinate system.
+    Without `image_key`, the image is the one that the tiles of the region were laid on, else the only one in colour
+    below the spots; of Space Ranger's copies (full, hires, lowres) the finest is taken, and of a ``WSIData`` the slide
+    itself, which is none of its images. Without any image the centres stay in units of the region. Raises KeyError if
+    there is no such region or image; ValueError if it is not clear which region or image is meant, the image has no
+    colours, table and region do not fit, or image and region share no coordinate system.
     """
     from spatialdata.transformations import get_transformation
 
@@ -184,13 +167,7 @@ def region_centres(
 
 
 def region_image(sdata: SpatialData, region: str, image_key: str | None) -> SlideImage:
-    """Image `image_key` as a pyramid that is read lazily, chunk by chunk.
-
-    Raises
-    ------
-    ValueError
-        If there is no image.
-    """
+    """Image `image_key` as a pyramid that is read lazily, chunk by chunk. Raises ValueError if there is no image."""
     if image_key is None:
         msg = (
             f"Section {region!r} has no H&E image: none in colour shares a coordinate system with it. This SpatialData has "
@@ -210,12 +187,7 @@ def slide_image(sdata: SpatialData, image_key: str) -> SlideImage:
 def only_image(sdata: SpatialData, image_key: str | None) -> str:
     """Name of the image `image_key`, or of the only one in colour.
 
-    Raises
-    ------
-    KeyError
-        If there is no such image.
-    ValueError
-        If there is none at all, or several and no `image_key`.
+    Raises KeyError if there is no such image; ValueError if there is none at all, or several and no `image_key`.
     """
     if image_key is not None and image_key not in sdata.images:
         msg = f"There is no image {image_key!r} in this SpatialData; it has {_listed(sdata.images, 'image')}."

@@ -65,10 +65,7 @@ def kept_of_whole(section: Section, key: str) -> tuple[np.ndarray, np.ndarray] |
 def _kept(record: Mapping[str, Any], name: str, key: str) -> tuple[int, np.ndarray, np.ndarray]:
     """Number of spots, mean and standard deviation that are kept of section `name`.
 
-    Raises
-    ------
-    ValueError
-        If they are no numbers.
+    Raises ValueError if they are no numbers.
     """
     known = record[SECTIONS][name]
     try:

@@ -145,10 +145,7 @@ class StoredSections(Sequence[Section]):
 def are_stored(data: Any) -> bool:
     """Whether `data` is a path, a list of paths or sections on disk already.
 
-    Raises
-    ------
-    TypeError
-        If paths and objects are mixed.
+    Raises TypeError if paths and objects are mixed.
     """
     if isinstance(data, StoredSections):
         return True

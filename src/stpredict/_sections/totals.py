@@ -42,10 +42,7 @@ def recorded_totals(obs: pd.DataFrame, own: np.ndarray) -> np.ndarray | None:
 def known_totals(adata: AnnData, rows: np.ndarray | slice, own: np.ndarray, what: str) -> np.ndarray | None:
     """``obs["total_counts"]`` of the spots in `rows`, whose counts sum to `own`; None where it does not say.
 
-    Raises
-    ------
-    ValueError
-        If it does not say, and genes were dropped.
+    Raises ValueError if it does not say, and genes were dropped.
     """
     known = recorded_totals(adata.obs.iloc[rows], own)
     if known is None and (sign := _dropped(adata, rows)):

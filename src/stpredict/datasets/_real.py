@@ -317,7 +317,7 @@ def _obs(spots: pd.DataFrame, meta: dict[str, Any], section: str, library: str) 
     obs["array_row"] = spots["array_y"].to_numpy()
     obs["array_col"] = spots["array_x"].to_numpy()
     # Remarks in brackets, as in "mouse (replicate 1)", do not make another animal.
-    obs["patient"] = pd.Categorical([meta["patient"].split(" (")[0]] * len(obs))
+    obs[keys.PATIENT] = pd.Categorical([meta["patient"].split(" (")[0]] * len(obs))
     obs["section"] = pd.Categorical([section] * len(obs))
     for column in ("label", "cluster"):
         if column in spots:

@@ -9,6 +9,7 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._sections.totals import row_sums
 from stpredict.datasets import _simulated_counts as counts
+from stpredict.datasets._simulated_image import render
 from stpredict.datasets._simulated_tissue import (
     ADIPOSE,
     CELL,
@@ -123,8 +124,6 @@ def _section(index: int, patient: int, *, seed: int, signal: float, hidden: floa
     """Section `index` of `simulate`."""
     from anndata import AnnData
     from scipy import sparse
-
-    from stpredict.datasets._simulated_image import render
 
     rng = [np.random.default_rng([seed, index, part]) for part in range(3)]
     tissue = grow_tissue(rng[0], region_scale)

@@ -23,10 +23,7 @@ CELL_ID = re.compile(r"(?:cellid_)?0*(\d+)(?:-\d+)?")
 def place_cells(adata: AnnData, outlines: Path, dropped: list[str]) -> AnnData:
     """Add the centres of cells, full-resolution pixels, by their outlines; the counts keep their order.
 
-    Raises
-    ------
-    ValueError
-        If the outlines are damaged, or cells of the matrix have none.
+    Raises ValueError if the outlines are damaged, or cells of the matrix have none.
     """
     centres = _centres(outlines)
     numbers = [CELL_ID.fullmatch(name) for name in adata.obs_names]

@@ -87,8 +87,7 @@ def grid(
         SpatialData do not say it: pass it, unless a table's spots tell. A ``WSIData`` knows it.
     library_id
         Which slide, where an AnnData holds several, or which region of a SpatialData.
-    %(library_key)s
-    %(table_and_image_key)s
+    %(sections_and_image)s
 
     Returns
     -------

@@ -25,12 +25,7 @@ def library_entry(
 ) -> dict[str, Any]:
     """Images, scale factors and metadata of a section; a slide without ``hires`` image gets one, for plots.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the image file does not exist.
-    ValueError
-        If the image cannot be read.
+    Raises FileNotFoundError if the image file does not exist, ValueError if the image cannot be read.
     """
     metadata = {key: value for key, value in metadata.items() if value is not None}
     if image is not None:

@@ -16,7 +16,7 @@ from stpredict._core.checks import check_sparse
 from stpredict._core.expansion import check_gzip, check_hdf5
 from stpredict._core.files import check_regular
 from stpredict.io._matrix_h5 import read_h5
-from stpredict.io._run import Run, called, joined_message, pack, unpack
+from stpredict.io._run import VisiumFiles, called, joined_message, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,15 +37,10 @@ OF_SECTION = re.compile(r"[ACGTN]+-(\d+)")
 """A spot's barcode, with the number of its section."""
 
 
-def find_counts(run: Run, counts_file: str | None) -> list[Path]:
+def find_counts(run: VisiumFiles, counts_file: str | None) -> list[Path]:
     """The count matrix: one h5 file, a folder, or the three files of a matrix.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    ValueError
-        If there are several.
+    Raises FileNotFoundError if there is none, ValueError if there are several.
     """
     folder, sample = run.folder, run.sample
     if counts_file is not None:
@@ -75,10 +70,7 @@ def find_counts(run: Run, counts_file: str | None) -> list[Path]:
 def read_counts(files: Sequence[Path], dropped: list[str]) -> AnnData:
     """Raw counts (CSR, float32) of the genes; what else was measured is added to `dropped`.
 
-    Raises
-    ------
-    ValueError
-        If they cannot be read, or are those of several sections.
+    Raises ValueError if they cannot be read, or are those of several sections.
     """
     path = files[0]
     try:

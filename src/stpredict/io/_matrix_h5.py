@@ -22,12 +22,8 @@ OWN_NAMES = ("name", "id", "feature_type", "_all_tag_keys")
 def read_h5(path: Path) -> AnnData | None:
     """A count matrix of spots and genes, float32, as scanpy reads it, in the memory that it takes and little more.
 
-    None where it is of another kind: of version 2 and earlier, or of probes.
-
-    Raises
-    ------
-    ValueError
-        If its indices do not fit its shape.
+    None where it is of another kind: of version 2 and earlier, or of probes. Raises ValueError if its indices do not
+    fit its shape.
     """
     import h5py
     from anndata import AnnData

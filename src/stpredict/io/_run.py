@@ -33,7 +33,7 @@ GZIP_DAMAGE = (OSError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
-class Run:
+class VisiumFiles:
     """One section's files.
 
     Attributes
@@ -56,10 +56,7 @@ class Run:
     def spatial_file(self, name: str) -> Path | None:
         """The file of a name (a regular expression) beside the positions; None where there is none.
 
-        Raises
-        ------
-        OSError
-            If it is no file but a folder, a pipe or a device.
+        Raises OSError if it is no file but a folder, a pipe or a device.
         """
         found = next(iter(called(self.spatial, name, self.sample if self.spatial == self.folder else "")), None)
         if found is not None:
@@ -80,13 +77,7 @@ def _is_of(path: Path, sample: str) -> bool:
 
 
 def unpack(path: Path, target: Path) -> Path:
-    """Write what a gzipped file holds to `target`.
-
-    Raises
-    ------
-    ValueError
-        If it is damaged, or too large.
-    """
+    """Write what a gzipped file holds to `target`. Raises ValueError if it is damaged, or too large."""
     try:
         with gzip.open(path, "rb") as source, target.open("wb") as out:
             while block := source.read(2**22):
@@ -105,15 +96,11 @@ def pack(path: Path, target: Path) -> Path:
     return target
 
 
-def find_run(path: Path, bin_um: int | None) -> Run:
+def find_run(path: Path, bin_um: int | None) -> VisiumFiles:
     """The files of the section at `path`: a folder, or a folder and the first part of its files' names.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder, or it lacks the spots' positions.
-    ValueError
-        If it is an archive, holds several sections, or has no such bins.
+    Raises FileNotFoundError if there is no such folder, or it lacks the spots' positions; ValueError if it is an
+    archive, holds several sections, or has no such bins.
     """
     sample = ""
     if not path.is_dir():
@@ -127,17 +114,17 @@ def find_run(path: Path, bin_um: int | None) -> Run:
         if chosen not in bins:
             msg = f"{path} has no bins of {chosen} µm; it has {', '.join(map(str, sorted(bins)))}."
             raise ValueError(msg)
-        return Run(bins[chosen], _spatial_folder(bins[chosen], "")[0], bin_um=float(chosen))
+        return VisiumFiles(bins[chosen], _spatial_folder(bins[chosen], "")[0], bin_um=float(chosen))
     if bin_um is not None and path.name != f"square_{bin_um:03d}um":
         msg = f"bin_um={bin_um} is for Visium HD, but {path} has no 'binned_outputs'."
         raise ValueError(msg)
     if (path / SEGMENTED).is_dir():
         path = path / SEGMENTED
     spatial, sample = _spatial_folder(path, sample)
-    return Run(path, spatial, sample)
+    return VisiumFiles(path, spatial, sample)
 
 
-def name_of(path: Path, run: Run) -> str:
+def name_of(path: Path, run: VisiumFiles) -> str:
     """Name of a section: its sample, or the first folder above it that is not Space Ranger's own."""
     if run.sample:
         return run.sample
@@ -195,13 +182,7 @@ def _command(archive: Path) -> str:
 
 
 def _refuse_joined(folder: Path) -> None:
-    """Refuse what spaceranger aggr wrote.
-
-    Raises
-    ------
-    ValueError
-        If that is what the folder holds.
-    """
+    """Refuse what spaceranger aggr wrote. Raises ValueError if that is what the folder holds."""
     if any(called(folder, "aggregation.csv")) or any(called(folder, r"aggr_tissue_positions(_list)?\.csv")):
         raise ValueError(joined_message(folder))
 

@@ -21,7 +21,7 @@ from stpredict._sections.totals import row_sums
 from stpredict.io._cells import place_cells
 from stpredict.io._library import SEPARATORS, check_mpp, check_name, library_entry, tell_dropped, with_decimal_points
 from stpredict.io._matrix import find_counts, read_counts
-from stpredict.io._run import CELLS, GZIP_DAMAGE, SCALE_FACTORS, SEGMENTED, Run, find_run, name_of, unpack
+from stpredict.io._run import CELLS, GZIP_DAMAGE, SCALE_FACTORS, SEGMENTED, VisiumFiles, find_run, name_of, unpack
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -132,7 +132,7 @@ def read_visium(
     return adata
 
 
-def _read_scalefactors(run: Run) -> dict[str, float]:
+def _read_scalefactors(run: VisiumFiles) -> dict[str, float]:
     path = run.spatial_file(re.escape(SCALE_FACTORS))
     if path is None:
         msg = f"{run.spatial / SCALE_FACTORS} is missing. It is part of Space Ranger's output; copy the whole 'spatial' folder."
@@ -151,7 +151,7 @@ def _read_scalefactors(run: Run) -> dict[str, float]:
     return factors
 
 
-def _read_images(run: Run) -> dict[str, np.ndarray]:
+def _read_images(run: VisiumFiles) -> dict[str, np.ndarray]:
     images = {}
     with TemporaryDirectory() as scratch:
         for key in ("hires", "lowres"):
@@ -192,18 +192,12 @@ def _in_tissue(adata: AnnData, positions: pd.DataFrame, dropped: list[str]) -> A
     return adata
 
 
-def read_positions(run: Run, *, only_tissue: bool = False) -> pd.DataFrame:
+def read_positions(run: VisiumFiles, *, only_tissue: bool = False) -> pd.DataFrame:
     """Positions of all spots by barcode, as Space Ranger writes them.
 
-    Versions differ in the file's name and in whether it has a header, so the header is looked for in the file itself. With
-    `only_tissue`, those off the tissue may be left out: of 11 million bins of 2 µm most often are.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is damaged, has other columns, or names a spot twice.
+    Versions differ in the file's name and in whether it has a header, so the header is looked for in the file itself.
+    With `only_tissue`, those off the tissue may be left out: of 11 million bins of 2 µm most often are. Raises
+    FileNotFoundError if there is no such file; ValueError if it is damaged, has other columns, or names a spot twice.
     """
     path = next((found for name in POSITION_FILES if (found := run.spatial_file(re.escape(name)))), None)
     if path is None:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from stpredict._core.offered import offers
 from stpredict.models._base import files
-from stpredict.models._base.contract import ExpressionModel, History, Prediction
+from stpredict.models._base.contract import Prediction
+from stpredict.models._base.history import History
 from stpredict.models._base.hub import fetched, on_hub
 from stpredict.models._base.load import rebuilt
+from stpredict.models._base.model import ExpressionModel
 from stpredict.models.adapted.model import Adapted
 from stpredict.models.methods import METHODS
 from stpredict.models.published.pretrained import PUBLISHED, available, pretrained

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
+from stpredict._core import keys
 from stpredict._core.checks import check_named_once, one_of
 from stpredict._core.files import check_writable
 from stpredict._core.names import gene_names
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import match
-from stpredict._sections.groups import PATIENT, section_groups
+from stpredict._sections.groups import section_groups
 from stpredict._sections.measured import gene_sums, not_measured, tell_of_not_measured
 from stpredict._sections.open import Where, check_sizes, listed, open_all, table_of
 from stpredict._sections.stored import StoredSections, are_stored, open_stored
@@ -26,13 +27,10 @@ if TYPE_CHECKING:
 
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
-    from stpredict.models._base.contract import ExpressionModel
+    from stpredict.models._base.model import ExpressionModel
 
 GENE_IDS = "gene_ids"
 """Column of ``var`` with Ensembl ids, as readers write it."""
-
-GROUP_KEY = PATIENT
-"""Column of ``obs`` that names patients; where no section has it, every section counts as a patient of its own."""
 
 N_GENES = 1000
 """Genes learned by default."""
@@ -45,7 +43,7 @@ def fit(
     method: str = "consensus",
     genes: Iterable[str] | None = None,
     features: str | Sequence[str] | None = None,
-    group_key: str | None = GROUP_KEY,
+    group_key: str | None = keys.PATIENT,
     min_counts: int = 50,
     preset: str | None = None,
     seed: int | None = None,
@@ -72,7 +70,7 @@ def fit(
             table_key=table_key,
         )
     genes = _checked_genes(genes, opened)
-    if group_key == GROUP_KEY and not any(group_key in section.adata.obs for section in opened):
+    if group_key == keys.PATIENT and not any(group_key in section.adata.obs for section in opened):
         group_key = None
     if reference is not None:
         tables: Any = listed(cast("Any", reference))
@@ -126,12 +124,7 @@ def own_arguments(model: type[ExpressionModel], given: dict[str, Any]) -> dict[s
     """Arguments that only trained networks take, those that were given.
 
     None stands for not given, unless the options of the network have it for a value; unknown options are kept, to be
-    refused whatever their value.
-
-    Raises
-    ------
-    TypeError
-        If some were given to a method that trains no network.
+    refused whatever their value. Raises TypeError if some were given to a method that trains no network.
     """
     plain = ("preset", "checkpoint", "seed", "show_progress", "gene_embeddings")
     known = {field.name: field for field in fields(model.presets["default"])} if hasattr(model, "presets") else {}

@@ -74,9 +74,7 @@ def attention(
     %(n_and_seed)s
     cmap, alpha
         Colours of attention, and how much they hide of the tile.
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(one_section)s
     ax
         Axes to draw on, first those of the tiles, then those of attention, one each per spot; by default a new figure is
         made.

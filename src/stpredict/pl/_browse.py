@@ -20,7 +20,7 @@ from stpredict._genes import symbols
 from stpredict._sections.open import Where
 from stpredict.pl import _canvas
 from stpredict.pl._browse_columns import chosen_columns
-from stpredict.pl._browse_page import Genes, Slide, check_bokeh, html_of
+from stpredict.pl._browse_page import ShownGenes, SlidePicture, check_bokeh, html_of
 from stpredict.pl._compare import correlation_text
 from stpredict.pl._values import expression_of
 from stpredict.tl._prediction.believed import ENDS
@@ -101,9 +101,7 @@ def browse(
         Longer side of the slide in the page, in pixels.
     max_mb
         Largest size of the file, in units of 1,000,000 bytes.
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(one_section)s
 
     Returns
     -------
@@ -148,7 +146,7 @@ def browse(
             f"larger max_mb, or an image_size below {image_size:,}."
         )
         raise ValueError(msg)
-    shown = Genes(names[:fit], {side: values.iloc[:, :fit] for side, values in sides.items()})
+    shown = ShownGenes(names[:fit], {side: values.iloc[:, :fit] for side, values in sides.items()})
     expected = _expected(section, shown.names, predicted)
     for gene in shown.names:
         values = [table[gene].to_numpy() for table in sides.values()]
@@ -245,7 +243,7 @@ def _expected(section: Section, genes: list[str], predicted: str) -> dict[str, s
     return told
 
 
-def _slide(section: Section, pixels: int) -> Slide | None:
+def _slide(section: Section, pixels: int) -> SlidePicture | None:
     """The part of the slide that has spots, its longer side `pixels` long."""
     from PIL import Image
 
@@ -260,4 +258,4 @@ def _slide(section: Section, pixels: int) -> Slide | None:
     out = BytesIO()
     Image.fromarray(overview[y0:y1, x0:x1]).save(out, format="JPEG", quality=QUALITY, optimize=True)
     across, down = width / overview.shape[1], height / overview.shape[0]
-    return Slide(out.getvalue(), left=x0 * across, right=x1 * across, top=y0 * down, bottom=y1 * down)
+    return SlidePicture(out.getvalue(), left=x0 * across, right=x1 * across, top=y0 * down, bottom=y1 * down)

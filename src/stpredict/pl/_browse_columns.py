@@ -53,12 +53,7 @@ def chosen_columns(
 ) -> tuple[list[Map], list[str]]:
     """Maps of the chosen columns, by default of those that stpredict wrote, and sentences that belong above them.
 
-    Raises
-    ------
-    KeyError
-        If a column is not there.
-    ValueError
-        If a column has more categories than there are colours.
+    Raises KeyError if a column is not there, ValueError if a column has more categories than there are colours.
     """
     obs = section.adata.obs
     names = _own(section, predicted) if columns is None else list(dict.fromkeys(gene_names(columns, "columns")))
@@ -73,12 +68,12 @@ def _own(section: Section, predicted: str) -> list[str]:
     """The tumour score, the domains, the labels that either was compared with, and the distance, where they are there."""
     uns = section.adata.uns
     labels = (_record(uns, key).get("label_key") for key in (keys.TUMOR, keys.DOMAINS))
-    names = [f"{keys.TUMOR}{SCORE}", keys.DOMAINS, *labels, keys.distance(predicted)]
+    names: list[Any] = [f"{keys.TUMOR}{SCORE}", keys.DOMAINS, *labels, keys.distance(predicted)]
     return [name for name in dict.fromkeys(names) if name in section.adata.obs]
 
 
 def _record(uns: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    record = uns.get(key)
+    record: Any = uns.get(key)
     return record if hasattr(record, "get") else {}
 
 

@@ -47,7 +47,7 @@ spots.data = shown
 
 
 @dataclass
-class Slide:
+class SlidePicture:
     """The part of the slide that is shown, as JPEG, and where its sides lie, in pixels of the slide."""
 
     jpeg: bytes
@@ -58,7 +58,7 @@ class Slide:
 
 
 @dataclass
-class Genes:
+class ShownGenes:
     """The genes to choose from."""
 
     names: list[str]
@@ -73,13 +73,7 @@ class Genes:
 
 
 def check_bokeh() -> None:
-    """Refuse to go on without Bokeh.
-
-    Raises
-    ------
-    ImportError
-        If it is not installed.
-    """
+    """Refuse to go on without Bokeh. Raises ImportError if it is not installed."""
     if find_spec("bokeh") is None:
         msg = "stpredict.pl.browse needs Bokeh: pip install 'stpredict[browse]'."
         raise ImportError(msg)
@@ -87,8 +81,8 @@ def check_bokeh() -> None:
 
 def html_of(
     section: Section,
-    slide: Slide | None,
-    genes: Genes,
+    slide: SlidePicture | None,
+    genes: ShownGenes,
     columns: Sequence[Map],
     notes: Sequence[str],
     predicted: str,
@@ -122,8 +116,8 @@ class Maps:
     def __init__(
         self,
         section: Section,
-        slide: Slide | None,
-        genes: Genes,
+        slide: SlidePicture | None,
+        genes: ShownGenes,
         columns: Sequence[Map],
         *,
         size: float,
@@ -162,7 +156,7 @@ class Maps:
         self.slides: list[Any] = []
         self.glyphs: list[Any] = []
 
-    def _picture(self, slide: Slide) -> ColumnDataSource:
+    def _picture(self, slide: SlidePicture) -> ColumnDataSource:
         from bokeh.models import ColumnDataSource
 
         sides = {"x": slide.left, "y": slide.top, "w": slide.right - slide.left, "h": slide.bottom - slide.top}
@@ -287,7 +281,7 @@ def _compact(values: np.ndarray) -> Any:
     return values.astype(np.float32) if values.dtype.kind == "f" else [str(value) for value in values]
 
 
-def _titles(genes: Genes, side: str) -> list[str]:
+def _titles(genes: ShownGenes, side: str) -> list[str]:
     """Of each gene: what stands over the map of one side."""
     titles = []
     for gene, told in zip(genes.names, genes.correlations, strict=True):
@@ -299,7 +293,7 @@ def _titles(genes: Genes, side: str) -> list[str]:
 
 
 def _chooser(
-    genes: Genes, maps: Mapping[str, figure], spots: ColumnDataSource, colours: LinearColorMapper
+    genes: ShownGenes, maps: Mapping[str, figure], spots: ColumnDataSource, colours: LinearColorMapper
 ) -> tuple[Model, Model]:
     """List of the genes, and under it how far the chosen one can be believed."""
     from bokeh.models import ColumnDataSource, CustomJS, Div, Select

@@ -77,8 +77,7 @@ def calibration(
     %(palette_of_methods)s
         A section has one, ``"prediction"``.
     %(library_id)s
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
     ax
         Axes to draw on, as many as there are panels; by default a new figure is made.
     %(figure)s

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.collections import EllipseCollection
-    from matplotlib.figure import Figure
 
     from stpredict._core.typing import Data
     from stpredict._sections.open import Where
@@ -41,12 +40,8 @@ MU = r"$\mathregular{\mu}$"
 def section_to_draw(data: Data, library_id: str | None, where: Where) -> Section:
     """The section `library_id`, or the only one; it has spots.
 
-    Raises
-    ------
-    KeyError
-        If there is no section `library_id`.
-    ValueError
-        If there are several and none is chosen, or the chosen one has no spots.
+    Raises KeyError if there is no section `library_id`; ValueError if there are several and none is chosen, or the
+    chosen one has no spots.
     """
     section = one_section(data, library_id, where)
     if len(section) == 0:
@@ -77,10 +72,7 @@ class Panels:
     ) -> Panels:
         """Take the `n` axes in `ax`, or make as many, each `size` inches wide and high.
 
-        Raises
-        ------
-        ValueError
-            If `ax` holds another number of axes, or `title` of titles.
+        Raises ValueError if `ax` holds another number of axes, or `title` of titles.
         """
         if title is not None and not isinstance(title, str):
             title = list(title)
@@ -106,13 +98,11 @@ class Panels:
         return cls(list(grid[:n]), own=True, title=title)
 
     @property
-    def figure(self) -> Figure:
+    def figure(self) -> Any:
         """The figure that the axes are in."""
         return self.axes[0].figure
 
-    def finish(
-        self, *, show: bool | None, save: str | Path | None, dpi: float | None, return_fig: bool | None
-    ) -> Axes | list[Axes] | Figure | None:
+    def finish(self, *, show: bool | None, save: str | Path | None, dpi: float | None, return_fig: bool | None) -> Any:
         """Put the title, and save, show or hand back the figure, as scanpy does.
 
         Unless told otherwise a figure is shown when it was made here and is neither saved nor handed back.
@@ -144,8 +134,8 @@ class Panels:
         elif self.title is not None:
             titles = [self.title] if isinstance(self.title, str) else self.title
             for panel, text in zip(self.axes, titles, strict=True):
-                where = next((where for where in ("left", "right") if panel.get_title(loc=where)), "center")
-                panel.set_title(text, size=panel.title.get_size() if where == "center" else 10, loc=where)
+                where: Any = next((where for where in ("left", "right") if panel.get_title(loc=where)), "center")
+                panel.set_title(text, size=panel.title.get_fontsize() if where == "center" else 10, loc=where)
 
 
 def map_size(section: Section, *, width: float = 3.8) -> tuple[float, float]:

@@ -52,10 +52,7 @@ def colours_of(adata: AnnData, key: str, palette: Palette = None) -> dict[str, s
 def chosen_colours(names: Sequence[str], palette: Palette) -> dict[str, str]:
     """Name → colour of a `palette` as users give it; of `distinct` where it is None.
 
-    Raises
-    ------
-    ValueError
-        If the palette is no colour map, has fewer colours than there are names, or one that is no colour.
+    Raises ValueError if the palette is no colour map, has fewer colours than there are names, or one that is no colour.
     """
     from matplotlib import colormaps
     from matplotlib.colors import is_color_like, to_hex

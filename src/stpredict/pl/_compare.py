@@ -74,11 +74,7 @@ def compare(
         Colour map of measured and predicted expression.
     %(limits)s
         They are those of measured and predicted expression.
-    %(size)s
-    %(alpha_img)s
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(map)s
     ax
         Axes to draw on, three per gene, row by row; by default a new figure is made.
     %(figure)s

@@ -65,11 +65,7 @@ def domains(
         in the title is that of the section drawn.
     %(palette)s
         Those of labels are as said above.
-    %(size)s
-    %(alpha_img)s
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(map)s
     ax
         Axes to draw on, one, or two with labels; by default a new figure is made.
     %(figure)s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -136,7 +136,7 @@ def embedding(
     panels = _canvas.Panels.make(len(wanted), columns=ncols, size=(4.0, 3.2), ax=ax, title=title)
     order = np.random.default_rng(seed).permutation(len(flat))  # so that no section hides another
     area = min(30.0, 20_000 / len(flat)) if size is None else size
-    dots = {"s": area, "linewidths": 0, "rasterized": len(flat) > 5000}
+    dots: dict[str, Any] = {"s": area, "linewidths": 0, "rasterized": len(flat) > 5000}
     for panel, name, (values, colours) in zip(panels.axes, wanted, colourings, strict=True):
         if values is None:
             panel.scatter(*flat.T, color=COLOURS[1], **dots)
@@ -204,7 +204,7 @@ def _is_number(column: pd.Series) -> bool:
 
 def _colouring(
     adata: AnnData, name: str | None, expression: pd.DataFrame, ends: Limits, palette: Palette
-) -> tuple[np.ndarray | None, Normalize | dict[str, str] | None]:
+) -> tuple[np.ndarray | None, Any]:
     """Values of the spots, and how they become colours: numbers by a norm, categories by the colour of each."""
     if name is None:
         return None, None
@@ -227,9 +227,9 @@ def _draw_numbers(
     dots: dict,
 ) -> None:
     known = np.isfinite(values)
-    ax.scatter(*flat[~known].T, color=_canvas.UNKNOWN, **dots)
+    ax.scatter(flat[~known, 0], flat[~known, 1], color=_canvas.UNKNOWN, **dots)
     order = order[known[order]]
-    drawn = ax.scatter(*flat[order].T, c=values[order], cmap=cmap, norm=norm, **dots)
+    drawn = ax.scatter(flat[order, 0], flat[order, 1], c=values[order], cmap=cmap, norm=norm, **dots)
     _canvas.draw_colour_bar(ax, drawn, unit)
 
 

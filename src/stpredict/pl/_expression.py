@@ -72,9 +72,7 @@ def expression(
     %(size)s
     %(alpha_img)s
     %(ncols)s
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(one_section)s
     ax
         Axes to draw on, one per gene; by default a new figure is made.
     %(figure)s
@@ -121,8 +119,8 @@ def expression(
         spots = _canvas.draw_spots(panel, section, column, size=size, cmap=cmap, norm=norm)
         known = np.isfinite(column).any()
         panel.set_title(gene if known else f"{gene} (no values)", size=11)
-        told_beside = panels.own and (i + 1) % ncols and units[i] == dict(enumerate(units)).get(i + 1)
-        _canvas.draw_colour_bar(panel, spots, "" if told_beside else units[i])
+        named_beside = panels.own and (i + 1) % ncols and units[i] == dict(enumerate(units)).get(i + 1)
+        _canvas.draw_colour_bar(panel, spots, "" if named_beside else units[i])
         if outside(section, layer):
             _canvas.tell(panel, DO_NOT_BELIEVE)
     return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)

@@ -64,8 +64,7 @@ def gene_correlation(
     cmap
         Colour map of the correlations.
     %(library_id)s
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
     ax
         Two axes to draw on; by default a new figure is made.
     %(figure)s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -78,8 +78,7 @@ def gene_graph(
     palette
         Colours of the genes asked for: a list, a dict from gene to colour, or the name of a colour map of matplotlib.
     %(library_id)s
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
     ax
         Axes to draw on; by default a new figure is made.
     %(figure)s
@@ -115,7 +114,8 @@ def gene_graph(
             "The order is stpredict.pl.gene_graph(data, model, genes) now; the old one ends with the next release.",
             FutureWarning,
         )
-        data, model, genes = genes, data, model
+        old: Any = genes, data, model
+        data, model, genes = old
     model = given_model(model)
     if not isinstance(model, AlignSt):
         msg = f"A model of method {model.method!r} has no gene graph; train 'align_st' with gene_neighbours=8."
@@ -134,8 +134,8 @@ def gene_graph(
     panel.set(xticks=[], yticks=[])
     panel.spines[:].set_visible(False)
     _draw_legend(panel, edges["weight"].max())
-    panel.figure.draw_without_rendering()  # settles how large the panel is
-    box = panel.get_window_extent().size / panel.figure.dpi
+    panels.figure.draw_without_rendering()  # settles how large the panel is
+    box: Any = panel.get_window_extent().size / panels.figure.dpi
     panel.set(xlim=(0, box[0]), ylim=(0, box[1]))
     _draw(panel, edges, colour, _places(edges, names, box))
     return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
@@ -219,8 +219,8 @@ def _draw(ax: Axes, edges: pd.DataFrame, colour: Mapping[str, str], places: Mapp
     for gene, other, weight in edges[["gene", "neighbour", "weight"]].itertuples(index=False):
         bend = 0.12 if (other, gene) in tied else 0.0
         line = FancyArrowPatch(
-            places[other],
-            places[gene],
+            tuple(places[other]),
+            tuple(places[gene]),
             arrowstyle="-",
             connectionstyle=f"arc3,rad={bend}",
             shrinkA=0,

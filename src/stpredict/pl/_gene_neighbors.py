@@ -35,7 +35,7 @@ def gene_neighbors(
     *,
     n_neighbors: int = 10,
     among: Iterable[str] | None = None,
-    ax: Axes | Iterable[Axes] | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
     title: str | Sequence[str] | None = None,
     show: bool | None = None,
     save: str | Path | None = None,

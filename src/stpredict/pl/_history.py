@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict._core.docs import with_shared_texts
-from stpredict.models._base.contract import History
+from stpredict.models._base.history import History
 from stpredict.pl import _canvas
 from stpredict.pl._categories import COLOURS
 
@@ -33,7 +33,7 @@ FAMILIES = {
 MAX_TICKS = 6
 """Up to as many values of a hyper-parameter are named one by one on its axis."""
 
-STYLES = {
+STYLES: dict[str, dict[str, Any]] = {
     "train": {"linewidth": 1.2, "alpha": 0.55},
     "val": {"linewidth": 1.8},
     "chance": {"linewidth": 1.2, "linestyle": "--"},
@@ -180,6 +180,6 @@ def _draw_curves(ax: Axes, label: str, lines: dict[str, np.ndarray], best: float
         ax.axvline(best, color=COLOURS[0], linewidth=1, zorder=1)
         ax.set_title(f"epoch {best:g} was best", size=9, loc="left", color=COLOURS[0])
     ax.set(xlabel="epoch", ylabel=label.replace("_", " "))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     if len(lines) > 1 or label in FAMILIES.values():
         ax.legend(fontsize=8, framealpha=0.8, edgecolor="none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,23 +31,14 @@ class Limits:
 
     @classmethod
     def of_each(cls, n: int, vmin: OneOrEach, vmax: OneOrEach, vcenter: OneOrEach) -> list[Limits]:
-        """Limits of `n` maps.
-
-        Raises
-        ------
-        ValueError
-            If there are more or fewer of a limit than maps.
-        """
+        """Limits of `n` maps. Raises ValueError if there are more or fewer of a limit than maps."""
         asked = {"vmin": vmin, "vmax": vmax, "vcenter": vcenter}
         return [cls(*ends) for ends in zip(*(_each(value, n, name) for name, value in asked.items()), strict=True)]
 
     def norm(self, values: np.ndarray, default: tuple[float, float]) -> Normalize:
         """What maps `values` to colours, from end to end of `default` where nothing else was asked.
 
-        Raises
-        ------
-        TypeError, ValueError
-            If a limit is no number and no percentile, or they are not in ascending order.
+        Raises TypeError or ValueError if a limit is no number and no percentile, or they are not in ascending order.
         """
         from matplotlib.colors import Normalize, TwoSlopeNorm
 
@@ -72,7 +63,7 @@ class Limits:
         return Normalize(low, high) if middle is None else TwoSlopeNorm(middle, low, high)
 
 
-def _each(value: OneOrEach, n: int, name: str) -> list[Limit | None]:
+def _each(value: Any, n: int, name: str) -> list[Limit | None]:
     if value is None or isinstance(value, str) or np.ndim(value) == 0:
         return [value] * n
     values = list(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -71,9 +71,7 @@ def niches(
     vmin, vmax, vcenter
         Values at the ends and in the middle of the colours, as in scanpy: numbers, or percentiles (``"p99"``). By default
         the 1st and the 99th percentile.
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(one_section)s
     ax
         Axes to draw on: one, or three with a gene; by default a new figure is made.
     %(figure)s
@@ -103,7 +101,7 @@ def niches(
     row = _row_of(section, spot)
     members = niche_matrix(section)
     boxes = boxes_of(section)
-    values = None if gene is None else expression_of(section, gene, layer).to_numpy()[:, 0]
+    values: Any = None if gene is None else expression_of(section, gene, layer).to_numpy()[:, 0]
     norm = None if gene is None else Limits(vmin, vmax, vcenter).norm(values, _canvas.robust_limits(values))
     slide = None if gene is None else _canvas.overview_of(section)
 
@@ -142,7 +140,7 @@ def _draw_niche(ax: Axes, section: Section, row: int, members: np.ndarray, box: 
     low = np.minimum(square[:2], section.centres[members].min(axis=0) - section.spot_diameter)
     high = np.maximum(square[2:], section.centres[members].max(axis=0) + section.spot_diameter)
     centre, reach = (low + high) / 2, (0.5 + MARGIN) * (high - low).max()
-    left, top, right, bottom = *(centre - reach), *(centre + reach)
+    left, top, right, bottom = np.concatenate([centre - reach, centre + reach])
     if section.has_image:
         pixels, extent = read_area(section, centre - reach, centre + reach)
         ax.imshow(pixels, extent=extent, interpolation="antialiased")
@@ -160,7 +158,7 @@ def _draw_niche(ax: Axes, section: Section, row: int, members: np.ndarray, box: 
     _canvas.draw_scale_bar(ax, section)
 
 
-def _draw_box(ax: Axes, box: np.ndarray, **style: object) -> None:
+def _draw_box(ax: Axes, box: np.ndarray, **style: Any) -> None:
     from matplotlib.patches import Rectangle
 
     left, top, right, bottom = box

@@ -62,9 +62,7 @@ def nuclei(
     %(ncols)s
     color
         Colour of the outlines.
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(one_section)s
     ax
         Axes to draw on, one per spot; by default a new figure is made.
     %(figure)s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -69,9 +69,7 @@ def retrieval(
         Name of the results, the ``key_added`` of `tl.retrieve`.
     window
         Which window to draw, see `pl.tiles`.
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(one_section)s
     ax
         Axes to draw on, ``1 + n_neighbors`` for each spot, row by row; by default a new figure is made.
     %(figure)s
@@ -126,7 +124,7 @@ def retrieval(
         panel.set_xlabel(label, size=8)
     for panel in panels.axes[:: 1 + n_neighbors]:
         panel.spines[:].set(linewidth=2.5)
-        panel.title.set_weight("bold")
+        panel.title.set_fontweight("bold")
     return panels.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -132,7 +132,7 @@ def scores(
         drawn += _draw_method(
             axes, at, of_panels, dots_at=None if unit == "gene" else at + 0.28 * step, style=styles[method]
         )
-    axes.set_ylim(_limits(drawn))
+    axes.set_ylim(*_limits(drawn))
     axes.axhline(0, color=_canvas.INK, linewidth=0.8)
     for edge in np.arange(len(panels) - 1) + 0.5:
         axes.axvline(edge, color="#dddddd", linewidth=0.8)
@@ -150,7 +150,7 @@ def scores(
     return canvas.finish(show=show, save=save, dpi=dpi, return_fig=return_fig)
 
 
-def method_styles(methods: Sequence[str], palette: Palette) -> dict[str, dict[str, str]]:
+def method_styles(methods: Sequence[str], palette: Palette) -> dict[str, dict[str, Any]]:
     """Colour, marker and label of every method."""
     colours = chosen_colours(methods, palette)
     marker = {method: MARKERS[number % len(MARKERS)] for number, method in enumerate(methods)}
@@ -158,7 +158,7 @@ def method_styles(methods: Sequence[str], palette: Palette) -> dict[str, dict[st
 
 
 def _draw_method(
-    ax: Axes, at: np.ndarray, samples: list[np.ndarray], *, dots_at: np.ndarray | None, style: dict[str, str]
+    ax: Axes, at: np.ndarray, samples: list[np.ndarray], *, dots_at: np.ndarray | None, style: dict[str, Any]
 ) -> list[tuple[float, float, float, float]]:
     """Draw one method; lowest and highest value, and both ends of the interval, of every panel."""
     mean, low, high = np.array([student_interval(sample) for sample in samples]).T
@@ -176,7 +176,7 @@ def _draw_ceilings(
     """Mean noise ceiling of every panel as a line, its range over units as a band."""
     table = table[(table["metric"] == "ceiling") & table["panel"].isin(panels)]
     table = table if "method" in table else table.assign(method="")
-    found = []
+    found: list[tuple[float, float, float, float]] = []
     for number, panel in enumerate(panels):
         of_panel = table[table["panel"] == panel]
         if of_panel.empty:

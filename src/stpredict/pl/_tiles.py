@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -67,9 +67,7 @@ def tiles(
     window
         Which window to draw.
     %(ncols)s
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(one_section)s
     ax
         Axes to draw on, one per tile; by default a new figure is made.
     %(figure)s
@@ -133,7 +131,7 @@ class Tile:
         (x, y), half = self.centre, self.side / 2
         ax.imshow(self.pixels, extent=self.extent, interpolation="nearest")
         ax.set(xlim=(x - half, x + half), ylim=(y + half, y - half), xticks=[], yticks=[])
-        style = {"fill": False, "edgecolor": OUTLINE, "linewidth": 1.2}
+        style: dict[str, Any] = {"fill": False, "edgecolor": OUTLINE, "linewidth": 1.2}
         x, y = self.spot
         ax.add_patch(Circle((x, y), self.diameter / 2, linestyle="--", **style))
         if self.inner is not None:
@@ -143,10 +141,7 @@ class Tile:
 def read_tile(section: Section, spot: int, window: Literal["spot", "niche"]) -> Tile:
     """Read the window around a spot as encoders do, from the level that is fine enough to draw.
 
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        If there is no image, or its scale is unknown.
+    Raises ValueError or FileNotFoundError if there is no image, or its scale is unknown.
     """
     geometry = section.adata.uns.get(keys.TILES, {}).get(section.name, {})
     spot_px = float(geometry.get("spot_um", SPOT_UM)) / section.mpp

@@ -79,11 +79,7 @@ def trust(
     %(predicted)s
     cmap
         Colour map of the distance.
-    %(size)s
-    %(alpha_img)s
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(map)s
     ax
         Three axes to draw on, or two where no gene of ``var`` was predicted; by default a new figure is made.
     %(figure)s

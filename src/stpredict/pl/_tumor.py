@@ -73,11 +73,7 @@ def tumor(
     vmin, vmax, vcenter
         Values at the ends and in the middle of the score's colours, as in scanpy: numbers, or percentiles (``"p99"``). By
         default the 1st and the 99th percentile, or the threshold where it lies beyond.
-    %(size)s
-    %(alpha_img)s
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(map)s
     ax
         Axes to draw on, two, or three with labels; by default a new figure is made.
     %(figure)s

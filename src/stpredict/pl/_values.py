@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -30,21 +30,16 @@ DO_NOT_BELIEVE = "outside of the training data: do not believe"
 def expression_of(section: Section, genes: str | Iterable[str], layer: str | None) -> pd.DataFrame:
     """(spots, genes) of a layer and of the genes beside it, or of the counts as log1p CP10k where `layer` is None.
 
-    Columns are named as the genes were asked for; aliases and Ensembl ids are resolved.
-
-    Raises
-    ------
-    KeyError
-        If there is no such layer, or a gene is in neither place.
-    ValueError
-        If no gene is asked for, or counts are needed and are none.
+    Columns are named as the genes were asked for; aliases and Ensembl ids are resolved. Raises KeyError if there is no
+    such layer, or a gene is in neither place; ValueError if no gene is asked for, or counts are needed and are none.
     """
     wanted = list(dict.fromkeys(gene_names(genes)))
     if not wanted:
         msg = "No genes to draw: pass a gene name or a list of them."
         raise ValueError(msg)
     adata = section.adata
-    extra = None if layer is None else adata.obsm.get(keys.extra_genes(layer))
+    beside_var = None if layer is None else keys.extra_genes(layer)
+    extra: Any = None if beside_var is None else adata.obsm.get(beside_var)
     in_var = layer is None or layer in adata.layers
     if not in_var and extra is None:
         hint = "Call tl.predict_expression first, or pass layer=None for the measured counts."
@@ -54,7 +49,7 @@ def expression_of(section: Section, genes: str | Iterable[str], layer: str | Non
     beside = {} if extra is None else symbols.match(wanted, extra.columns)
     unknown = [gene for gene in wanted if gene not in inside and gene not in beside]
     if unknown:
-        where = "var_names" + ("" if extra is None else f" or obsm[{keys.extra_genes(layer)!r}]")
+        where = "var_names" + ("" if extra is None else f" or obsm[{beside_var!r}]")
         msg = f"Not in {where}: {symbols.describe_missing(unknown)}."
         raise KeyError(msg)
     table = pd.DataFrame(index=section.obs_names, columns=wanted, dtype=float)
@@ -97,14 +92,9 @@ def both_of(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measured and predicted expression of the spots with at least `min_counts` counts, as `tl.evaluate` compares them.
 
-    Genes default to all of ``var`` that were predicted.
-
-    Raises
-    ------
-    KeyError
-        If there is no such layer, or a gene was not measured or not predicted.
-    ValueError
-        If counts are needed and are none, or fewer than `MIN_SPOTS` spots have enough of them.
+    Genes default to all of ``var`` that were predicted. Raises KeyError if there is no such layer, or a gene was not
+    measured or not predicted; ValueError if counts are needed and are none, or fewer than `MIN_SPOTS` spots have enough
+    of them.
     """
     if genes is None and predicted in section.adata.layers:
         values = _from_var(section, list(section.genes), predicted)

@@ -30,12 +30,8 @@ def coexpression(
 
     The correlation matrix of genes is taken as its first `n_dims` axes: a gene's vector is its place on them times the
     square root of their eigenvalues, so that the product of two vectors is their correlation. Each eigenvalue is
-    lowered by the mean of those left out, which is what directions of pure noise have.
-
-    Raises
-    ------
-    ValueError
-        If there are too few spots or cells, or too few genes vary.
+    lowered by the mean of those left out, which is what directions of pure noise have. Raises ValueError if there are
+    too few spots or cells, or too few genes vary.
     """
     matrix = CorrelationWithinStudies(references, min_counts)
     values, axes, left_out = _first_axes(matrix, n_dims)

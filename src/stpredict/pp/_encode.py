@@ -284,7 +284,7 @@ def _run(
 ) -> list[np.ndarray]:
     """Features of all sections, part by part; parts already done by a call that was cut short are taken from disk."""
     show = settings.progress if show_progress is None else show_progress
-    outputs: list[np.ndarray] | None = None
+    outputs: list[np.ndarray] = []
     folders = []
     with progress_bar(
         total=sum(map(len, sections)), desc=f"encode ({tool.name})", unit="spot", disable=not show
@@ -297,7 +297,7 @@ def _run(
                 if not all(np.isfinite(f).all() for f in features):
                     msg = f"Encoder {tool.name!r} returned NaN or infinite features; check its weights and precision."
                     raise ValueError(msg)
-                if outputs is None:
+                if not outputs:
                     outputs = [np.zeros((n_obs, f.shape[1]), dtype=np.float32) for f in features]
                 for output, values in zip(outputs, features, strict=True):
                     output[section.rows[rows]] = values
@@ -318,7 +318,7 @@ def _parts(
     """Rows and features of every part: those on disk first, then the others, which are left there too."""
     left = []
     for number, rows in enumerate(parts):
-        stored = load_part(folder, number, (len(windows), len(rows))) if folder else None
+        stored: Any = load_part(folder, number, (len(windows), len(rows))) if folder else None
         if stored is None:
             left.append(number)
         else:

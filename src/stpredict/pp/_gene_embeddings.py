@@ -115,7 +115,8 @@ def gene_embeddings(
     one_of(source, ("text", "coexpression", "both"), "source")
     _check_arguments(source, reference, encoder, n_dims)
     names = None if genes is None else symbols.asked(genes)
-    parts, record = {}, {"source": source, **_version()}
+    parts: dict[str, pd.DataFrame] = {}
+    record: dict[str, Any] = {"source": source, "stpredict": __version__}
     if source != "text":
         parts["coexpression"], made = _coexpression(names, reference, n_dims, min_counts, Where(library_key, table_key))
         record |= made
@@ -186,10 +187,6 @@ def _check_arguments(source: str, reference: object, encoder: object, n_dims: in
     if not n_dims >= MIN_DIMS:
         msg = f"n_dims must be at least {MIN_DIMS}, got {n_dims!r}."
         raise ValueError(msg)
-
-
-def _version() -> dict[str, str]:
-    return {"stpredict": __version__}
 
 
 def _text(names: list[str] | None, encoder: Any) -> pd.DataFrame:

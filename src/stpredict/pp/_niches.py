@@ -56,8 +56,7 @@ def niches(
         Number of nearest spots; ST-Align takes 3 in its later version. Spots equally far are chosen arbitrarily.
     rings
         Steps on the lattice.
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
     %(copy)s
 
     Returns

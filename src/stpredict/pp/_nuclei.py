@@ -148,13 +148,7 @@ def nuclei(
 
 
 def _slide(section: Section, mpp: float | None) -> WorkingSlide:
-    """Check that nuclei can be seen on a section.
-
-    Raises
-    ------
-    ValueError
-        If its pixels are too coarse.
-    """
+    """Check that nuclei can be seen on a section. Raises ValueError if its pixels are too coarse."""
     section.image  # noqa: B018 (opening checks the image and that all spots lie on it)
     if section.mpp > COARSEST:
         msg = (

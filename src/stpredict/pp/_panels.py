@@ -61,8 +61,7 @@ def gene_panel(
     among
         See ``"hvg"``.
     %(min_counts)s
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
 
     Returns
     -------
@@ -91,8 +90,8 @@ def gene_panel(
     _check_arguments(kind, markers, n_top=n_top, among=among)
     opened = _open(sections, Where(library_key, table_key))
     shared = measured_everywhere(opened, _shared_genes(opened))
-    if kind == "markers":
-        return _measured_markers(marker_genes(markers), shared)
+    if markers is not None:
+        return measured_markers(marker_genes(markers), shared)
     names = _without(shared, (exclude,) if isinstance(exclude, str) else tuple(exclude))
     mean, variance = _moments(opened, names, min_counts)
     by_mean = np.argsort(-mean, kind="stable")
@@ -130,14 +129,15 @@ def _shared_genes(sections: Sequence[Section]) -> list[str]:
     return [str(name) for name in shared]
 
 
-def _measured_markers(wanted: list[str], measured: list[str]) -> list[str]:
+def measured_markers(wanted: list[str], measured: Sequence[str], name: str = "") -> list[str]:
+    """The `wanted` markers, of a set of this `name`, by their names in `measured`; those that are not there are warned of."""
     found = symbols.match(wanted, measured)
-    missing = symbols.describe_missing(name for name in wanted if name not in found)
+    missing = symbols.describe_missing(gene for gene in wanted if gene not in found)
     if not found:
-        msg = f"None of the markers is measured in all sections: {missing}."
+        msg = f"None of the markers{name and f' in {name!r}'} is measured in all sections: {missing}."
         raise ValueError(msg)
     if missing:
-        warn(f"Markers that not all sections measure are left out: {missing}.")
+        warn(f"Markers that not all sections measure are left out{name and f' of {name!r}'}: {missing}.")
     return list(dict.fromkeys(found.values()))
 
 

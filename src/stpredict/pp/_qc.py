@@ -51,9 +51,7 @@ def tissue_mask(
     mpp
         Microns per pixel of the mask; never finer than the image.
     %(tissue)s
-    %(library_id)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(one_section)s
 
     Returns
     -------
@@ -117,8 +115,7 @@ def qc(
     min_tissue
         Smallest share of a passing spot's window that is tissue; the window is the one of `pp.tiles`, or 112 µm wide.
     %(tissue)s
-    %(library_key)s
-    %(table_and_image_key)s
+    %(sections_and_image)s
     %(copy)s
 
     Returns

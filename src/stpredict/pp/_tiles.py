@@ -52,8 +52,7 @@ def tiles(
     mpp
         Microns per pixel of the full-resolution image. By default it is taken from the scale factors, the image
         file or the spot lattice (100 µm centre to centre on Visium), in this order.
-    %(library_key)s
-    %(table_and_image_key)s
+    %(sections_and_image)s
     %(copy)s
 
     Returns
@@ -108,10 +107,7 @@ def tiles(
 def niche_widths(spot_um: float, niche_um: float | Sequence[float]) -> list[float]:
     """Width of the niche, then of further windows from narrow to wide, all in µm.
 
-    Raises
-    ------
-    ValueError
-        If there is none, one is narrower than the spot, or two are the same.
+    Raises ValueError if there is none, one is narrower than the spot, or two are the same.
     """
     widths = [float(um) for um in np.atleast_1d(np.asarray(niche_um, dtype=float))]
     if not widths or not all(0 < spot_um <= um < np.inf for um in widths):

@@ -11,7 +11,8 @@ from stpredict._core.settings import settings
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import describe_missing, match, match_once
 from stpredict._sections.open import Where, open_all
-from stpredict.models._base.contract import UNITS, ExpressionModel
+from stpredict.models._base.contract import UNITS
+from stpredict.models._base.model import ExpressionModel
 from stpredict.models.adapted.model import Adapted
 from stpredict.models.adapted.units import in_our_units
 from stpredict.models.published.contract import FixedModel
@@ -65,8 +66,7 @@ def adapt(
         Measured spots with fewer counts are not learned from.
     seed
         Seed of the choice of 1,500 spots where more are measured; by default ``stpredict.settings.seed``.
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
 
     Returns
     -------

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
-from stpredict._sections.groups import PATIENT, section_groups
+from stpredict._sections.groups import section_groups
 from stpredict._sections.open import Where, open_all
-from stpredict.models._base.contract import ExpressionModel
+from stpredict.models._base.model import ExpressionModel
 from stpredict.models.adapted.calibrated import calibrated
 from stpredict.models.published.contract import FixedModel
 from stpredict.tl._given import given_model
@@ -25,7 +26,7 @@ def calibrate(
     data: Data | Sequence[Data],
     model: ExpressionModel | str | Path,
     *,
-    group_key: str | None = PATIENT,
+    group_key: str | None = keys.PATIENT,
     min_counts: int = 50,
     seed: int | None = None,
     library_key: str | None = None,
@@ -51,8 +52,7 @@ def calibrate(
     %(min_counts)s
     seed
         Seed of the choice of 2,000 spots where more are measured; by default ``stpredict.settings.seed``.
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
 
     Returns
     -------
@@ -104,7 +104,7 @@ def calibrate(
         )
         raise TypeError(msg)
     sections = open_all(data, Where(library_key, table_key))
-    if group_key == PATIENT and not any(group_key in section.adata.obs for section in sections):
+    if group_key == keys.PATIENT and not any(group_key in section.adata.obs for section in sections):
         group_key = None
     groups = section_groups(sections, group_key)
     return calibrated(model, sections, groups, min_counts=min_counts, seed=settings.seed if seed is None else seed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from stpredict._benchmark.jobs import Split, run
 from stpredict._benchmark.splits import leave_one_group_out
 from stpredict._benchmark.study import open_study
+from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict._sections.open import Where
 
@@ -25,7 +26,7 @@ def cross_validate(
     sections: Data | Sequence[Data],
     *,
     methods: Methods,
-    group_key: str | None = "patient",
+    group_key: str | None = keys.PATIENT,
     test: Sequence[str] | None = None,
     genes: Iterable[str] | None = None,
     n_genes: int = 1000,
@@ -101,8 +102,7 @@ def cross_validate(
         Folder that keeps the result of every finished job. The same call again does only what is missing; methods,
         seeds and tested groups may be added.
     %(show_progress)s
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
 
     Returns
     -------

@@ -51,8 +51,7 @@ def embed(
     key_added
         Name of the result; by default ``X_<method>``.
     %(copy)s
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
 
     Returns
     -------

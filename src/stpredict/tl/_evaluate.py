@@ -78,8 +78,7 @@ def evaluate(
     %(min_counts)s
     %(seed)s
         Only the noise ceiling depends on it.
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
 
     Returns
     -------

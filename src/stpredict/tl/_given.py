@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 def given_model(model: ExpressionModel | str | Path) -> ExpressionModel:
     """The model itself, or the one that was saved at a path or passed on by a hub.
 
-    Raises
-    ------
-    TypeError
-        If it is neither.
+    Raises TypeError if it is neither.
     """
     if isinstance(model, str | Path):
         return load(str(model) if on_hub(model) else Path(model).expanduser())
@@ -48,12 +45,7 @@ class GivenGenes(NamedTuple):
 def given_genes(genes: Iterable[str], names: Iterable[str]) -> GivenGenes:
     """Look genes up among known `names`.
 
-    Raises
-    ------
-    ValueError
-        If a gene is named twice.
-    TypeError
-        If they are a mask without names, or no names.
+    Raises ValueError if a gene is named twice; TypeError if they are a mask without names, or no names.
     """
     wanted = gene_names(genes)
     check_named_once(wanted)

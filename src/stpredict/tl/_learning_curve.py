@@ -11,6 +11,7 @@ import numpy as np
 from stpredict._benchmark.jobs import Split, run
 from stpredict._benchmark.splits import leave_one_group_out
 from stpredict._benchmark.study import open_study
+from stpredict._core import keys
 from stpredict._core.settings import settings
 from stpredict._sections.open import Where
 
@@ -31,7 +32,7 @@ def learning_curve(
     methods: Methods,
     sizes: Sequence[int] = (1, 2, 3),
     repeats: int = 3,
-    group_key: str | None = "patient",
+    group_key: str | None = keys.PATIENT,
     test: Sequence[str] | None = None,
     genes: Iterable[str] | None = None,
     n_genes: int = 1000,

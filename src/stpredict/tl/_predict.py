@@ -78,8 +78,7 @@ def predict_expression(
         Take genes of the same symbol in human and mouse (ERBB2 and Erbb2) for each other. Without it a model of one
         species refuses data of the other.
     %(copy)s
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
 
     Returns
     -------

@@ -24,7 +24,7 @@ from stpredict.tl._batch.drawn import drawn_gene
 from stpredict.tl._batch.job import Job, Outcome
 from stpredict.tl._batch.manifest import slides_of
 from stpredict.tl._batch.recipe import lent_tools, recipe_of
-from stpredict.tl._batch.report import Run, write_report
+from stpredict.tl._batch.report import RunFacts, write_report
 from stpredict.tl._batch.results import Results, now
 from stpredict.tl._given import given_genes, given_model
 
@@ -171,7 +171,7 @@ def _run(job: Job, slides: Sequence[Slide], n_jobs: int, client: Any, show: bool
         finally:  # also when the user stops it
             results.clear_unfinished()
             ended = [outcomes[slide.name] or Outcome(slide, "not done") for slide in slides]
-            run = Run(started, time.perf_counter() - start, _facts(job, client), job.drawn)
+            run = RunFacts(started, time.perf_counter() - start, _facts(job, client), job.drawn)
             table = write_report(job.out, ended, run)
     return table
 

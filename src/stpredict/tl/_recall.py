@@ -46,8 +46,7 @@ def recall(
         A model that brings image and expression into one space: ``"consensus"``, ``"cmrcnet"`` or ``"st_align"``.
     k
         Ranks up to which a find counts.
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
 
     Returns
     -------

@@ -51,8 +51,7 @@ def retrieve(
         Reference spots to find for each spot.
     %(key_added)s
     %(copy)s
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
 
     Returns
     -------

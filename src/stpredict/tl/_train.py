@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stpredict._core import keys
 from stpredict._core.docs import with_shared_texts
 from stpredict.models.fit import fit
 
@@ -23,7 +24,7 @@ def train(
     method: str = "consensus",
     genes: Iterable[str] | None = None,
     features: str | Sequence[str] | None = None,
-    group_key: str | None = "patient",
+    group_key: str | None = keys.PATIENT,
     min_counts: int = 50,
     preset: str | None = None,
     seed: int | None = None,
@@ -89,8 +90,7 @@ def train(
         run that was interrupted is continued from there, to the numbers that it would have come to.
     %(show_progress)s
         Only networks have one.
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
     **options
         Options of the method, in place of the preset's. For ``"cmrcnet"`` and ``"st_align"`` among others
         ``image_encoder`` (a timm network to train end to end on 112 µm tiles; None learns from frozen features),

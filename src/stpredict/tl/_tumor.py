@@ -79,8 +79,7 @@ def localize_tumor(
         "undetermined" are left out.
     force
         Call the tumour on sections that lie outside of what the model was trained on, too.
-    %(library_key)s
-    %(table_key)s
+    %(sections)s
     %(copy)s
 
     Returns

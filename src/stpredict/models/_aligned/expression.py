@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -111,7 +111,7 @@ def mean_and_sd(values: Rows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _total(parts: Iterable[np.ndarray]) -> np.ndarray:
-    total: np.ndarray | None = None
+    total: Any = None
     for part in parts:
         total = part.sum(axis=0) if total is None else np.concatenate([total[None], part]).sum(axis=0)
     return total

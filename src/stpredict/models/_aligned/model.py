@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
     from stpredict.models._aligned.embedding import AlignedNetwork
     from stpredict.models._aligned.inputs import Tensors
-    from stpredict.models._base.contract import History
+    from stpredict.models._base.history import History
     from stpredict.models._data.folds import HeldOut
     from stpredict.models._data.rows import RowStore
     from stpredict.models._data.table import Table

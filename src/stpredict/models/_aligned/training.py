@@ -14,7 +14,7 @@ from stpredict.models._aligned.embedding import decoded, gene_embeddings, image_
 from stpredict.models._aligned.expression import GeneScale
 from stpredict.models._aligned.hard_negatives import HardNegatives
 from stpredict.models._aligned.inputs import drawn
-from stpredict.models._base.contract import History
+from stpredict.models._base.history import History
 from stpredict.models._base.network import network_arrays
 from stpredict.models._data.folds import HeldOut, judged, sample
 from stpredict.models._retrieval.bank import compact

@@ -17,7 +17,7 @@ from stpredict.pp._encoders.catalogue import licence_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from stpredict.models._base.contract import ExpressionModel
+    from stpredict.models._base.contract import Contract
 
 NO_WEIGHTS = "morphology"
 """The encoder that has none, so that no licence binds it."""
@@ -29,7 +29,7 @@ LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
 def model_card(
-    model: ExpressionModel,
+    model: Contract,
     repository: str,
     *,
     licence: str,
@@ -39,11 +39,8 @@ def model_card(
 ) -> str:
     """Markdown with the hub's metadata at its top.
 
-    Raises
-    ------
-    ValueError
-        If `licence` or `tissue` are none, the model is one that others trained, or the licence of its encoder forbids
-        derivatives.
+    Raises ValueError if `licence` or `tissue` are none, the model is one that others trained, or the licence of its
+    encoder forbids derivatives.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -83,7 +80,7 @@ def model_card(
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
 
-def encoders_of(model: ExpressionModel) -> dict[str, list[tuple[str, Mapping[str, Any]]]]:
+def encoders_of(model: Contract) -> dict[str, list[tuple[str, Mapping[str, Any]]]]:
     """The model's features, keys and records, by the name of the encoder that made them; empty for the user's own."""
     found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for key, record in model.config.get("features", {}).items():
@@ -104,7 +101,7 @@ def _base(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
-def _refuse_restricted(model: ExpressionModel) -> None:
+def _refuse_restricted(model: Contract) -> None:
     for name in (*encoders_of(model), trained_along(model.config) or ""):
         if "-ND" in (licence := licence_of(name)):
             msg = (
@@ -118,7 +115,7 @@ def _refuse_restricted(model: ExpressionModel) -> None:
 # ---------------------------------------------------------------------- sections of the card
 
 
-def _use(model: ExpressionModel, repository: str) -> str:
+def _use(model: Contract, repository: str) -> str:
     lines = ["import stpredict as st", "", f'model = st.models.load("hf-hub:{repository}")']
     named = [name for name in encoders_of(model) if name != NO_WEIGHTS]
     if "" in named:
@@ -136,7 +133,7 @@ def _use(model: ExpressionModel, repository: str) -> str:
     return "```python\n" + "\n".join(lines) + f"\n```\n\n{after}"
 
 
-def _training(model: ExpressionModel, tissue: str | None) -> str:
+def _training(model: Contract, tissue: str | None) -> str:
     config = _base(model.config)
     sections, patients = config.get("sections", []), _patients(config)
     rows = [
@@ -185,7 +182,7 @@ def _patients(config: Mapping[str, Any]) -> set[str]:
     return set() if groups == config.get("sections", []) else set(groups)
 
 
-def _reached(model: ExpressionModel) -> str:
+def _reached(model: Contract) -> str:
     if model.trust.reliability is None:
         return "Nothing is known: the model was not judged on spots that were held out."
     config = _base(model.config)
@@ -206,7 +203,7 @@ def _reached(model: ExpressionModel) -> str:
     )
 
 
-def _limits(model: ExpressionModel) -> str:
+def _limits(model: Contract) -> str:
     config, patients = _base(model.config), _patients(_base(model.config))
     lines = [
         "For research only: not for diagnosis, nor for any decision about a patient.",
@@ -238,7 +235,7 @@ def _limits(model: ExpressionModel) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _licences(model: ExpressionModel, licence: str, has_permission: bool) -> str:
+def _licences(model: Contract, licence: str, has_permission: bool) -> str:
     told = [f"The model: {licence.lower()}."]
     named = [name for name in (*encoders_of(model), trained_along(model.config)) if name not in (None, "", NO_WEIGHTS)]
     told += [

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from stpredict.models._base.card import model_card
-from stpredict.models._base.described import as_html, as_text, facts_of_history
-from stpredict.models._base.hub import check_repository, send
 from stpredict.models._data.features import check_features
 from stpredict.models._trust.reliability import central
 from stpredict.models._trust.sight import Sight
@@ -20,8 +17,10 @@ from stpredict.models._trust.trust import Trust
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+    from typing import Self
 
     from stpredict._sections.section import Section
+    from stpredict.models._base.history import History
     from stpredict.models._trust.trust import Judgement
 
 UNITS = "log1p CP10k"
@@ -96,56 +95,8 @@ def needs_spots(method: str) -> str:
     )
 
 
-@dataclass(repr=False)
-class History:
-    """What happened in training: one list of values by name, and remarks."""
-
-    values: dict[str, list[float]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def score(self) -> float:
-        """Best PCC on inner held-out spots; NaN where none were held out."""
-        scores = self.values.get("inner_pcc") or self.values.get("val_pcc") or [np.nan]
-        return float(np.max(scores))
-
-    def __repr__(self) -> str:
-        return as_text("Training history", facts_of_history(self))
-
-    def _repr_html_(self) -> str:
-        return as_html("Training history", facts_of_history(self))
-
-
-class ExpressionModel(ABC):
-    """An image-to-expression model.
-
-    A model is trained on sections that carry features (`pp.encode`) and counts, and predicts from features alone.
-    Everything it needs to do so again is in ``arrays`` (name → array) and ``config`` (JSON), which is what
-    `save` writes and `stpredict.models.load` reads; nothing is ever unpickled.
-
-    Attributes
-    ----------
-    trust
-        What was learned of how far predictions can be believed.
-    method
-        Name under which `tl.train` knows the class.
-    seeded
-        Whether training is random, so that it takes a seed, a preset, options and checkpoints.
-    streams
-        Whether `fit` takes sections that stay on disk.
-    compares_spots
-        Whether what is predicted for a spot depends on which others of its section are there.
-    units
-        Units of what it predicts.
-    known_spots
-        Which spots ``trust`` was learned from, in a word.
-    genes
-        Genes that the model predicts.
-    arrays
-        What was learned: name → array.
-    config
-        Everything but arrays: genes, feature keys, encoder record, hyper-parameters, package version.
-    """
+class Contract(ABC):
+    """What every image-to-expression model has and does; see `stpredict.models.ExpressionModel`."""
 
     method: ClassVar[str]
     seeded: ClassVar[bool] = False
@@ -228,7 +179,7 @@ class ExpressionModel(ABC):
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
         """float32 (n_spots, d): the space in which the model compares spots; `use` names what to bring there."""
 
-    def without_bank(self) -> ExpressionModel:
+    def without_bank(self) -> Self:
         """The same without expression of single training spots, where the method predicts from any; else the model itself.
 
         Raises
@@ -242,74 +193,7 @@ class ExpressionModel(ABC):
     def save(self, path: str | Path, *, share_bank: bool = True) -> None:
         """Write the model as a folder of ``model.safetensors`` and ``model.json``."""
 
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        licence: str,
-        tissue: str | None = None,
-        cite: str | None = None,
-        has_permission: bool = False,
-        private: bool = True,
-        share_bank: bool = True,
-    ) -> str:
-        """Pass the model on by the Hugging Face hub, with a card of what it was trained on and how far it can be believed.
-
-        What `save` writes goes into the repository, and a card, ``README.md``, in place of one that is there. All of it
-        becomes readable for those who see the repository: ``model.json`` names the sections and patients of training,
-        and models with reference spots hold the expression of these. So the repository is private at first; read the
-        card there before you open it to others.
-
-        Parameters
-        ----------
-        repository
-            ``"<laboratory>/<name>"``; it is made where there is none. Log in first: ``hf auth login``.
-        licence
-            Under which others may use the model, as the hub names licences: ``"cc-by-4.0"``, ``"apache-2.0"``,
-            ``"other"``.
-        tissue
-            What the sections show, such as ``"human breast cancer"``.
-        cite
-            What users of the model are to cite.
-        has_permission
-            Say that the holder of the encoder's rights permits to pass the model on. Needed where the licence of its
-            weights forbids derivatives, as far as `stpredict` knows it.
-        private
-            Whether a new repository is seen by its laboratory only.
-        share_bank
-            Whether the expression of single training spots goes along, where the method predicts from it. Without it
-            ``"cmrcnet"``, ``"st_align"`` and ``"consensus"`` predict by their decoders; the card says what that costs.
-            ``"knn"`` and ``"mixture"`` cannot do without.
-
-        Returns
-        -------
-        ``"hf-hub:<laboratory>/<name>@<commit>"``, which `stpredict.models.load` reads.
-
-        Raises
-        ------
-        ValueError
-            If the model was not trained, the name is none, the encoder's licence forbids derivatives, or the method cannot
-            do without what ``share_bank=False`` keeps back; before anything is sent.
-        OSError
-            If the hub cannot be reached, or refuses.
-
-        Examples
-        --------
-        >>> import stpredict as st
-        >>> model = st.tl.train(st.datasets.simulate(), method="mean")
-        >>> where = model.push_to_hub("lab/breast", licence="cc-by-4.0", tissue="breast")  # doctest: +SKIP
-        >>> st.models.load(where).method  # doctest: +SKIP
-        'mean'
-        """
-        if not self.arrays:
-            msg = "This model was not trained, so there is nothing to pass on; stpredict.tl.train or stpredict.tl.adapt makes one."
-            raise ValueError(msg)
-        check_repository(repository)
-        model = self if share_bank else self.without_bank()
-        card = model_card(model, repository, licence=licence, tissue=tissue, cite=cite, has_permission=has_permission)
-        return send(model.save, card, repository, private=private)
-
     @classmethod
     @abstractmethod
-    def load(cls, path: str | Path) -> ExpressionModel:
+    def load(cls, path: str | Path) -> Self:
         """Read a model that `save` wrote."""

@@ -1,25 +1,22 @@
-"""What a model and its history say of themselves, as text and as HTML."""
+"""What a trained model says of itself."""
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from stpredict.models._base.history import Facts, counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stpredict.models._base.contract import ExpressionModel, History
+    from stpredict.models._base.contract import Contract
+    from stpredict.models._base.history import History
 
 NAMED = 3
 """So many genes are named before the rest is counted."""
 
-Facts = dict[str, str]
-"""What is told, by its label."""
 
-
-def facts_of_model(model: ExpressionModel, history: History) -> Facts:
+def facts_of_model(model: Contract, history: History) -> Facts:
     """Method, genes, image features, training sections and held-out score of a trained model."""
     config: dict[str, Any] = model.config
     base = config.get("base", {}).get("config", {})
@@ -32,43 +29,12 @@ def facts_of_model(model: ExpressionModel, history: History) -> Facts:
         facts["adapted to"] = f"{counted(config['n_spots'], 'spot')} of {_sections(config, spots=False)}"
     if "reference" in config:
         facts["reference"] = "counts without images, by reference="
-    facts["held-out score"] = _score(history)
+    facts["held-out score"] = history.score_text
     facts["remarks"] = "; ".join(history.notes)
     return {label: text for label, text in facts.items() if text}
 
 
-def facts_of_history(history: History) -> Facts:
-    """Held-out score, remarks, and what was written down in training and how often."""
-    lengths: dict[int, list[str]] = {}
-    for name, values in history.values.items():
-        lengths.setdefault(len(values), []).append(name)
-    listed = "; ".join(f"{', '.join(names)} ({counted(n, 'value')})" for n, names in lengths.items())
-    facts = {"held-out score": _score(history), "remarks": "; ".join(history.notes), "values": listed}
-    return {label: text for label, text in facts.items() if text}
-
-
-def as_text(title: str, facts: Facts) -> str:
-    """Lines to print."""
-    width = max(map(len, facts), default=0)
-    return "\n".join([title, *(f"  {label:<{width}}  {text}" for label, text in facts.items())])
-
-
-def as_html(title: str, facts: Facts) -> str:
-    """A table for notebooks, in the colours that the notebook has."""
-    left = "text-align: left; vertical-align: top"
-    rows = "".join(
-        f'<tr><th style="{left}; white-space: nowrap">{escape(label)}</th><td style="{left}">{escape(text)}</td></tr>'
-        for label, text in facts.items()
-    )
-    return f"<div><strong>{escape(title)}</strong><table>{rows}</table></div>"
-
-
-def counted(n: int, word: str) -> str:
-    """``1 spot``, ``1,200 spots``."""
-    return f"{n:,} {word}{'' if n == 1 else 's'}"
-
-
-def _genes(model: ExpressionModel) -> str:
+def _genes(model: Contract) -> str:
     more = len(model.vocabulary) - len(model.genes)
     named = ", ".join(model.genes[:NAMED]) + (", …" if len(model.genes) > NAMED else "")
     others = f"; it also predicts {counted(more, 'gene')} that it did not learn from" if more else ""
@@ -104,11 +70,3 @@ def _sections(config: Mapping[str, Any], *, spots: bool = True) -> str:
     if groups and groups != sections:
         told += f" of {counted(len(set(groups)), 'patient')}"
     return f"{told}, {counted(config['n_spots'], 'spot')}" if spots and "n_spots" in config else told
-
-
-def _score(history: History) -> str:
-    before, after = (history.values.get(name) for name in ("rmse_base", "rmse_adapted"))
-    if before and after:
-        return f"error {after[0]:.2f} log1p CP10k at measured spots, each left out; before adapting {before[0]:.2f}"
-    score = history.score
-    return f"PCC {score:.2f}, mean over genes on inner held-out spots" if np.isfinite(score) else ""

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
-    from stpredict.models._base.contract import History
     from stpredict.models._base.files import Stored
+    from stpredict.models._base.history import History
     from stpredict.models._data.folds import HeldOut
     from stpredict.models._data.rows import RowStore
 
@@ -92,10 +92,7 @@ class FeatureModel(StoredModel):
     ) -> Table:
         """Table of the spots to learn from, its large columns in `store`; ``config`` is filled with what describes it.
 
-        Raises
-        ------
-        ValueError
-            If features or counts are missing or unusable, or too few spots are left.
+        Raises ValueError if features or counts are missing or unusable, or too few spots are left.
         """
         keys = find_features(sections, self.features) if self.uses_features else []
         described = describe_features(sections[0], keys)

@@ -16,7 +16,7 @@ from stpredict._core.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stpredict.models._base.contract import ExpressionModel
+    from stpredict.models._base.contract import Contract
 
 FORMAT = 1
 ARRAYS = "model.safetensors"
@@ -36,7 +36,7 @@ class Stored:
     arrays: dict[str, np.ndarray]
 
 
-def identity(model: ExpressionModel | Stored) -> str:
+def identity(model: Contract | Stored) -> str:
     """16 hexadecimal digits that differ between models that differ in anything."""
     digest = hashlib.sha256(json.dumps([model.method, model.genes, model.config], sort_keys=True).encode())
     for name, array in sorted(model.arrays.items()):
@@ -48,10 +48,7 @@ def identity(model: ExpressionModel | Stored) -> str:
 def write(path: str | Path, model: Stored) -> None:
     """Write `model` to the folder `path` in one step, in place of a model that is there.
 
-    Raises
-    ------
-    FileExistsError
-        If `path` holds something else than a model.
+    Raises FileExistsError if `path` holds something else than a model.
     """
     from safetensors.numpy import save_file
 
@@ -77,12 +74,7 @@ def write(path: str | Path, model: Stored) -> None:
 def read(path: str | Path) -> Stored:
     """Read a model's content, checked against the identity that was written with it.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no model at `path`.
-    ValueError
-        If its files are damaged, or of a newer format.
+    Raises FileNotFoundError if there is no model at `path`; ValueError if its files are damaged, or of a newer format.
     """
     from safetensors import SafetensorError
 

@@ -22,13 +22,7 @@ def on_hub(path: str | Path) -> bool:
 
 
 def check_repository(repository: str) -> None:
-    """Refuse what is no name of a repository.
-
-    Raises
-    ------
-    ValueError
-        If so.
-    """
+    """Refuse what is no name of a repository."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     why = "give the laboratory and the name"
@@ -45,10 +39,7 @@ def check_repository(repository: str) -> None:
 def send(save: Callable[[Path], None], card: str, repository: str, *, private: bool) -> str:
     """Send a model and its card in one commit; returns the name under which it is loaded.
 
-    Raises
-    ------
-    OSError
-        If the hub cannot be reached, or refuses.
+    Raises OSError if the hub cannot be reached, or refuses.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -80,12 +71,7 @@ def send(save: Callable[[Path], None], card: str, repository: str, *, private: b
 def fetched(name: str) -> Path:
     """Folder on this machine with the model of ``"hf-hub:<repository>"`` or ``"hf-hub:<repository>@<revision>"``.
 
-    Raises
-    ------
-    ValueError
-        If that is no name of a repository.
-    FileNotFoundError
-        If it holds no model, or cannot be had.
+    Raises ValueError if that is no name of a repository; FileNotFoundError if it holds no model, or cannot be had.
     """
     from huggingface_hub import snapshot_download
 

@@ -11,17 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from stpredict.models._base.contract import ExpressionModel
     from stpredict.models._base.files import Stored
+    from stpredict.models._base.model import ExpressionModel
 
 
 def rebuilt(stored: Stored, path: str | Path, methods: Mapping[str, type[Any]]) -> ExpressionModel:
     """The model that was read from `path`, as its class in `methods` makes it.
 
-    Raises
-    ------
-    ValueError
-        If `methods` has no such method, or the configuration describes no model of it.
+    Raises ValueError if `methods` has no such method, or the configuration describes no model of it.
     """
     if stored.method not in methods:
         msg = f"The model at {path} is a {stored.method!r}; this version of stpredict knows {', '.join(methods)}."

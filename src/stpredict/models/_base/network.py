@@ -137,10 +137,7 @@ def checked(
 ) -> NetworkOptions:
     """Take the options of `preset`, with changes.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If the preset or an option is unknown, or a value makes no sense.
+    Raises ValueError or TypeError if the preset or an option is unknown, or a value makes no sense.
     """
     one_of(preset, presets, "preset")
     known = [field.name for field in fields(presets[preset])]

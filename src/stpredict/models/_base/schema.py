@@ -114,36 +114,30 @@ BASE: dict[str, Kind] = {"method": TEXT, "genes": TEXTS, "config": DICT}
 def check_config(stored: Stored, path: str | Path) -> None:
     """Refuse a model read from `path` whose configuration no model can have.
 
-    Raises
-    ------
-    ValueError
-        If a field is missing or of the wrong kind; the message names the file and the field.
+    Raises ValueError if a field is missing or of the wrong kind; the message names the file and the field.
     """
     try:
         _check_fields(stored.config)
     except _WrongFieldError as error:
-        raise ValueError(_told(stored, path, error)) from None
+        raise ValueError(_message(stored, path, error)) from None
 
 
 def check_options(stored: Stored, default: NetworkOptions, path: str | Path) -> None:
     """Refuse a model read from `path` whose options are not named and of the kinds of the `default`.
 
-    Raises
-    ------
-    ValueError
-        If so; the message names the file and the option.
+    Raises ValueError; the message names the file and the option.
     """
     try:
         _check_options(stored.config.get("options"), default)
     except _WrongFieldError as error:
-        raise ValueError(_told(stored, path, error)) from None
+        raise ValueError(_message(stored, path, error)) from None
 
 
 class _WrongFieldError(Exception):
     """A field that is missing or of the wrong kind."""
 
 
-def _told(stored: Stored, path: str | Path, error: _WrongFieldError) -> str:
+def _message(stored: Stored, path: str | Path, error: _WrongFieldError) -> str:
     return f"The model at {path} is damaged: {REST} describes no model of method {stored.method!r} ({error})."
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from stpredict._core.typing import Data
     from stpredict._sections.section import Section
-    from stpredict.models._base.contract import History
     from stpredict.models._base.files import Stored
+    from stpredict.models._base.history import History
     from stpredict.models._data.folds import HeldOut, Predictions
     from stpredict.models._data.rows import RowStore
     from stpredict.models._data.table import Table

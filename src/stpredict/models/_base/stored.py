@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from stpredict.models._base import files
-from stpredict.models._base.contract import ExpressionModel, History, Prediction
-from stpredict.models._base.described import Facts, as_html, as_text, facts_of_model
+from stpredict.models._base.contract import Prediction
+from stpredict.models._base.described import facts_of_model
+from stpredict.models._base.history import Facts, History, as_html, as_text
 from stpredict.models._base.load import rebuilt
+from stpredict.models._base.model import ExpressionModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,10 +109,7 @@ class StoredModel(ExpressionModel):
     def from_stored(cls, stored: files.Stored, path: str | Path) -> Self:
         """Rebuild the model from what was read from `path`.
 
-        Raises
-        ------
-        ValueError
-            If it is of another method, or its arrays are not those that its configuration asks for.
+        Raises ValueError if it is of another method, or its arrays are not those that its configuration asks for.
         """
         if stored.method != cls.method:
             msg = f"The model at {path} is a {stored.method!r}, not a {cls.method!r}; use stpredict.models.load."

@@ -59,16 +59,12 @@ def mean_features(section: Section, keys: Sequence[str]) -> np.ndarray:
 
 def section_moments(section: Section, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """float64 (d,): mean and standard deviation of features under `keys` over the whole section as it was encoded."""
-    mean, sd = moments(_raw_parts(section, keys))
+    mean, sd = moments(Parts(partial(raw_features, section, keys), len(section), ROWS))
     ends = np.cumsum([section.features(key, slice(0)).shape[1] for key in keys])
     for key, end, width in zip(keys, ends, np.diff(ends, prepend=0), strict=True):
         own = slice(end - width, end)
         mean[own], sd[own] = whole_moments(section, key, mean[own], sd[own])
     return mean, sd
-
-
-def _raw_parts(section: Section, keys: Sequence[str]) -> Parts[np.ndarray]:
-    return Parts(partial(raw_features, section, keys), len(section), ROWS)
 
 
 def column_names(section: Section, keys: Sequence[str]) -> list[str]:
@@ -97,10 +93,7 @@ def _standardised(values: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.nd
 def find_features(sections: Sequence[Section], features: str | Sequence[str] | None = None) -> list[str]:
     """``obsm`` keys to learn from: those asked for, or all that `stpredict.pp.encode` left in every section.
 
-    Raises
-    ------
-    ValueError
-        If there are none, or sections carry different ones.
+    Raises ValueError if there are none, or sections carry different ones.
     """
     if features is not None:
         keys = [features] if isinstance(features, str) else list(features)
@@ -166,10 +159,8 @@ def check_all(sections: Sequence[Section], expected: Mapping[str, Mapping[str, A
 def check_features(section: Section, expected: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse a section whose features were not made as `expected` (what `describe_features` returned in training).
 
-    Raises
-    ------
-    ValueError
-        If features are missing, or differ in encoder, windows or scale; the message names the call that mends it.
+    Raises ValueError if features are missing, or differ in encoder, windows or scale; the message names the call that
+    mends it.
     """
     for key in expected:
         if key not in section.adata.obsm:

@@ -148,9 +148,9 @@ def choose(
     return Choice(candidates[best], means, error.astype(np.float32), note, HeldOut(looked_at, kept[best].copy()))
 
 
-def sample(n: int, n_genes: int, most: int = MAX_HELD) -> np.ndarray:
+def sample(n: int, n_genes: int) -> np.ndarray:
     """Numbers of rows whose predictions of so many genes are kept, in order; all of `n`, where these are few."""
-    most = max(min(most, MAX_VALUES // max(n_genes, 1)), 2)
+    most = max(min(MAX_HELD, MAX_VALUES // max(n_genes, 1)), 2)
     return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).permutation(n)[:most])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import tempfile
 import weakref
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -62,13 +62,7 @@ class DiskRows:
         return (len(self), len(range(*self._columns.indices(self._row_shape[0]))))
 
     def append(self, values: np.ndarray) -> None:
-        """Write more rows behind the others.
-
-        Raises
-        ------
-        OSError
-            If the disk is full.
-        """
+        """Write more rows behind the others. Raises OSError if the disk is full."""
         values = np.ascontiguousarray(values)
         if self._n == 0:
             self._row_shape, self._dtype = values.shape[1:], values.dtype
@@ -128,7 +122,7 @@ class _File:
         self._folder = folder
         self._raw = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
 
-    def write(self, values: np.ndarray, at: int) -> None:
+    def write(self, values: Any, at: int) -> None:
         left = memoryview(values)
         try:
             self._raw.seek(at)
@@ -143,7 +137,7 @@ class _File:
             )
             raise OSError(error.errno, msg) from error
 
-    def read(self, out: np.ndarray, at: int) -> None:
+    def read(self, out: Any, at: int) -> None:
         left = memoryview(out)
         self._raw.seek(at)
         while len(left):

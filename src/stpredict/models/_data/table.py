@@ -66,12 +66,12 @@ class Table:
         The design says nothing of differences between sections, so a model can only learn them as noise. Expression is
         kept in the `store`, by default in memory. What was not measured is `filled` in.
         """
-        levelled = replace(
+        aligned = replace(
             self,
             expression=self._level(self.expression, store or RowStore()),
             log_total=self._level(self.log_total, RowStore()),
         )
-        return levelled.filled(store)
+        return aligned.filled(store)
 
     def filled(self, store: RowStore | None = None) -> Table:
         """The same, expression that was not measured replaced by what the sections that measured it say of such spots.
@@ -164,12 +164,8 @@ def training_table(
 ) -> Table:
     """Spots of all `sections` with at least `min_counts` counts; what is large is kept in the `store`.
 
-    Expression is NaN for genes that are `not_measured` (sections, genes).
-
-    Raises
-    ------
-    ValueError
-        If fewer than `MIN_SPOTS` are left, or counts are not raw counts.
+    Expression is NaN for genes that are `not_measured` (sections, genes). Raises ValueError if fewer than `MIN_SPOTS`
+    are left, or counts are not raw counts.
     """
     numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     small, large = RowStore(), store or RowStore()

@@ -73,11 +73,8 @@ def learn_reference(
 ) -> ReferenceGenes:
     """How all genes of image-free `tables` vary with the `seen` ones.
 
-    Raises
-    ------
-    ValueError
-        If there is no reference, one has no raw counts or none of the seen genes, fewer than two of these vary in the
-        references, or these have too few spots or cells.
+    Raises ValueError if there is no reference, one has no raw counts or none of the seen genes, fewer than two of these
+    vary in the references, or these have too few spots or cells.
     """
     opened = open_references(tables, Where(study_key))
     if not opened:

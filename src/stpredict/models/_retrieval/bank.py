@@ -153,10 +153,7 @@ def bank_record(table: Table, sections: Sequence[Section]) -> dict[str, Any]:
 def check_bank(stored: Stored, path: str | Path) -> None:
     """Refuse a stored model whose bank and the record of it do not belong together.
 
-    Raises
-    ------
-    ValueError
-        If the record is missing or is of another bank.
+    Raises ValueError if the record is missing or is of another bank.
     """
     record = stored.config.get("bank", {})
     n = len(stored.arrays["bank"])

@@ -28,13 +28,8 @@ _indices: dict[int, Any] = {}
 def search(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Most of the k vectors of `bank` that are most similar to each query, as `stpredict.models._retrieval.search.nearest` has them.
 
-    Of queries whose cells hold fewer than k vectors, rows are -1. The cells of a bank are made when it is first searched,
-    and kept as long as the bank.
-
-    Raises
-    ------
-    ImportError
-        If faiss is not installed.
+    Of queries whose cells hold fewer than k vectors, rows are -1. The cells of a bank are made when it is first
+    searched, and kept as long as the bank. Raises ImportError if faiss is not installed.
     """
     faiss = _faiss()
     probed = faiss.SearchParametersIVF(nprobe=PROBED)

@@ -79,13 +79,7 @@ def _exact(queries: np.ndarray, bank: np.ndarray, k: int, device: str | None) ->
 
 
 def _vectors(values: np.ndarray, where: torch.device) -> torch.Tensor:
-    """float32 rows on the device.
-
-    Raises
-    ------
-    ValueError
-        If one is not finite.
-    """
+    """float32 rows on the device. Raises ValueError if one is not finite."""
     import torch
 
     vectors = torch.from_numpy(np.ascontiguousarray(values)).to(where).float()
@@ -128,9 +122,9 @@ def retrieve(
     return mean, np.sqrt(np.maximum(square - np.square(mean - level), 0))
 
 
-def average(neighbours: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """float32 (n, genes): mean of the rows of `values` that `neighbours` (n, k) names, weighted by `weights` (n, k)."""
-    return _moments(neighbours, values, weights)[0]
+def average(neighbours: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """float32 (n, genes): mean of the rows of `values` that `neighbours` (n, k) names."""
+    return _moments(neighbours, values, None)[0]
 
 
 def _moments(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from stpredict.models._base.contract import History
+    from stpredict.models._base.history import History
     from stpredict.models._base.options import NetworkOptions
     from stpredict.models._data.folds import HeldOut
     from stpredict.models._data.rows import DiskRows

@@ -257,7 +257,7 @@ class _Module(L.LightningModule):
         rows = self._order[step * self.size : (step + 1) * self.size]
         if self.hard_negatives is not None:
             rows = torch.cat([rows, self.hard_negatives(rows)])
-        how = {}
+        how: dict[str, Any] = {}
         if of > 1 and self.shared:
             torch.manual_seed((self.plan.seed * 1_000_003 + self.global_step) * of + rank)
             how["share"] = Share(len(rows), rank, of)

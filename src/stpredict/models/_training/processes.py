@@ -70,10 +70,7 @@ class Share:
     def first(self, n: int | None) -> slice:
         """Which of the own rows are among the first `n` of the batch (None: all).
 
-        Raises
-        ------
-        ValueError
-            If some process has none of them.
+        Raises ValueError if some process has none of them.
         """
         if n is not None and n < self.of:
             msg = f"{n} spots of a batch cannot be shared by {self.of} processes; start fewer."

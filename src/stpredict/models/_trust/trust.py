@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -106,12 +106,12 @@ class Trust:
         domain = Domain.learn(sections, sight, table) if sight.width else None
         return cls(domain).relearned(table, held)
 
-    def relearned(self, table: Table, held: HeldOut) -> Trust:
+    def relearned(self, table: Table, held: HeldOut) -> Self:
         """The same distances, with what other predictions for held-out spots of the training `table` reached."""
         measured = np.asarray(table.expression[held.rows])
         between = table.between_sections() if len(np.unique(table.section)) > 1 else None
         reliability = Reliability.learn(measured, held.predicted, table.section[held.rows], between)
-        return Trust(self.domain, reliability, Span.learn(held.predicted))
+        return type(self)(self.domain, reliability, Span.learn(held.predicted))
 
     def judge(
         self,
@@ -150,7 +150,7 @@ class Trust:
                 if n > 1
                 else "; it is of another patient than that of training"
             )
-        home = trained_on[np.bincount(nearest).argmax()]
+        home = trained_on[int(np.bincount(nearest).argmax())]
         return Judgement(verdict, distance, str(home), why, spots.astype(np.float32), other, known)
 
     def expected(self, judgement: Judgement, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -186,7 +186,8 @@ class Trust:
     def learn_spread(self, spread: np.ndarray) -> dict[str, np.ndarray]:
         """Learn how wide a method's own spread (spots, genes) is; returns what a model stores of it."""
         rms = np.sqrt(np.square(spread, dtype=np.float64).mean(axis=0)).astype(np.float32)
-        self.reliability.spread[:] = rms
+        learned: Any = self.reliability
+        learned.spread[:] = rms
         return {f"{Reliability.PREFIX}spread": rms}
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from stpredict._sections.section import Section
-    from stpredict.models._base.contract import ExpressionModel, History
+    from stpredict.models._base.history import History
+    from stpredict.models._base.model import ExpressionModel
     from stpredict.models._trust.trust import Judgement
 
 MAX_SPOTS = 1500

@@ -67,13 +67,7 @@ class Correction:
 
 
 def learn(spots: Spots, *, seed: int) -> Correction:
-    """Learn the correction.
-
-    Raises
-    ------
-    ValueError
-        If the base model predicts the same for every spot.
-    """
+    """Learn the correction. Raises ValueError if the base model predicts the same for every spot."""
     n_base, n = spots.predicted.shape[1], len(spots.rows)
     measured = np.isfinite(spots.expression).all(axis=0)
     known = np.arange(len(measured)) < n_base
@@ -98,13 +92,13 @@ def learn(spots: Spots, *, seed: int) -> Correction:
     for kind in (known & measured, ~known & measured):
         rest[kind] = choose_rest(process, beside[:, kind])
 
-    axis_error, axis_told = process.left_out(along, variances)
-    gene_error, gene_told = process.left_out(beside, rest)
-    axis_unit = np.mean(np.square(axis_error) / (axis_told + 1))
-    gene_unit = np.mean(np.square(gene_error) / (gene_told + 1), axis=0)
+    axis_error, axis_variance = process.left_out(along, variances)
+    gene_error, gene_variance = process.left_out(beside, rest)
+    axis_unit = np.mean(np.square(axis_error) / (axis_variance + 1))
+    gene_unit = np.mean(np.square(gene_error) / (gene_variance + 1), axis=0)
     square = np.square(loadings)
-    explained = axis_unit * axis_told.mean(axis=0) @ square.T
-    explained += gene_unit * gene_told.mean(axis=0) * (1 - square.sum(axis=1))
+    explained = axis_unit * axis_variance.mean(axis=0) @ square.T
+    explained += gene_unit * gene_variance.mean(axis=0) * (1 - square.sum(axis=1))
     errors = axis_error @ loadings.T + gene_error
     after = np.square(errors).mean(axis=0)
     error = _shrunken(after, spots.variance.mean(axis=0), measured, n)
@@ -133,12 +127,7 @@ def learn(spots: Spots, *, seed: int) -> Correction:
 def gene_axes(predicted: np.ndarray, section: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First principal axes (genes, axes) of predictions within sections, over the genes `used`, and their variances.
 
-    Variances have mean 1. Nothing measured takes part.
-
-    Raises
-    ------
-    ValueError
-        If predictions do not vary.
+    Variances have mean 1. Nothing measured takes part. Raises ValueError if predictions do not vary.
     """
     centred = np.where(used, predicted, 0)
     for number in np.unique(section):

@@ -60,12 +60,7 @@ def gene_attention(
 def names_in(vocabulary: Sequence[str], genes: str | Sequence[str]) -> list[str]:
     """Names that `genes` have in the `vocabulary`; aliases and Ensembl ids are resolved.
 
-    Raises
-    ------
-    KeyError
-        If one is not there.
-    TypeError, ValueError
-        If they are no names, or none.
+    Raises KeyError if one is not there; TypeError or ValueError if they are no names, or none.
     """
     asked = symbols.asked(genes)
     found = symbols.match(asked, vocabulary)

@@ -210,7 +210,7 @@ def predicted_from_text(text: pd.DataFrame | None, measured: pd.DataFrame) -> tu
     """
     nothing = measured.iloc[:0]
     both = measured.index[:0] if text is None else measured.index.intersection(text.index)
-    if len(both) < MIN_WITH_TEXT:
+    if text is None or len(both) < MIN_WITH_TEXT:
         return nothing, nothing
     x, y = text.loc[both].to_numpy(np.float64), measured.loc[both].to_numpy(np.float64)
     centre, level = x.mean(axis=0), y.mean(axis=0)

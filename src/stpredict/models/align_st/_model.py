@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stpredict._core.warning import warn
+from stpredict._genes.facts import fact_states
 from stpredict._sections.section import Section
 from stpredict.models._base.contract import Prediction
 from stpredict.models._base.network import NetworkModel, network_arrays
@@ -16,7 +17,9 @@ from stpredict.models._reference.coexpression import ReferenceGenes, learn_refer
 from stpredict.models._reference.distance import distance_to, section_means_and_scale
 from stpredict.models._reference.unseen import expected_pcc
 from stpredict.models._trust.reliability import NORMAL_QUANTILES
+from stpredict.models.align_st._genes import MIN_WITH_TEXT, GeneSpace, field_of, gene_space, text_of
 from stpredict.models.align_st._options import PRESETS, Options
+from stpredict.pp._gene_embeddings import check_embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,10 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from stpredict._core.typing import Data
-    from stpredict.models._base.contract import History
     from stpredict.models._base.files import Stored
+    from stpredict.models._base.history import History
     from stpredict.models._data.table import Table
-    from stpredict.models.align_st._genes import GeneSpace
     from stpredict.models.align_st._network import AlignStNetwork, SlideTensors
 
 MAX_FACTS = 24
@@ -70,8 +72,6 @@ class AlignSt(NetworkModel):
     def __init__(self, *, gene_embeddings: pd.DataFrame | None = None, **how: Any) -> None:
         super().__init__(**how)
         if gene_embeddings is not None:
-            from stpredict.pp._gene_embeddings import check_embeddings
-
             gene_embeddings = check_embeddings(gene_embeddings)
         self._text = gene_embeddings
         self._own_facts: pd.DataFrame | None = None
@@ -99,7 +99,6 @@ class AlignSt(NetworkModel):
             If too few genes have an embedding to place others by it.
         """
         from stpredict.models.align_st import _training as training
-        from stpredict.models.align_st._genes import text_of
 
         table = self._table(sections, genes, groups)
         text = text_of([*genes, *([] if self._reference is None else self._reference.names)], self._text)
@@ -135,8 +134,6 @@ class AlignSt(NetworkModel):
 
     @staticmethod
     def _warn_of_few_placed(text: pd.DataFrame, space: GeneSpace) -> None:
-        from stpredict.models.align_st._genes import MIN_WITH_TEXT
-
         lost = len(text.index.difference(space.names))
         if lost:
             msg = (
@@ -146,8 +143,6 @@ class AlignSt(NetworkModel):
             warn(msg)
 
     def _space(self, table: Table, genes: list[str], text: pd.DataFrame | None) -> GeneSpace:
-        from stpredict.models.align_st._genes import gene_space
-
         axes = self.options.axes
         reference = None if self._reference is None else self._reference.coordinates(genes, axes)
         space = gene_space(table, genes, reference=reference, text=text, axes=axes)
@@ -162,7 +157,6 @@ class AlignSt(NetworkModel):
         if self._own_facts is not None:
             vectors = self._own_facts.reindex(genes).to_numpy(np.float32, copy=True)[:, None]
             return np.nan_to_num(vectors), np.isfinite(vectors).all(axis=2)
-        from stpredict._genes.facts import fact_states
 
         return fact_states(genes, max_facts=MAX_FACTS)
 
@@ -251,8 +245,6 @@ class AlignSt(NetworkModel):
         }
 
     def _stored_space(self) -> GeneSpace:
-        from stpredict.models.align_st._genes import GeneSpace, field_of
-
         parts = {field_of(name): self.arrays[name] for name in GeneSpace.SHAPES}
         return GeneSpace(names=self.vocabulary, by_text=np.full_like(parts["coordinates"], np.nan), **parts)
 
@@ -343,8 +335,6 @@ class AlignSt(NetworkModel):
     @classmethod
     def shapes_of(cls, stored: Stored) -> dict[str, tuple[str | int, ...]]:
         """Arrays that a model with these options has."""
-        from stpredict.models.align_st._genes import GeneSpace
-
         sizes = {"v": len(stored.config["vocabulary"]), "a": cls._stored_options(stored).axes}
         space = {name: tuple(sizes[letter] for letter in letters) for name, letters in GeneSpace.SHAPES.items()}
         if stored.config["own_facts"]:

@@ -39,23 +39,14 @@ def slide_tensors(section: Section, features: np.ndarray, *, alike: int, nuclei:
 
 
 def nuclei_method(section: Section) -> str:
-    """How the section's nuclei were found.
-
-    Raises
-    ------
-    ValueError
-        If they were not found yet.
-    """
+    """How the section's nuclei were found. Raises ValueError if they were not found yet."""
     return str(check_nuclei(section)["method"])
 
 
 def maps_of(section: Section, method: str) -> np.ndarray:
     """float32 (n_spots, channels, `NUCLEI_PX`, `NUCLEI_PX`): nuclei of every spot's tile.
 
-    Raises
-    ------
-    ValueError
-        If nuclei were not found yet, or by another method.
+    Raises ValueError if nuclei were not found yet, or by another method.
     """
     if (has := nuclei_method(section)) != method:
         msg = (
@@ -79,7 +70,7 @@ def _look_alikes(features: np.ndarray, n: int) -> np.ndarray:
 
     They are kept for the sections that were asked for last, which are known by their features.
     """
-    key = hashlib.sha256(np.ascontiguousarray(features)).hexdigest() + str(features.shape), n
+    key = hashlib.sha256(np.ascontiguousarray(features).data).hexdigest() + str(features.shape), n
     rows = _found.pop(key, None)
     rows = _find_look_alikes(features, n) if rows is None else rows
     _found[key] = rows

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from stpredict._evaluation.metrics import pearson
-from stpredict.models._base.contract import History
+from stpredict.models._base.history import History
 from stpredict.models._data.folds import HeldOut, judged, sample
 from stpredict.models._reference.unseen import MIN_HIDDEN, largest_cosine, learn_reliability
 from stpredict.models._training.ensemble import Chosen, held_out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from stpredict.models._base.contract import History
+from stpredict.models._base.history import History
 from stpredict.models._base.spotwise import SpotwiseModel
 from stpredict.models._data.folds import Choice, choose
 

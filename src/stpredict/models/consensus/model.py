@@ -11,7 +11,7 @@ import numpy as np
 from stpredict._evaluation.metrics import pearson
 from stpredict._sections.niches import is_wider
 from stpredict.models._base import files
-from stpredict.models._base.contract import History
+from stpredict.models._base.history import History
 from stpredict.models._base.load import rebuilt
 from stpredict.models._base.spotwise import SpotwiseModel
 from stpredict.models._data.chunks import Parts, rows_of

@@ -12,8 +12,10 @@ from stpredict._core.names import gene_names
 from stpredict._core.warning import warn
 from stpredict._genes.symbols import describe_missing, match
 from stpredict.models._base import files
-from stpredict.models._base.contract import UNITS, ExpressionModel, History, Prediction
+from stpredict.models._base.contract import UNITS, Prediction
+from stpredict.models._base.history import History
 from stpredict.models._base.load import rebuilt
+from stpredict.models._base.model import ExpressionModel
 from stpredict.models._trust.trust import Judgement, Trust
 from stpredict.models.published.needs import check_image, check_needs, own_key, vouched_key
 from stpredict.models.published.weights import Weights, again, in_folder, on_hub, read_tensors
@@ -119,10 +121,7 @@ class FixedModel(ExpressionModel):
     def checked(self, choices: dict[str, str]) -> dict[str, str]:
         """What the model is told beside features, checked; models that are told something override it.
 
-        Raises
-        ------
-        ValueError
-            If it is not something that the model is told.
+        Raises ValueError if it is not something that the model is told.
         """
         if choices:
             msg = (
@@ -159,10 +158,7 @@ class FixedModel(ExpressionModel):
     def tensors(self) -> dict[str, torch.Tensor]:
         """The network's weights by name, on the CPU, mapped from the disk.
 
-        Raises
-        ------
-        ValueError
-            If they are damaged, or not those of this model.
+        Raises ValueError if they are damaged, or not those of this model.
         """
         if self._kept is None:
             self._kept = read_tensors(self.weights.files["network"])
@@ -171,13 +167,7 @@ class FixedModel(ExpressionModel):
 
     @abstractmethod
     def check_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Refuse tensors that are missing or of the wrong shape.
-
-        Raises
-        ------
-        ValueError
-            If so.
-        """
+        """Refuse tensors that are missing or of the wrong shape."""
 
     def refuse(self, why: str) -> NoReturn:
         """Say that the network's file is not one of this model."""
@@ -288,8 +278,7 @@ class FixedModel(ExpressionModel):
                 mean, few = np.full((len(values), len(asked)), np.nan, dtype=np.float32), mean
                 mean[:, there] = few
             std = np.broadcast_to(sd, mean.shape)
-            known = {"judgement": judgement, "reached": reached, "errors": errors}
-            yield rows, Prediction(mean, std, asked, units=self.units, **known)
+            yield rows, Prediction(mean, std, asked, self.units, None, judgement, reached, errors)
 
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
         """float32 (n_spots, d): the features that the model takes.
@@ -374,20 +363,18 @@ class FixedModel(ExpressionModel):
             If it is damaged, or its files are not those that it was made with.
         """
         stored = files.read(path)
-        return rebuilt(stored, path, {stored.method: cls})  # type: ignore[dict-item, return-value]
+        return rebuilt(stored, path, {stored.method: cls})  # type: ignore[return-value]
 
     @classmethod
     def from_stored(cls, stored: files.Stored, path: str | Path) -> Self:
         """Rebuild the model from what was read from `path`, and find the files of its network again.
 
-        Raises
-        ------
-        OSError
-            If they cannot be had.
-        ValueError
-            If they are not those that it was made with, or what was read is damaged.
+        Raises OSError if they cannot be had; ValueError if they are not those that it was made with, or what was read
+        is damaged.
         """
-        shapes = {"slope": (1,), "intercept": ("g",)} if "slope" in stored.arrays else {}
+        shapes: dict[str, tuple[str | int, ...]] = (
+            {"slope": (1,), "intercept": ("g",)} if "slope" in stored.arrays else {}
+        )
         files.check_shapes(stored, shapes | Trust.shapes_in(stored.arrays), path)
         config = stored.config
         weights = again(cls.card, config["weights"], cls.names_in)

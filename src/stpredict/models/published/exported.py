@@ -23,10 +23,7 @@ FLOAT32 = 7
 def exported_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Parameters of an exported program by name, float32, mapped from the disk.
 
-    Raises
-    ------
-    ValueError
-        If the archive is damaged, of an older layout, or its parameters are of another type.
+    Raises ValueError if the archive is damaged, of an older layout, or its parameters are of another type.
     """
     import torch
 

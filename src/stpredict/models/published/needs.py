@@ -39,11 +39,7 @@ def check_needs(section: Section, key: str, card: Card, *, vouched: bool = False
     """Refuse a section without the model's features under `key`, or with others.
 
     Where the user has `vouched` for them, neither a record of how they were made nor the encoder's name is asked for.
-
-    Raises
-    ------
-    ValueError
-        If so; the message names the calls that mend it.
+    Raises ValueError; the message names the calls that mend it.
     """
     if key not in section.adata.obsm:
         msg = f"Section {section.name!r} has no obsm[{key!r}], which {card.title} needs. Run {calls(card, key)} on it."

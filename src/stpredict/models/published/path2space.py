@@ -6,7 +6,7 @@ After Shulman et al., AI-predicted spatial transcriptomics unlocks breast cancer
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class Path2Space(FixedModel):
         """Weights of all members, ``members.<number>.layer0.0.weight`` and so on."""
         folder = self.weights.files["network"]
         if self._kept is None and folder.is_dir():
-            found = {}
+            found: dict[str, torch.Tensor] = {}
             for number, path in enumerate(sorted(folder.glob(CHECKPOINT))):
                 found |= {f"members.{number}.{name}": tensor for name, tensor in read_tensors(path).items()}
             self.check_tensors(found)
@@ -71,7 +71,7 @@ class Path2Space(FixedModel):
             self.refuse("it holds no members, or something else beside them")
         d, g = self.card.width, len(self._all)
         for number in range(n_members(tensors)):
-            found = [tensors.get(f"members.{number}.{layer}") for layer in LAYERS]
+            found: Any = [tensors.get(f"members.{number}.{layer}") for layer in LAYERS]
             if any(tensor is None for tensor in found):
                 self.refuse(f"member {number} is not whole")
             hidden = len(found[1])
@@ -103,4 +103,4 @@ class Path2Space(FixedModel):
 
 def n_members(tensors: Mapping[str, torch.Tensor]) -> int:
     """How many members there are, by the largest number."""
-    return 1 + max(int(MEMBER.fullmatch(name)[1]) for name in tensors)
+    return 1 + max(int(name.split(".")[1]) for name in tensors)

@@ -115,10 +115,7 @@ class STPath(FixedModel):
     def checked(self, choices: dict[str, str]) -> dict[str, str]:
         """Organ and technology, each by the name in the network's table.
 
-        Raises
-        ------
-        ValueError
-            If the network has none of this name.
+        Raises ValueError if the network has none of this name.
         """
         tables = {"organ": ORGANS, "technology": TECHNOLOGIES}
         told = {what: re.sub(r"[\s_]+", " ", str(value).strip().lower()) for what, value in choices.items()}

@@ -57,10 +57,7 @@ NamesIn = Callable[[Path], "dict[str, str] | None"]
 def in_folder(card: Card, folder: str | Path, names_in: NamesIn) -> Weights:
     """The model's files in a folder of the user's, called as on the hub or as `names_in` says.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the folder or one of them is missing.
+    Raises FileNotFoundError if the folder or one of them is missing.
     """
     folder = expanded(folder)
     if not folder.is_dir():
@@ -83,12 +80,8 @@ def in_folder(card: Card, folder: str | Path, names_in: NamesIn) -> Weights:
 def on_hub(card: Card, revision: str | None = None) -> Weights:
     """The model's files on the hub, downloaded where they are not on this machine yet.
 
-    `revision` is a commit, branch or tag of the repository of its network.
-
-    Raises
-    ------
-    OSError
-        If they cannot be had; the message says why, and what to do.
+    `revision` is a commit, branch or tag of the repository of its network. Raises OSError if they cannot be had; the
+    message says why, and what to do.
     """
     home = card.files["network"].repository
     wanted = {
@@ -109,12 +102,7 @@ def on_hub(card: Card, revision: str | None = None) -> Weights:
 def again(card: Card, record: Mapping[str, Any], names_in: NamesIn) -> Weights:
     """The files that a saved model was made with.
 
-    Raises
-    ------
-    OSError
-        If they cannot be had any more.
-    ValueError
-        If they are others than then.
+    Raises OSError if they cannot be had any more, ValueError if they are others than then.
     """
     folder = record["folder"]
     weights = in_folder(card, folder, names_in) if folder else on_hub(card, record["revision"])
@@ -188,12 +176,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a file of weights, mapped from the disk rather than read; nothing is unpickled.
 
     Checkpoints of torch are read once with ``weights_only=True`` and kept as safetensors in
-    ``stpredict.settings.cache_dir``, under their digest.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged, or holds something else than named tensors.
+    ``stpredict.settings.cache_dir``, under their digest. Raises ValueError if the file is damaged, or holds something
+    else than named tensors.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

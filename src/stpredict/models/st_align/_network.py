@@ -131,7 +131,7 @@ class StAlignNetwork(nn.Module):
         known = torch.rand(len(spot), device=spot.device) >= options.hidden_expression
         spots, niches = self.spot.align(spot, spot_genes, known), self.niche.align(niche, niche_genes, known)
         by_spot, by_niche, by_fusion = (
-            self._told_apart(*map(share.whole, pair), same)
+            self._contrastive(*map(share.whole, pair), same)
             for pair in (spots[:2], niches[:2], (_direction(spots[2]), _direction(niches[2])))
         )
         decoder = spot.new_zeros((), dtype=torch.float32)
@@ -154,7 +154,7 @@ class StAlignNetwork(nn.Module):
             total + options.decoder * decoder + options.rebuild * rebuilt,
         )
 
-    def _told_apart(self, a: Tensor, b: Tensor, same: Tensor | None) -> Tensor:
+    def _contrastive(self, a: Tensor, b: Tensor, same: Tensor | None) -> Tensor:
         """Contrastive loss of a whole batch, in which the companions of all spots come behind these."""
         options = self.options
         if options.negatives == "batch":

@@ -25,10 +25,7 @@ UM_TOLERANCE = 0.05
 def check_niches(section: Section, expected: str) -> None:
     """Refuse a section whose niches are not those that the model was trained on, as `stpredict._sections.niches.Niche` tells them.
 
-    Raises
-    ------
-    ValueError
-        If they differ in kind or size.
+    Raises ValueError if they differ in kind or size.
     """
     kind, _, size = expected.partition(" ")
     has = str(Niche.of(section))

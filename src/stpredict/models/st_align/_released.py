@@ -37,8 +37,8 @@ class ReleasedScale(nn.Module):
         super().__init__()
         width, n = options.width, options.gene_tokens
         self.width = 2 * width
-        self.tokens = nn.Sequential(tokens, Mean(), Spread(tokens.width, width, n))
-        self.gene_tokens = Genes(n_inputs, width, n, layers) if layers else Spread(n_inputs, width, n)
+        self.tokens = nn.Sequential(tokens, MeanOfTokens(), Spread(tokens.width, width, n))
+        self.gene_tokens = GeneTransformer(n_inputs, width, n, layers) if layers else Spread(n_inputs, width, n)
         self.image_head, self.gene_head, self.fused_head = (_head(n, width) for _ in range(3))
         self.fusion = ReleasedFusion(width)
         self.missing = nn.Parameter(torch.zeros(1, 1, width))
@@ -90,7 +90,7 @@ class Answer(nn.Module):
         return self.mlp(self.dropout(self.attention(self.norm_own(own), other, other, need_weights=False)[0]))
 
 
-class Mean(nn.Module):
+class MeanOfTokens(nn.Module):
     """Mean over tokens: (batch, n, width) to (batch, width)."""
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Spread(nn.Module):
         return self.spread(self.project(x)[:, None])
 
 
-class Genes(nn.Module):
+class GeneTransformer(nn.Module):
     """An expression vector (batch, n_in) as tokens (batch, n, width): three layers, a Transformer, two layers."""
 
     def __init__(self, n_in: int, width: int, n: int, layers: int) -> None:

@@ -160,14 +160,12 @@ def network_encoder(
     `revision` is a commit, branch or tag of the hub's repository, as ``@<revision>`` behind its name is.
 
     A module is used as it is and changed on the way: `stpredict.pp._encoders.modules.lent` gives it back as it came.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If nothing is known by that name, or its weights cannot be had; the message says how to get access.
+    Raises TypeError or ValueError if nothing is known by that name, or its weights cannot be had; the message says how
+    to get access.
     """
     from torch import nn
 
+    module: Any
     forward, trained_mpp, hub_id, weights = None, None, None, ""
     encoder, revision = _with_revision(encoder, revision)
     if isinstance(encoder, nn.Module):
@@ -212,10 +210,7 @@ def network_encoder(
 def _with_revision(encoder: Any, revision: str | None) -> tuple[Any, str | None]:
     """The encoder without ``@<revision>``, and the revision.
 
-    Raises
-    ------
-    ValueError
-        If one is asked for where there is no repository, or two.
+    Raises ValueError if one is asked for where there is no repository, or two.
     """
     if isinstance(encoder, str) and not Path(encoder).is_dir():
         name, at, own = encoder.partition("@")
@@ -329,11 +324,11 @@ def _load_timm(encoder: str, revision: str | None) -> nn.Module:
         raise ValueError(msg) from error
 
 
-def _class_token(module: nn.Module, tiles: torch.Tensor) -> torch.Tensor:
+def _class_token(module: Any, tiles: torch.Tensor) -> torch.Tensor:
     return module.forward_features(tiles)[:, 0]
 
 
-def _class_token_and_mean(module: nn.Module, tiles: torch.Tensor) -> torch.Tensor:
+def _class_token_and_mean(module: Any, tiles: torch.Tensor) -> torch.Tensor:
     import torch
 
     tokens = module.forward_features(tiles)

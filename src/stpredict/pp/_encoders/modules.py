@@ -29,7 +29,7 @@ class Input(NamedTuple):
     std: tuple[float, ...]
 
 
-def inner_module(module: nn.Module) -> nn.Module:
+def inner_module(module: Any) -> nn.Module:
     """The network in wrappers that compute the same: ``torch.compile``, ``DataParallel`` and its distributed kin."""
     from torch import nn
 
@@ -45,17 +45,15 @@ def inner_module(module: nn.Module) -> nn.Module:
 def input_of(module: nn.Module, input_size: int | None = None) -> Input:
     """Input size and normalisation that travel with a timm model, or the only one in a wrapper; ImageNet's for others.
 
-    Raises
-    ------
-    ValueError
-        If the network takes tiles that are not square only, or states such, and the user gives no `input_size`.
+    Raises ValueError if the network takes tiles that are not square only, or states such, and the user gives no
+    `input_size`.
     """
     network = next(_stating(inner_module(module)), None)
     if network is None:
         return Input(USUAL_SIZE, *IMAGENET)
     from timm.data import resolve_data_config
 
-    stated = getattr(network, "pretrained_cfg", None) or network.default_cfg
+    stated: Any = getattr(network, "pretrained_cfg", None) or network.default_cfg
     config = resolve_data_config(pretrained_cfg=dict(stated))
     patches = getattr(network, "patch_embed", None)
     only = getattr(patches, "img_size", None) if getattr(patches, "strict_img_size", True) else None
@@ -88,10 +86,7 @@ def with_overrides(
 ) -> Input:
     """Input as the network states it, but for what the user says.
 
-    Raises
-    ------
-    ValueError
-        If size or normalisation cannot be.
+    Raises ValueError if size or normalisation cannot be.
     """
     if input_size is not None and (int(input_size) != input_size or not 8 <= input_size <= 4096):
         msg = f"input_size={input_size} is no size of a tile; give whole pixels, 8–4,096."
@@ -161,5 +156,5 @@ def lent(module: object) -> Iterator[None]:
             part.training = mode
         for parameter, values in data:
             parameter.data = values
-        for part, values in buffers:
-            part._buffers.update(values)
+        for part, kept in buffers:
+            part._buffers.update(kept)

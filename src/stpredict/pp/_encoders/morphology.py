@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,7 +72,8 @@ def describe(strips: Iterable[torch.Tensor], height: int) -> tuple[list[str], li
     Names of the maps and the cell means of each, (height / `CELL`, width / `CELL`).
     """
     cells: dict[str, torch.Tensor] = {}
-    coarser, top = None, 0
+    coarser: Any = None
+    top = 0
     for strip in strips:
         level, smooth, density = _levels(strip)
         bottom, width = top + strip.shape[1] - 2 * REACH, strip.shape[2]
@@ -234,7 +235,7 @@ def sums(cells: Sequence[torch.Tensor]) -> torch.Tensor:
     return table
 
 
-def windows(table: torch.Tensor, left: np.ndarray, top: np.ndarray, side: float | np.ndarray) -> torch.Tensor:
+def windows(table: torch.Tensor, left: Any, top: Any, side: Any) -> torch.Tensor:
     """Mean of each map behind a summed-area `table` over square windows in cells (fractional): (windows, maps).
 
     Maps are constant within a cell, so that their sums are bilinear there, and what lies between two corners of the

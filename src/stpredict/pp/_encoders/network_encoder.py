@@ -152,10 +152,7 @@ class NetworkEncoder:
     def _try(self) -> None:
         """Give the network a tile twice, beside different ones, before any work starts.
 
-        Raises
-        ------
-        ValueError
-            If it does not take tiles of this size, or gives other features the second time.
+        Raises ValueError if it does not take tiles of this size, or gives other features the second time.
         """
         import torch
 
@@ -230,10 +227,7 @@ class NetworkEncoder:
     def _forward(self, tiles: torch.Tensor, which: int) -> np.ndarray:
         """float32 (tiles, d); where the device has no room, in halves, and so from then on.
 
-        Raises
-        ------
-        ValueError
-            If the network does not give one vector per tile, or has no room for a single one.
+        Raises ValueError if the network does not give one vector per tile, or has no room for a single one.
         """
         at_once = min(self._limit, len(tiles))
         try:

@@ -67,7 +67,7 @@ class Windows:
 
     def at(self, rows: np.ndarray) -> Windows:
         """Windows of some spots."""
-        return Windows(self.um if np.ndim(self.um) == 0 else self.um[rows], self.centres[rows])
+        return Windows(self.um[rows] if isinstance(self.um, np.ndarray) else self.um, self.centres[rows])
 
 
 @dataclass(frozen=True)

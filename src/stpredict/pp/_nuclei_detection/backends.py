@@ -26,12 +26,7 @@ NUCLEUS_UM = 8.0
 def segmenter(method: str | Segmenter) -> Segmenter | None:
     """Return what labels a block; None for the watershed, which needs to know the section first.
 
-    Raises
-    ------
-    ValueError
-        If there is no such method.
-    ImportError
-        If its package is not installed; the message names it.
+    Raises ValueError if there is no such method, ImportError if its package is not installed; the message names it.
     """
     if callable(method):
         return method
@@ -43,10 +38,7 @@ def segmenter(method: str | Segmenter) -> Segmenter | None:
 def check_labels(labels: Any, shape: tuple[int, int], name: str) -> np.ndarray:
     """Labels of a block as int32, numbered from 1.
 
-    Raises
-    ------
-    ValueError
-        If `labels` is no integer array of `shape`, or has negative numbers.
+    Raises ValueError if `labels` is no integer array of `shape`, or has negative numbers.
     """
     labels = np.asarray(labels)
     if labels.shape != shape or labels.dtype.kind not in "iub" or labels.min(initial=0) < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
@@ -96,8 +96,8 @@ def find_nuclei(
     slide: WorkingSlide, label: Segmenter | None, name: str, *, outlines: bool, progress: Callable[[], object]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Table of nuclei, float32 (n, `COLUMNS`), x and y in pixels of the image; and their outlines, if wanted."""
-    levels = classical.find_levels(slide.sample(), slide.mpp) if label is None else None
-    if label is None and levels is None:  # no tissue
+    levels: Any = classical.find_levels(slide.sample(), slide.mpp) if label is None else ()
+    if levels is None:  # no tissue
         return np.empty((0, len(COLUMNS)), np.float32), []
 
     tables, shapes = [np.empty((0, len(COLUMNS)))], []
@@ -106,12 +106,12 @@ def find_nuclei(
         corner = np.array([column, row]) * slide.block_px
         stop = np.minimum(corner + slide.block_px, slide.size)
         rgb = slide.read(*(corner - halo).tolist(), *(stop + halo).tolist())
-        if levels:
+        if label is None:
             labels = classical.segment(rgb, slide.mpp, levels)
         else:
             labels = check_labels(label(rgb, slide.mpp), rgb.shape[:2], name)
         table = measure(labels, rgb, slide.mpp)
-        own = ((table[:, :2] >= halo) & (table[:, :2] < halo + slide.block_px)).all(axis=1)
+        own: Any = ((table[:, :2] >= halo) & (table[:, :2] < halo + slide.block_px)).all(axis=1)
         origin = corner - halo
         if outlines:
             shapes += [(outline + origin) * slide.step for outline in _outlines(labels, own)]

@@ -24,13 +24,7 @@ WIDEST = 6
 
 
 def check_nuclei(section: Section, key: str = keys.NUCLEI) -> Mapping[str, Any]:
-    """Return what is known of the nuclei of a section.
-
-    Raises
-    ------
-    ValueError
-        If nuclei were not looked for.
-    """
+    """Return what is known of the nuclei of a section. Raises ValueError if nuclei were not looked for."""
     record = section.adata.uns.get(key, {}).get(section.name)
     if record is None:
         msg = f"The nuclei of section {section.name!r} are not known: run stpredict.pp.nuclei first."

@@ -218,14 +218,14 @@ def _join_pieces(labels: np.ndarray, height: np.ndarray, peak: np.ndarray, max_p
 
 def _contacts(labels: np.ndarray, height: np.ndarray, peak: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of labels that touch, each once, and how far one must climb down from the lower peak to reach the other."""
-    pairs, passes = [], []
+    touching, passes = [], []
     for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         a, b = labels[here], labels[there]
         touch = (a != b) & (a > 0) & (b > 0)
         passes.append(np.minimum(height[here][touch], height[there][touch]))
         a, b = a[touch].astype(np.int64), b[touch]
-        pairs.append(np.minimum(a, b) * len(peak) + np.maximum(a, b))
-    pairs, where = np.unique(np.concatenate(pairs), return_inverse=True)
+        touching.append(np.minimum(a, b) * len(peak) + np.maximum(a, b))
+    pairs, where = np.unique(np.concatenate(touching), return_inverse=True)
     highest = np.full(len(pairs), -np.inf)
     np.maximum.at(highest, where, np.concatenate(passes))
     one, other = np.divmod(pairs, len(peak))

@@ -33,13 +33,7 @@ def dask_client() -> Any:
 
 
 def check_jobs(n_jobs: Any, client: Any) -> None:
-    """Refuse a number of processes that is none, or one beside an active Dask client.
-
-    Raises
-    ------
-    ValueError
-        If so.
-    """
+    """Refuse a number of processes that is none, or one beside an active Dask client."""
     if not isinstance(n_jobs, int) or isinstance(n_jobs, bool) or n_jobs < 1:
         msg = f"n_jobs must be a positive integer; got {n_jobs!r}."
         raise ValueError(msg)
@@ -49,13 +43,7 @@ def check_jobs(n_jobs: Any, client: Any) -> None:
 
 
 def check_portable(encoder: Any, n_jobs: int, client: Any) -> None:
-    """Refuse modules as encoders in other processes: they would travel with every slide.
-
-    Raises
-    ------
-    TypeError
-        If there is one.
-    """
+    """Refuse modules as encoders in other processes: they would travel with every slide."""
     elsewhere = client is not None or n_jobs > 1
     several = encoder if isinstance(encoder, list | tuple) else [encoder]
     if elsewhere and not all(one is None or isinstance(one, str | Path) for one in several):

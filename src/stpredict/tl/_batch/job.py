@@ -17,16 +17,23 @@ import numpy as np
 
 from stpredict._core import keys
 from stpredict._core.settings import settings
+from stpredict._core.version import __version__
 from stpredict._core.warning import StpredictWarning
 from stpredict._genes.markers import marker_genes
 from stpredict._genes.symbols import match
+from stpredict._sections.open import open_sections
+from stpredict._sections.stored import Store
+from stpredict.io import grid, read_wsi
 from stpredict.io._wsi import CONTRADICTION, states_scale
+from stpredict.models import load
 from stpredict.models._trust.trust import OUTSIDE, UNKNOWN
+from stpredict.pp import tiles
 from stpredict.tl._batch.drawn import FEWEST_DRAWN
 from stpredict.tl._batch.results import Results, begin_store, is_same, now, seal_store
 from stpredict.tl._batch.thumbnails import picture_of
 from stpredict.tl._prediction.to_store import predict_to_store
 from stpredict.tl._prediction.zarr_store import columns_of, most_variable
+from stpredict.tl._tumor import localize_tumor
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -107,10 +114,7 @@ class Job:
     def kept(self, slide: Slide) -> Outcome | None:
         """The result of an earlier run, where there is one made as wanted.
 
-        Raises
-        ------
-        FileExistsError
-            If something else has the place of the result.
+        Raises FileExistsError if something else has the place of the result.
         """
         results = Results(self.out)
         record = results.record(slide.name)
@@ -199,10 +203,6 @@ class Job:
 
     def _spots(self, slide: Slide, known: dict[str, Any]) -> AnnData:
         """The slide with spots, and its scale."""
-        from stpredict._sections.open import open_sections
-        from stpredict._sections.stored import Store
-        from stpredict.io import grid, read_wsi
-
         if slide.is_store:
             adata = Store(slide.path).adata
             known["picture"] = picture_of(adata)
@@ -220,8 +220,6 @@ class Job:
         return grid(adata, **self.grid)
 
     def _record(self, slide: Slide, known: dict[str, Any]) -> dict[str, Any]:
-        from stpredict._core.version import __version__
-
         picture = np.frombuffer(known["picture"], dtype=np.uint8)
         made = {"path": str(slide.path), "stpredict": __version__, "date": now()}
         return {**self.wanted(slide), **known, **made, "picture": picture}
@@ -233,21 +231,14 @@ class Job:
 
 @lru_cache(maxsize=1)
 def _read_once(path: Path) -> ExpressionModel:
-    from stpredict import models
-
-    return models.load(path)
+    return load(path)
 
 
 def _scale_of_stored(adata: AnnData, section: Section, stated: float | None) -> float:
     """Scale of the section in a store: what the manifest states, which is kept for all that follows, else its own.
 
-    Raises
-    ------
-    ValueError
-        If features were made at another scale than the manifest states.
+    Raises ValueError if features were made at another scale than the manifest states.
     """
-    from stpredict.pp import tiles
-
     if stated is None or not section.has_image:
         return section.mpp_of_coordinates
     if keys.TILES not in adata.uns:
@@ -282,8 +273,6 @@ def _told(caught: list[warnings.WarningMessage]) -> str:
 
 def _locate_tumor(new: AnnData, path: Path, markers: Any) -> None:
     """`stpredict.tl.localize_tumor` on a store's prediction; only the markers' values are read."""
-    from stpredict.tl._tumor import localize_tumor
-
     names = list(dict.fromkeys(match(marker_genes(markers), new.var_names).values()))
     few = new[:, names].copy()
     few.layers[keys.PREDICTED] = columns_of(path, keys.PREDICTED, new.var_names.get_indexer(names))

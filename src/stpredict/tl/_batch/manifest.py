@@ -58,14 +58,8 @@ class Slide:
 def slides_of(manifest: str | Path | Iterable[str | Path] | pd.DataFrame) -> list[Slide]:
     """The slides that a manifest lists, checked: there are some, and each has a name of its own.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the manifest, or every slide in it, does not exist.
-    TypeError
-        If the manifest is none.
-    ValueError
-        If it lists no slide, a column is missing or wrong, or names are unusable or come twice.
+    Raises FileNotFoundError if the manifest, or every slide in it, does not exist; TypeError if the manifest is none;
+    ValueError if it lists no slide, a column is missing or wrong, or names are unusable or come twice.
     """
     if isinstance(manifest, pd.DataFrame):
         slides = _from_table(manifest, Path(), "The manifest")

@@ -53,12 +53,8 @@ class Worker:
 def outcomes_in_processes(job: Job, slides: Sequence[Slide], n: int) -> Iterator[Outcome]:
     """Do `slides` in `n` processes; outcomes in the order in which slides end.
 
-    A slide whose process is killed is a failed one, and the others go on in a new process.
-
-    Raises
-    ------
-    RuntimeError
-        If the processes cannot start.
+    A slide whose process is killed is a failed one, and the others go on in a new process. Raises RuntimeError if the
+    processes cannot start.
     """
     waiting = deque(slides)
     workers: dict[Any, Worker] = {}

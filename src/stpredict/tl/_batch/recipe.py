@@ -13,6 +13,9 @@ from uuid import uuid4
 from stpredict._core import keys
 from stpredict._sections.niches import Niche, is_niche, spot_key
 from stpredict.models._data.features import given_input, windows_of
+from stpredict.pp import encode, niches, nuclei, tiles
+from stpredict.pp._encoders.catalogue import build_encoder
+from stpredict.pp._encoders.modules import lent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,8 +40,6 @@ class Tools:
 
     def built(self, encoder: Encoder, given: Mapping[str, Any]) -> Any:
         """The encoder, with the input size and normalisation that were `given` for it."""
-        from stpredict.pp._encoders.catalogue import build_encoder
-
         name = (encoder, repr(given))
         if name not in self._built:
             self._built[name] = build_encoder(encoder, device=None, precision=None, batch_size=None, mpp=None, **given)
@@ -59,8 +60,6 @@ def tools_of(run: str) -> Tools:
 @contextmanager
 def lent_tools(encoder: Any) -> Iterator[None]:
     """Let encoders stay built in this block; modules among them go back as they came."""
-    from stpredict.pp._encoders.modules import lent
-
     with ExitStack() as stack:
         stack.callback(tools_of.cache_clear)
         for one in encoder if isinstance(encoder, list | tuple) else [encoder]:
@@ -87,8 +86,6 @@ class Features:
 
     def make(self, adata: AnnData, tools: Tools) -> None:
         """Write them into ``obsm``, with an encoder of the `tools`."""
-        from stpredict.pp import encode, niches, tiles
-
         tiles(adata, **self.windows)
         if self.niche:
             niches(adata, **self.niche)
@@ -114,13 +111,7 @@ class Recipe:
         return min((one.mpp for one in self.features), default=None)
 
     def check_scale(self, mpp: float) -> None:
-        """Refuse a slide that is too coarse to be described as in training.
-
-        Raises
-        ------
-        ValueError
-            If it is.
-        """
+        """Refuse a slide that is too coarse to be described as in training."""
         if self.finest is not None and mpp > self.finest * TOO_COARSE:
             msg = (
                 f"The slide has {mpp:.3g} µm per pixel, and the model learned from images described at {self.finest:.3g}: it "
@@ -130,8 +121,6 @@ class Recipe:
 
     def apply(self, adata: AnnData) -> None:
         """Make what the model needs and `adata` does not have yet."""
-        from stpredict.pp import nuclei, tiles
-
         for one in self.features:
             if any(key not in adata.obsm for key in one.keys):
                 one.make(adata, tools_of(self.run))
@@ -150,13 +139,9 @@ def recipe_of(
 ) -> Recipe:
     """How `model`'s features and nuclei are made; networks are loaded, to see that they are those of training.
 
-    With `only_stores`, features that nobody can make here are expected in the stores. Slides that are done `here`, in this
-    process, are encoded by the networks that were loaded.
-
-    Raises
-    ------
-    ValueError
-        If features cannot be made from an image, or `encoder` is none of those that the model needs.
+    With `only_stores`, features that nobody can make here are expected in the stores. Slides that are done `here`, in
+    this process, are encoded by the networks that were loaded. Raises ValueError if features cannot be made from an
+    image, or `encoder` is none of those that the model needs.
     """
     records = model.config.get("features", {})
     given: list[Encoder | None] = list(encoder) if isinstance(encoder, list | tuple) else [encoder]
@@ -217,9 +202,6 @@ def _encoder(record: Mapping[str, Any], tools: Mapping[str, Encoder]) -> Encoder
 
 
 def _hash(encoder: Encoder, how: Mapping[str, Any]) -> str:
-    from stpredict.pp._encoders.catalogue import build_encoder
-    from stpredict.pp._encoders.modules import lent
-
     with lent(encoder):
         code: str = build_encoder(encoder, device="cpu", precision="float32", batch_size=None, mpp=None, **how).hash
         return code

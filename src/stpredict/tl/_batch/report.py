@@ -54,7 +54,7 @@ VERDICTS = {
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFacts:
     """Facts about a run for the head of its report."""
 
     started: str
@@ -85,7 +85,7 @@ def report_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"spots": "Int64", "genes": "Int64", "seconds": float, "mpp": float})
 
 
-def write_report(folder: Path, outcomes: Sequence[Outcome], run: Run) -> pd.DataFrame:
+def write_report(folder: Path, outcomes: Sequence[Outcome], run: RunFacts) -> pd.DataFrame:
     """Write ``report.csv`` and ``report.html``, and return the table.
 
     Warns
@@ -126,7 +126,7 @@ def summary(table: pd.DataFrame) -> str:
     return f"{len(table)} slide{'s' if len(table) > 1 else ''}: {', '.join(words)}{of_training}"
 
 
-def _page(folder: Path, outcomes: Sequence[Outcome], run: Run) -> str:
+def _page(folder: Path, outcomes: Sequence[Outcome], run: RunFacts) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     template = Environment(

@@ -89,10 +89,7 @@ class Results:
     def alone(self) -> Iterator[None]:
         """Keep other runs out of the folder. The lock is the operating system's: it goes when this process does.
 
-        Raises
-        ------
-        FileExistsError
-            If another run has the folder, or it is a file.
+        Raises FileExistsError if another run has the folder, or it is a file.
         """
         from filelock import FileLock, Timeout
 
@@ -146,13 +143,7 @@ def seal_store(path: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a result is what was written.
-
-    Raises
-    ------
-    ValueError
-        If it is none of ours.
-    """
+    """Whether a result is what was written. Raises ValueError if it is none of ours."""
     import zarr
 
     attributes = zarr.open_group(path, mode="r").attrs.asdict()

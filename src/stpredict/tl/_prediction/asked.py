@@ -119,10 +119,7 @@ def _places(
 def _names_to_match(model: ExpressionModel, var_names: pd.Index, *, ortholog: bool) -> dict[str, str]:
     """Names of genes in the model's species → their names in ``var``.
 
-    Raises
-    ------
-    ValueError
-        If the two are of different species and `ortholog` does not say that this is meant.
+    Raises ValueError if the two are of different species and `ortholog` does not say that this is meant.
     """
     learned, own = species_of(model.genes), species_of(var_names)
     if learned is None or own is None or learned == own:

@@ -33,12 +33,7 @@ CHUNK = 2**21
 def checked_path(out: str | Path) -> Path:
     """Where a store is to be written.
 
-    Raises
-    ------
-    ValueError
-        If it is not named like one.
-    FileExistsError
-        If something else is there already.
+    Raises ValueError if it is not named like one, FileExistsError if something else is there already.
     """
     path = recovered(expanded(out))
     if path.suffix != ENDING:
