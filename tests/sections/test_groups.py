@@ -65,3 +65,18 @@ def test_totals_are_those_of_all_genes_after_a_subset(section):
     (whole,) = open_sections(section)
     (panel,) = open_sections(section[:, ["ERBB2", "KRT8", "COL1A1"]].copy())
     np.testing.assert_array_equal(panel.log_expression(["ERBB2"]), whole.log_expression(["ERBB2"]))
+
+
+@pytest.mark.parametrize("merge", [None, "first"])
+def test_sections_that_nothing_names_are_told_apart_by_their_places(two_sections, merge):
+    for adata in two_sections:
+        adata.uns["spatial"] = {"ST": next(iter(adata.uns["spatial"].values()))}
+    joined = ad.concat(two_sections, uns_merge=merge, index_unique="-")
+    with pytest.raises(
+        ValueError, match=r"where another one is: several sections seem to be joined .* pass the sections as"
+    ):
+        open_sections(joined)
+    one = joined[: two_sections[0].n_obs].copy()
+    assert len(open_sections(one)) == 1
+    joined.obs["array_row"] = joined.obs["array_col"] = 0  # as a tool that knows no places may have it
+    assert len(open_sections(joined)) == 1
