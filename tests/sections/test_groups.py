@@ -38,6 +38,22 @@ def test_a_misspelt_group_key_is_refused(two_sections):
         st.tl.train(two_sections, group_key="donr", **options)
 
 
+def test_a_column_in_place_of_its_name_is_refused(two_sections):
+    one = two_sections[0]
+    one.obsm["X_f"] = np.zeros((one.n_obs, 3), np.float32)
+    one.layers["predicted"] = one.X.copy()
+    model = st.tl.train(one, method="mean", genes=["ERBB2"])
+    wrong = {
+        "group_key": lambda: st.tl.train(two_sections, method="mean", genes=["ERBB2"], group_key=["P1", "P2"]),
+        "library_key": lambda: st.tl.train(one, method="mean", genes=["ERBB2"], library_key=one.obs["region"]),
+        "measured": lambda: st.tl.adapt(one, model, measured=one.obs["region"] == "tumor"),
+        "label_key": lambda: st.tl.localize_tumor(one, markers=["ERBB2"], label_key=one.obs["region"]),
+    }
+    for argument, call in wrong.items():
+        with pytest.raises(TypeError, match=f"{argument}= is the name of a column of obs; got a (list|Series)"):
+            call()
+
+
 @pytest.mark.parametrize("merge", [None, "same"])
 def test_sections_that_lost_their_libraries_are_not_taken_for_one(two_sections, merge):
     joined = ad.concat(two_sections, label="library_id", keys=["sim_1", "sim_2"], uns_merge=merge, index_unique="-")

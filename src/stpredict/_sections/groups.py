@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.checks import check_column_name
 from stpredict._core.warning import warn
 
 if TYPE_CHECKING:
@@ -27,11 +28,14 @@ def section_groups(sections: Sequence[Section], group_key: str | None) -> list[s
     ------
     KeyError
         If a section lacks the column.
+    TypeError
+        If `group_key` is no name.
     ValueError
         If a section has no value there, or spots of several groups.
     """
     if group_key is None:
         return [section.name for section in sections]
+    check_column_name(group_key, "group_key")
     groups = [_group(section, group_key) for section in sections]
     alike: dict[str, set[str]] = {}
     for group in groups:
