@@ -18,6 +18,8 @@ TUMOR = [
     "invasive ductal carcinoma",
     "Malignant",
     "tumor_core",
+    "non-small cell carcinoma",
+    "non-keratinizing carcinoma",
 ]
 OTHER = [
     "Non-tumor",
@@ -39,6 +41,7 @@ DOUBTFUL = [
     "suspicious for carcinoma",
     "Tumor border",
     "cancer associated fibroblasts",
+    "non-invasive carcinoma",
 ]
 
 
@@ -59,6 +62,13 @@ def test_two_readings_are_asked_for(label):
     taken = split_tumor_labels([label, "Tumor", "stroma"], ["Tumor"], "obs['label']")
     assert taken.tumor == ["Tumor"]
     assert taken.other == sorted([label, "stroma"])
+
+
+def test_a_wanted_label_that_is_written_otherwise_is_refused():
+    with pytest.raises(ValueError, match=r"obs\['label'\] has no 'idc', which tumor_labels= names, but 'IDC'"):
+        split_tumor_labels(["IDC", "Tumor", "stroma"], ["Tumor", "idc"], "obs['label']")
+    taken = split_tumor_labels(["Tumor", "stroma"], ["Tumor", "IDC"], "obs")  # (another section may have it)
+    assert taken.tumor == ["Tumor"]
 
 
 def test_labels_of_clusters_name_no_tumor():

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import gzip
 import io
+from contextlib import nullcontext
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 
 import stpredict as st
 from stpredict._core import expansion
 from stpredict._images import whole
+from stpredict.models._reference.gene_correlation import GeneStructure
 
 WORDS = r"MB and holds more than .* MB, which would fill the memory; no data of this kind is so empty"
 PIXELS = "million pixels in .* MB; no picture of tissue is so empty"
@@ -110,3 +113,50 @@ def test_what_is_small_may_be_as_empty_as_it_likes(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(bytes(N)))
     expansion.check_gzip(tmp_path / "a.gz")
     expansion.check_expansion(N, tmp_path / "a.gz")
+
+
+@pytest.fixture(params=[".h5ad", ".zarr"])
+def store(request, tmp_path, section, monkeypatch):
+    """A stored section of a few spots, and a function that puts an array into it."""
+    monkeypatch.setattr(expansion, "HARMLESS", 2**22)
+    small, path = section[:30, :20].copy(), tmp_path / f"a{request.param}"
+    del small.uns["spatial"]["sim_1"]["images"]
+    small.write_h5ad(path) if request.param == ".h5ad" else small.write_zarr(path)
+
+    def put(name, shape, chunk):
+        with nullcontext(zarr.open_group(path)) if path.is_dir() else h5py.File(path, "a") as group:
+            del group[name]
+            new = group.create_array if path.is_dir() else group.create_dataset
+            more = {} if path.is_dir() else {"compression": "gzip", "maxshape": (None,) * len(shape)}
+            array = new(name, shape=shape, chunks=chunk, dtype="float32", **more)
+            array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        if path.is_dir():
+            zarr.consolidate_metadata(path)
+
+    return path, put
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "chunk"),
+    [
+        ("X", (30, 10**9), (30, 1000)),  # zeros that take no room
+        ("X", (30, 20), (30, 10**7)),  # one chunk that is larger than what it holds a part of
+        ("obsm/spatial", (10**9, 2), (1000, 2)),
+    ],
+)
+def test_a_store_that_is_a_bomb_is_refused(store, name, shape, chunk):
+    path, put = store
+    put(name, shape, chunk)
+    with pytest.raises(ValueError, match=WORDS):
+        st.pp.gene_panel(path)
+
+
+def test_of_a_reference_that_is_read_in_parts_only_the_chunks_count(store, section):
+    path, put = store
+    genes = list(section.var_names[:20])
+    put("X", (30, 20), (30, 10**7))
+    with pytest.raises(ValueError, match=WORDS):
+        GeneStructure.learn([path], genes)
+    put("X", (30, 20), (30, 20))
+    with pytest.raises(ValueError, match="0"):  # (it is read, and has no counts)
+        GeneStructure.learn([path], genes)

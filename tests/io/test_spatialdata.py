@@ -56,7 +56,7 @@ PLACEMENTS = {
     "pixels": (XY, Identity(), Identity()),
     # Shapes in µm; the image has 0.5 µm per pixel.
     "microns": (XY * 0.5, Identity(), Scale([0.5, 0.5], axes=("x", "y"))),
-    "axes swapped in the scale": (XY * [0.5, 0.25], Identity(), Scale([0.25, 0.5], axes=("y", "x"))),
+    "axes swapped in the scale": (XY * [0.5, 0.45], Identity(), Scale([0.45, 0.5], axes=("y", "x"))),
     "shifted": (XY - [7, 3], Translation([7, 3], axes=("x", "y")), Identity()),
     "cropped image": (XY + np.array([100, 50]), Identity(), Translation([50, 100], axes=("y", "x"))),
     "turned": (XY @ np.array([[0, 2.0], [-2.0, 0]]) + [400, -30], Identity(), TURN),
@@ -87,6 +87,19 @@ def test_centres_come_out_in_pixels_of_the_image(where, as_polygons):
     (section,) = open_sections(sdata, mpp=0.5)
     np.testing.assert_allclose(section.centres, XY, atol=1e-9)
     assert section.mpp == pytest.approx(0.5)  # mpp= is the scale of the image, whatever the shapes' unit
+
+
+def test_an_image_that_its_transformation_stretches_is_told_or_refused():
+    def placed(factor):
+        images = {"he": image({"global": Scale([1, factor], axes=("x", "y"))})}
+        spots = {"spots": circles(XY, {"global": Identity()})}
+        return region_centres(sd.SpatialData(images=images, shapes=spots, tables={"table": table()}), table())
+
+    assert placed(1.04).image_key == "he"
+    with pytest.warns(UserWarning, match=r"pixels that are not square, .*: 1\.1 units long .* and 1 in the other"):
+        placed(1.1)
+    with pytest.raises(ValueError, match=r"Windows are square in pixels\. Resample it"):
+        placed(1.3)
 
 
 def test_rows_are_matched_by_instance_not_by_order():

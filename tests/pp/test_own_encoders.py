@@ -115,6 +115,20 @@ def test_a_network_made_for_oblong_tiles_takes_the_square_ones_that_its_message_
     np.testing.assert_array_equal(features, encode(slide, square)[0])
 
 
+def test_features_that_are_the_same_everywhere_are_told(slide):
+    class Dead(Mean):
+        def forward(self, tiles):
+            return 0 * super().forward(tiles)
+
+    with pytest.warns(UserWarning, match=r"'Dead' gives all spots the same features, .* Check its weights"):
+        encode(slide, Dead())
+
+
+def test_layers_without_weights_are_refused(slide):
+    with pytest.raises(ValueError, match=r"Sequential has lazy layers, .* Load its weights first"):
+        encode(slide, nn.Sequential(nn.AvgPool2d(32), nn.Flatten(), nn.LazyLinear(8)))
+
+
 def test_size_and_normalisation_can_be_given(slide):
     with pytest.raises(
         ValueError, match=r"'Mean' does not take tiles of 224 × 224 px \(224 is not 64\)\. Pass input_size="

@@ -38,6 +38,22 @@ def test_a_misspelt_group_key_is_refused(two_sections):
         st.tl.train(two_sections, group_key="donr", **options)
 
 
+def test_a_column_in_place_of_its_name_is_refused(two_sections):
+    one = two_sections[0]
+    one.obsm["X_f"] = np.zeros((one.n_obs, 3), np.float32)
+    one.layers["predicted"] = one.X.copy()
+    model = st.tl.train(one, method="mean", genes=["ERBB2"])
+    wrong = {
+        "group_key": lambda: st.tl.train(two_sections, method="mean", genes=["ERBB2"], group_key=["P1", "P2"]),
+        "library_key": lambda: st.tl.train(one, method="mean", genes=["ERBB2"], library_key=one.obs["region"]),
+        "measured": lambda: st.tl.adapt(one, model, measured=one.obs["region"] == "tumor"),
+        "label_key": lambda: st.tl.localize_tumor(one, markers=["ERBB2"], label_key=one.obs["region"]),
+    }
+    for argument, call in wrong.items():
+        with pytest.raises(TypeError, match=f"{argument}= is the name of a column of obs; got a (list|Series)"):
+            call()
+
+
 @pytest.mark.parametrize("merge", [None, "same"])
 def test_sections_that_lost_their_libraries_are_not_taken_for_one(two_sections, merge):
     joined = ad.concat(two_sections, label="library_id", keys=["sim_1", "sim_2"], uns_merge=merge, index_unique="-")
@@ -65,3 +81,18 @@ def test_totals_are_those_of_all_genes_after_a_subset(section):
     (whole,) = open_sections(section)
     (panel,) = open_sections(section[:, ["ERBB2", "KRT8", "COL1A1"]].copy())
     np.testing.assert_array_equal(panel.log_expression(["ERBB2"]), whole.log_expression(["ERBB2"]))
+
+
+@pytest.mark.parametrize("merge", [None, "first"])
+def test_sections_that_nothing_names_are_told_apart_by_their_places(two_sections, merge):
+    for adata in two_sections:
+        adata.uns["spatial"] = {"ST": next(iter(adata.uns["spatial"].values()))}
+    joined = ad.concat(two_sections, uns_merge=merge, index_unique="-")
+    with pytest.raises(
+        ValueError, match=r"where another one is: several sections seem to be joined .* pass the sections as"
+    ):
+        open_sections(joined)
+    one = joined[: two_sections[0].n_obs].copy()
+    assert len(open_sections(one)) == 1
+    joined.obs["array_row"] = joined.obs["array_col"] = 0  # as a tool that knows no places may have it
+    assert len(open_sections(joined)) == 1

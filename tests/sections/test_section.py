@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import anndata as ad
 import numpy as np
@@ -95,6 +96,31 @@ def test_order_of_sources(tmp_path):
     remembered = section_from_anndata(adata)
     assert (remembered.mpp, remembered.mpp_source) == (pytest.approx(2.2), "argument")
     assert section_from_anndata(adata, mpp=1.8).mpp == pytest.approx(1.8)
+
+
+def test_the_image_file_contradicts_a_scale_that_no_lattice_confirms(tmp_path):
+    """As of cells, whose distances tell nothing."""
+    path = tmp_path / "full.tif"
+    pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+    tifffile.imwrite(path, pixels, photometric="rgb", resolution=(5e3, 5e3), resolutionunit="CENTIMETER")
+    cells = section_of(np.random.default_rng(0).uniform(100, SIDE - 100, (60, 2)), path)
+    factors = cells.uns["spatial"]["s"]["scalefactors"]
+    factors["microns_per_pixel"] = 2.04
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        st.pp.tiles(cells.copy())
+    factors["microns_per_pixel"] = 2.2
+    with pytest.warns(
+        UserWarning, match=r"says 2\.2 µm per pixel, and the image file says 2; there is no lattice .* is taken"
+    ):
+        st.pp.tiles(cells.copy())
+    factors["microns_per_pixel"] = 0.5
+    with pytest.raises(
+        ValueError, match=r"says 0\.5 µm per pixel, and the image file says 2; .* Pass mpp= where you know"
+    ):
+        st.pp.tiles(cells)
+    with pytest.warns(UserWarning, match="The scale of the argument is taken"):
+        st.pp.tiles(cells, mpp=0.5)
 
 
 @pytest.mark.parametrize("key", ["microns_per_pixel", "tissue_hires_scalef"])

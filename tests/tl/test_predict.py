@@ -81,6 +81,16 @@ def test_genes_that_var_lacks_come_back_in_obsm(model, new):
     assert small.obsm["predicted_std_genes"].shape == (new.n_obs, 2)
 
 
+def test_a_table_that_calls_its_genes_otherwise_is_told_where_they_are(model, new):
+    new.var_names = "GRCh38_" + new.var_names
+    with pytest.warns(
+        UserWarning, match=r"var_names has none of the model's genes: it has GRCh38_.* in obsm\['predicted_genes"
+    ):
+        st.tl.predict_expression(new, model)
+    assert list(new.obsm["predicted_genes"]) == list(model.genes)
+    assert np.isnan(new.layers["predicted"]).all()
+
+
 def test_slide_without_any_genes_gets_all_of_them_in_obsm(model, new):
     bare = without_counts(new)
     st.tl.predict_expression(bare, model)

@@ -86,6 +86,9 @@ def test_what_is_no_manifest(tmp_path):
     (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\x00path")
     with pytest.raises(ValueError, match=r"bad\.csv cannot be read as a table"):
         slides_of(tmp_path / "bad.csv")
+    (tmp_path / "bad.csv").write_text("path,mpp\nb.svs,0,5\n")
+    with pytest.raises(ValueError, match=r"more cells than its header has names; .* write 0\.5 with a point"):
+        slides_of(tmp_path / "bad.csv")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,7 @@ def test_what_is_no_manifest(tmp_path):
         ("path\tslide\nb.svs\tx\n", [("x", {})]),
         ('path,note\nb.svs,"grade 2, old"\n', [("b", {"note": "grade 2, old"})]),
         ("path,note\nb.svs,x;y;z\n", [("b", {"note": "x;y;z"})]),
+        ("path,note\nb.svs,x,\n", [("b", {"note": "x"})]),
     ],
 )
 def test_tables_are_read_as_their_header_says(folder, text, expected):

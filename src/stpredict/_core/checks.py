@@ -28,6 +28,22 @@ def check_unique_genes(names: pd.Index, what: str) -> None:
         raise ValueError(msg)
 
 
+def check_column_name(name: object, argument: str) -> None:
+    """Refuse what names no column of ``obs``, such as the column itself.
+
+    Raises
+    ------
+    TypeError
+        If it is no text.
+    """
+    if not isinstance(name, str):
+        msg = (
+            f"{argument}= is the name of a column of obs; got a {type(name).__name__}. Write the values into a column, "
+            f"adata.obs['name'] = …, and pass {argument}='name'."
+        )
+        raise TypeError(msg)
+
+
 def check_sparse(matrix: Any, where: str) -> None:
     """Refuse a sparse matrix whose indices point out of it: libraries in C would read there, and end the process.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 HARMLESS = 2**29
@@ -16,14 +18,14 @@ EXPANSION = 100
 
 
 def check_expansion(n_bytes: int, path: Path) -> None:
-    """Refuse a file that holds `n_bytes` once it is unpacked, where no data so large is stored so small.
+    """Refuse a file or folder that holds `n_bytes` once it is unpacked, where no data so large is stored so small.
 
     Raises
     ------
     ValueError
         If so.
     """
-    size = path.stat().st_size
+    size = sum(p.stat().st_size for p in path.rglob("*")) if path.is_dir() else path.stat().st_size
     if n_bytes > max(HARMLESS, EXPANSION * size):
         msg = (
             f"{path} has {size / 1e6:,.1f} MB and holds more than {n_bytes / 1e6:,.0f} MB, which would fill the memory; no data "
@@ -54,10 +56,38 @@ def check_hdf5(path: Path) -> None:
     """
     import h5py
 
-    sizes: list[int] = []
     with h5py.File(path, "r") as file:
-        file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
-    check_expansion(sum(sizes), path)
+        check_arrays(file, list(file), path)
+
+
+def check_arrays(store: Any, names: Sequence[str], path: Path, *, in_parts: bool = False) -> None:
+    """Refuse a store of HDF5 or zarr at `path` whose elements `names` become much larger than such data do.
+
+    With `in_parts`, where only some rows are read at a time, it is the largest chunk that counts.
+
+    Raises
+    ------
+    ValueError
+        If so.
+    """
+    arrays = [array for name in names if name in store for array in _arrays(store[name])]
+    chunks = [_bytes_of_a_chunk(array) for array in arrays]
+    check_expansion(max([0, *chunks]) if in_parts else sum(map(max, chunks, (a.nbytes for a in arrays))), path)
+
+
+def _arrays(element: Any) -> Iterator[Any]:
+    """All arrays of an element of a store."""
+    if hasattr(element, "keys"):
+        for name in element:
+            yield from _arrays(element[name])
+    else:
+        yield element
+
+
+def _bytes_of_a_chunk(array: Any) -> int:
+    """Bytes that are decoded at once."""
+    chunk = getattr(array, "shards", None) or getattr(array, "chunks", None)
+    return prod(chunk) * int(array.dtype.itemsize) if chunk else 0
 
 
 def check_parquet(path: Path) -> None:

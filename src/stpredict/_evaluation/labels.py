@@ -31,8 +31,8 @@ TUMOR_WORDS = frozenset(
 """Words that name tumour, as does "in situ"."""
 
 NOT_TUMOR = re.compile(
-    r"\b(?:non|no|not|without|free of|negative for)\s+(?:\w+\s+)?(?:tumou?r|cancer|carcinoma|malignan|neoplas|invasive|melanoma)\w*"
-    r"|\bnon(?:tumou?r|cancer|malignan|neoplas|invasive)\w*"
+    r"\b(?:no|not|without|free of|negative for)\s+(?:\w+\s+)?(?:tumou?r|cancer|carcinoma|malignan|neoplas|invasive|melanoma)\w*"
+    r"|\bnon ?(?:tumou?r|cancer|malignan|neoplas)\w*"
     r"|\b(?:tumou?r|cancer|carcinoma)s?\s+(?:free|negative)\b"
 )
 """Phrases that say in plain words that there is none."""
@@ -41,9 +41,9 @@ DOUBTFUL = re.compile(
     r"\b(?:adjacent|near|next|edge|border|boundary|margin|interface|periphery|peri|surrounding|normal|healthy|benign|uncertain"
     r"|possible|possibly|probable|probably|suspicious|suspected|mixed|mixture|stroma|stromal|associated|infiltrat\w*|reactive"
     r"|fibroblast\w*|lymphocyte\w*|immune|tils?|caf|necro\w*|precancerous|premalignant|bed|regression|scar)\b"
-    r"|\b(?:peri|pre|para|juxta)(?:tumou?r|cancer|malignan|neoplas)\w*"
+    r"|\b(?:peri|pre|para|juxta)(?:tumou?r|cancer|malignan|neoplas)\w*|\bnon ?invasive\b"
 )
-"""Words that leave two readings beside one that names tumour: "tumor edge", "tumor-adjacent normal", "tumor stroma"."""
+"""Words that leave two readings beside one that names tumour: "tumor edge", "tumor-adjacent normal", "tumor stroma", "non-invasive"."""
 
 
 def read_labels(column: pd.Series) -> np.ndarray:
@@ -75,7 +75,7 @@ def split_tumor_labels(present: Iterable[str], wanted: Iterable[str] | None, wha
     Raises
     ------
     ValueError
-        If no label names tumour, or one has two readings and `wanted` is None.
+        If no label names tumour, one has two readings and `wanted` is None, or a wanted one is written otherwise.
     """
     labels = sorted(set(present))
     listed = ", ".join(labels) or "none"
@@ -85,6 +85,10 @@ def split_tumor_labels(present: Iterable[str], wanted: Iterable[str] | None, wha
             if isinstance(wanted, (str, bool)) or not hasattr(wanted, "__iter__")
             else set(map(str, wanted))
         )
+        absent = {_words(label): label for label in chosen - set(labels)}
+        if meant := next((label for label in labels if label not in chosen and _words(label) in absent), None):
+            msg = f"{what} has no {absent[_words(meant)]!r}, which tumor_labels= names, but {meant!r}. Write it in the same way."
+            raise ValueError(msg)
     else:
         chosen = {label for label in labels if _names_tumor(label)}
         if unclear := [label for label in labels if label not in chosen and _is_doubtful(label)]:

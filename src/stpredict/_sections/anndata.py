@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from stpredict._core import keys
 from stpredict._core.labels import as_text, column_of
@@ -20,6 +21,15 @@ Y_NAMES = frozenset({"y", "pxl_row_in_fullres", "pixel_y", "imagerow", "array_y"
 
 LIBRARY_ID = "library_id"
 """Column of ``obs`` that names every spot's section, where the caller names no other."""
+
+ARRAY = ("array_row", "array_col")
+"""Columns of ``obs`` with the place of a spot on its lattice."""
+
+KEEP_APART = (
+    "Give every section a library of its own name before joining: "
+    "adata.uns['spatial'] = {'name': next(iter(adata.uns['spatial'].values()))} for each, then anndata.concat({'name': adata, "
+    "…}, label='library_id', uns_merge='unique', index_unique='-'); or pass the sections as a list."
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +59,7 @@ def section_from_anndata(
         rows = np.flatnonzero(library_column(adata, library_key, libraries) == name)
     else:
         _refuse_joined(adata, library_key, name)
+    _refuse_repeated_places(adata, rows, name)
     centres = spot_centres(adata, rows, name)
     library = libraries_of(adata).get(name, {})
     factors = numbers(part_of(library, "scalefactors", name), name)
@@ -146,9 +157,28 @@ def _refuse_joined(adata: AnnData, library_key: str | None, name: str) -> None:
         has = f"only {name!r}" if libraries_of(adata) else "none of them"
         msg = (
             f"obs['library_id'] names {len(named)} sections ({', '.join(named[:5])}) but uns['spatial'] has {has}, so they "
-            "would be taken for one. Give every section a library of its own name before joining: "
-            "adata.uns['spatial'] = {'name': next(iter(adata.uns['spatial'].values()))} for each, then anndata.concat({'name': adata, "
-            "…}, label='library_id', uns_merge='unique', index_unique='-'); or pass the sections as a list."
+            f"would be taken for one. {KEEP_APART}"
+        )
+        raise ValueError(msg)
+
+
+def _refuse_repeated_places(adata: AnnData, rows: np.ndarray, name: str) -> None:
+    """Refuse several sections under one name, by places of the lattice that come again.
+
+    Raises
+    ------
+    ValueError
+        If there are such, in a table that tells places at all.
+    """
+    if not set(ARRAY) <= set(adata.obs):
+        return
+    places = pd.DataFrame({key: column_of(adata, key).to_numpy()[rows] for key in ARRAY}).dropna()
+    if places.nunique().min() < 2:  # (filled in by a tool that knew none)
+        return
+    if again := int(places.duplicated().sum()):
+        msg = (
+            f"Section {name!r} has {again} of {len(rows)} spots at places of the array (obs['array_row'], obs['array_col']) where "
+            f"another one is: several sections seem to be joined under one name, and would be cut out of one image. {KEEP_APART}"
         )
         raise ValueError(msg)
 

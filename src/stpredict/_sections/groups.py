@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.checks import check_column_name
 from stpredict._core.warning import warn
 
 if TYPE_CHECKING:
@@ -18,11 +19,12 @@ def section_groups(sections: Sequence[Section], group_key: str | None) -> list[s
     """Group (patient) of every section, from the ``obs`` column `group_key`; None makes every section its own group.
 
     None has to be chosen knowingly: sections of one patient are sisters, and holding out one of them says nothing about
-    new patients. Raises KeyError if a section lacks the column; ValueError if a section has no value there, or spots of
+    new patients. Raises KeyError if a section lacks the column; TypeError if `group_key` is no name; ValueError if a section has no value there, or spots of
     several groups.
     """
     if group_key is None:
         return [section.name for section in sections]
+    check_column_name(group_key, "group_key")
     groups = [_group(section, group_key) for section in sections]
     alike: dict[str, set[str]] = {}
     for group in groups:

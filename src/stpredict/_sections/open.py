@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from stpredict._core import keys
+from stpredict._core.checks import check_column_name
 from stpredict._sections import spatialdata
 from stpredict._sections.anndata import libraries_of, section_from_anndata
 from stpredict._sections.section import Section
@@ -36,6 +37,10 @@ class Where:
     library_key: str | None = None
     table_key: str | None = None
     image_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.library_key is not None:
+            check_column_name(self.library_key, "library_key")
 
 
 class Opened:

@@ -11,9 +11,10 @@ from scipy import sparse
 
 from stpredict._core import keys
 from stpredict._core.checks import check_unique_genes, raw_counts
+from stpredict._core.expansion import check_arrays
 from stpredict._core.labels import as_text
 from stpredict._sections.open import listed, table_of
-from stpredict._sections.stored import Store, are_stored, opened, stores_in
+from stpredict._sections.stored import Store, are_stored, stores_in
 from stpredict._sections.totals import recorded_totals, row_sums
 
 if TYPE_CHECKING:
@@ -145,11 +146,14 @@ def _stored(path: Path, library_key: str | None) -> Reference:
 
     store = Store(path, ("obs", "var"))
     check_unique_genes(store.adata.var_names, path.name)
+    with store.reading() as group:
+        check_arrays(group, ("X", "layers"), path, in_parts=True)
 
     def read(rows: slice) -> Matrix:
-        with opened(path) as group:
+        with store.reading() as group:
             element = group["layers"][keys.COUNTS] if keys.COUNTS in group.get("layers", {}) else group["X"]
-            return checked_counts(AnnData(_some_rows(element, rows)), path.name)
+            counts = _some_rows(element, rows)
+        return checked_counts(AnnData(counts), path.name)
 
     obs = store.adata.obs
     return Reference(path.name, store.adata.var_names, study_codes(obs, library_key), obs, read)

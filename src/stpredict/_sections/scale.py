@@ -148,6 +148,28 @@ def resolve_mpp(hints: ScaleHints, lattice: Lattice | None, name: str) -> tuple[
     return mpp, source
 
 
+def check_image_file(
+    hints: ScaleHints, lattice: Lattice | None, mpp: float, source: str, in_file: float, name: str
+) -> None:
+    """Refuse a scale that the image file contradicts where no lattice of spots confirms either; one passed is only told.
+
+    Raises
+    ------
+    ValueError
+        If they differ by more than a quarter.
+    """
+    if _lattice_mpp(hints, lattice) is not None or 1 / TOLD <= mpp / in_file <= TOLD:
+        return
+    msg = (
+        f"Section {name!r}: {source} says {mpp:.3g} µm per pixel, and the image file says {in_file:.3g}; there is no lattice of "
+        "spots that would tell which is right."
+    )
+    if source != "argument" and not 1 / DISAGREEMENT <= mpp / in_file <= DISAGREEMENT:
+        msg += " Pass mpp= where you know, or mend the wrong one."
+        raise ValueError(msg)
+    warn(f"{msg} The scale of the {source} is taken.")
+
+
 def check_coordinates(hints: ScaleHints, lattice: Lattice | None, name: str) -> None:
     """Refuse spot centres that belong to another image than ``spot_diameter_fullres`` does.
 

@@ -12,7 +12,15 @@ import numpy as np
 from stpredict._core import keys
 from stpredict._core.checks import check_unique_genes, raw_counts
 from stpredict._images.stain import normalised
-from stpredict._sections.scale import Lattice, ScaleHints, check_coordinates, check_inside, find_lattice, resolve_mpp
+from stpredict._sections.scale import (
+    Lattice,
+    ScaleHints,
+    check_coordinates,
+    check_image_file,
+    check_inside,
+    find_lattice,
+    resolve_mpp,
+)
 from stpredict._sections.totals import known_totals, row_sums, warn_of_few_genes
 
 if TYPE_CHECKING:
@@ -113,6 +121,13 @@ class Section:
             hints = replace(hints, image_file=in_file * self.image_scale if in_file else None)
         mpp, source = resolve_mpp(hints, lattice, self.name)
         return mpp, source
+
+    def check_image_file(self) -> None:
+        """Compare the scale with that of the image file, where the lattice of spots does not tell."""
+        in_file = self.image.mpp
+        if in_file and self.mpp_source != "image file":
+            lattice = find_lattice(self.centres / self.image_scale)
+            check_image_file(self._hints, lattice, *self._mpp, in_file * self.image_scale, self.name)
 
     @property
     def mpp(self) -> float:

@@ -11,11 +11,13 @@ import pandas as pd
 
 from stpredict._core import keys
 from stpredict._core.labels import as_text
+from stpredict._core.warning import warn
 from stpredict._images import SlideImage, open_image
 from stpredict._sections.anndata import scale_hints
 from stpredict._sections.cells import bin_um, mpp_of_bins, mpp_of_microns
 from stpredict._sections.image_choice import Candidate, checked_colours, choose, in_colour, levels_of
 from stpredict._sections.labelled import centres_of_labels
+from stpredict._sections.scale import DISAGREEMENT, TOLD
 from stpredict._sections.section import Section
 from stpredict._sections.wsidata import whole_slide_of
 
@@ -166,6 +168,26 @@ def region_centres(
     return Placement(region, rows, centres, chosen, float(np.sqrt(abs(np.linalg.det(affine[:2, :2])))))
 
 
+def _check_square(affine: np.ndarray, image_key: str) -> None:
+    """Refuse an image whose transformation into the common coordinates stretches it along one direction; a little is told.
+
+    Raises
+    ------
+    ValueError
+        If a window would be more than a quarter wider than it is high.
+    """
+    long, short = np.linalg.svd(affine[:2, :2], compute_uv=False)
+    if long <= TOLD * short:
+        return
+    msg = (
+        f"Image {image_key!r} has pixels that are not square, by its transformation: {long:.4g} units long in one direction and "
+        f"{short:.4g} in the other. Windows are square in pixels. Resample it to square pixels, or mend its transformation."
+    )
+    if long > DISAGREEMENT * short:
+        raise ValueError(msg)
+    warn(msg)
+
+
 def region_image(sdata: SpatialData, region: str, image_key: str | None) -> SlideImage:
     """Image `image_key` as a pyramid that is read lazily, chunk by chunk. Raises ValueError if there is no image."""
     if image_key is None:
@@ -266,7 +288,11 @@ def _choose_image(
     else:
         checked_colours(sdata, image_key)
         found = candidates[0]
-    return (found.key, found.affine) if found else (None, np.eye(3))
+    if found is None:
+        return None, np.eye(3)
+    of_image = get_transformation(sdata.images[found.key], get_all=True)
+    _check_square(_matrix(next(of_image[name] for name in systems if name in of_image)), found.key)
+    return found.key, found.affine
 
 
 def _matrix(transformation: Any) -> np.ndarray:

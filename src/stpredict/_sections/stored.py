@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from stpredict._core import keys
 from stpredict._core.checks import check_sparse, raw_counts
+from stpredict._core.expansion import check_arrays
 from stpredict._core.files import check_regular, check_tree
 from stpredict._sections.open import Where, listed, open_sections
 from stpredict._sections.section import Section
@@ -70,12 +71,25 @@ class Store:
         """Those of the store's elements `names` that it has."""
         from anndata.io import read_elem
 
-        try:
-            with opened(self.path) as group:
-                parts = {name: read_elem(group[name]) for name in names if name in group}
+        with self.reading() as group:
+            check_arrays(group, names, self.path)
+            parts = {name: read_elem(group[name]) for name in names if name in group}
             for name in ("X", f"layers/{keys.COUNTS}"):
                 check_sparse(parts.get(name), name)
             return parts
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        """The store's elements by name, while they are read.
+
+        Raises
+        ------
+        ValueError
+            If that fails; the message names the store.
+        """
+        try:
+            with opened(self.path) as group:
+                yield group
         except Exception as error:  # (anndata, h5py and zarr each raise their own on damaged stores)
             msg = f"The store {self.path} cannot be read ({type(error).__name__}: {''.join(str(error).splitlines()[:1])})."
             raise ValueError(msg) from error

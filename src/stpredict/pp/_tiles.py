@@ -66,12 +66,12 @@ def tiles(
         If `data` is neither AnnData nor SpatialData.
     ValueError, FileNotFoundError
         If there is no image or no spot, spots lie outside of the image, the scale is unknown or contradicts the spot
-        lattice, or a window is not positive.
+        lattice or, without one, the image file, or a window is not positive.
 
     Warns
     -----
     UserWarning
-        If there are spots off the tissue (``obs["in_tissue"]`` is 0), as other readers leave of a raw matrix.
+        If scales of two sources differ by more than 5 %. If there are spots off the tissue (``obs["in_tissue"]`` is 0), as other readers leave of a raw matrix.
 
     Examples
     --------
@@ -87,6 +87,7 @@ def tiles(
     for section in opened.sections:
         height, width = section.image.shape
         _tell_off_tissue(section)
+        section.check_image_file()
         geometry[section.name] = {
             "mpp": section.mpp_of_coordinates,
             "mpp_source": section.mpp_source,

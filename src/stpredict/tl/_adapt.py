@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._core.checks import check_column_name
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.settings import settings
 from stpredict._core.warning import warn
@@ -79,7 +80,7 @@ def adapt(
     KeyError
         If a section has no such column.
     TypeError
-        If `model` is no model or the column is not boolean.
+        If `model` is no model, `measured` is no name, or the column is not boolean.
     ValueError
         If features are missing or were not made as in training, no measured spot has enough raw counts, a gene that the
         model does not know is not measured in all sections, or the model predicts the same for every spot.
@@ -142,6 +143,7 @@ def _mask(section: Section, measured: str | None) -> np.ndarray:
     if measured is None:
         return np.ones(len(section), dtype=bool)
     obs = section.adata.obs
+    check_column_name(measured, "measured")
     if measured not in obs:
         msg = (
             f"Section {section.name!r} has no obs[{measured!r}] (it has {', '.join(obs.columns) or 'no columns'}); "

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from stpredict._core import keys
-from stpredict._core.checks import check_key_added
+from stpredict._core.checks import check_column_name, check_key_added
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.neighbors import neighbor_graph
 from stpredict._core.settings import settings
@@ -183,6 +183,7 @@ def _check_numbers(n_spots: int, n_domains: int | None, resolution: float) -> No
 
 
 def _labels(adata: AnnData, label_key: str) -> np.ndarray:
+    check_column_name(label_key, "label_key")
     if label_key not in adata.obs:
         msg = f"There is no obs[{label_key!r}]; obs has {', '.join(adata.obs.columns) or 'no columns'}."
         raise KeyError(msg)

@@ -10,6 +10,7 @@ from stpredict._core import keys
 from stpredict._core.checks import check_section_names
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.files import replacing
+from stpredict._core.warning import warn
 from stpredict._sections.open import Opened, Where
 from stpredict.tl._given import given_model
 from stpredict.tl._prediction.asked import BESIDE, asked_of, bare_anndata
@@ -128,7 +129,7 @@ def predict_expression(
     Warns
     -----
     UserWarning
-        If the model does not know some of `genes`; they are NaN. If a section lies outside of what the model was trained
+        If the model does not know some of `genes`; they are NaN. If ``var`` has none of the model's genes. If a section lies outside of what the model was trained
         on.
 
     Notes
@@ -206,6 +207,13 @@ def _into_target(opened: Opened, model: ExpressionModel, ask: Asked) -> None:
     tables = {name: PredictedTable.empty(kind, adata.n_obs, inside, adata.var_names) for name, kind in kinds.items()}
     extra = {keys.extra_genes(name): PredictedTable.empty(kind, adata.n_obs, outside) for name, kind in kinds.items()}
     believed = fill([*tables.values(), *extra.values()], opened.sections, model, ask.genes, ask.record)
+    if adata.n_vars and not inside and ask.record["parameters"]["genes"] == "all":
+        msg = (
+            f"var_names has none of the model's genes: it has {', '.join(map(str, adata.var_names[:3]))}, … and the model "
+            f"{', '.join(list(outside)[:3])}, …. Predictions are in obsm[{keys.extra_genes(key_added)!r}] alone, and "
+            f"layers[{key_added!r}] is NaN throughout."
+        )
+        warn(msg)
     adata = opened.target
     _forget(adata, key_added)
     if adata.n_vars:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from stpredict._core import keys
-from stpredict._core.checks import check_key_added
+from stpredict._core.checks import check_column_name, check_key_added
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.labels import layer_names
 from stpredict._core.warning import warn
@@ -294,6 +294,7 @@ def _two_groups(score: np.ndarray) -> bool:
 
 def _tumor_truth(adata: AnnData, label_key: str, tumor_labels: Iterable[str] | None) -> tuple[TumorLabels, np.ndarray]:
     """Which labels were taken for what; and of every spot 1 for tumour, 0 for another label, NaN for none."""
+    check_column_name(label_key, "label_key")
     if label_key not in adata.obs:
         msg = f"There is no obs[{label_key!r}]; obs has {', '.join(map(str, adata.obs.columns)) or 'no columns'}."
         raise KeyError(msg)

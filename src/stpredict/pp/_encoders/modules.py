@@ -46,8 +46,11 @@ def input_of(module: nn.Module, input_size: int | None = None) -> Input:
     """Input size and normalisation that travel with a timm model, or the only one in a wrapper; ImageNet's for others.
 
     Raises ValueError if the network takes tiles that are not square only, or states such, and the user gives no
-    `input_size`.
+    `input_size`; if it has layers without weights.
     """
+    if any(hasattr(part, "has_uninitialized_params") and part.has_uninitialized_params() for part in module.modules()):
+        msg = f"{type(module).__name__} has lazy layers, which get random weights when they first see a tile. Load its weights first."
+        raise ValueError(msg)
     network = next(_stating(inner_module(module)), None)
     if network is None:
         return Input(USUAL_SIZE, *IMAGENET)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from io import StringIO
@@ -111,7 +112,16 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise ValueError(msg)
     header = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(",;\t", key=header.count)  # the first of them where there is none, as in a table of one column
-    return pd.read_csv(StringIO(text), sep=separator, dtype=str, index_col=False).dropna(how="all")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # (of cells that it would drop)
+            return pd.read_csv(StringIO(text), sep=separator, dtype=str, index_col=False).dropna(how="all")
+    except pd.errors.ParserWarning as error:
+        msg = (
+            f"its lines have more cells than its header has names; put what holds a {separator!r} into quotation marks, and "
+            "write 0.5 with a point"
+        )
+        raise ValueError(msg) from error
 
 
 def _slide(path: Path) -> Slide:
