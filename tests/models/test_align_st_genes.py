@@ -80,6 +80,25 @@ def test_constant_genes_lie_nowhere(table):
     assert not gene_space(table, NAMES, axes=5).coordinates.any()
 
 
+def test_a_constant_gene_changes_nothing_for_the_others(table):
+    """Neither where they lie nor what text says of genes that nobody measured."""
+    names = [*NAMES, *(f"MORE{i}" for i in range(15))]
+    noise = np.random.default_rng(1).standard_normal(table.expression.shape).astype(np.float32)
+    wide = np.concatenate([table.expression, table.expression + noise, np.zeros_like(noise[:, :1])], axis=1)
+    text = np.random.default_rng(0).standard_normal((37, 8))
+    text = pd.DataFrame(text, index=[*names, "CONSTANT", *(f"NEW{i}" for i in range(6))])
+    spaces = []
+    for genes, known in ((names, text.drop(index="CONSTANT")), ([*names, "CONSTANT"], text)):
+        own = table.__class__(**vars(table) | {"expression": wide[:, : len(genes)]})
+        spaces.append(gene_space(own, genes, text=known, axes=4))
+    without, space = spaces
+    rows = [space.names.index(name) for name in without.names]
+    np.testing.assert_allclose(space.level[rows], without.level, rtol=1e-4)
+    np.testing.assert_allclose(space.sd[rows], without.sd, rtol=1e-4)
+    for ours, theirs in ((space.coordinates[rows], without.coordinates), (space.by_text[:30], without.by_text[:30])):
+        np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-3)  # signs of axes are free
+
+
 # ---------------------------------------------------------------------- measured in references
 
 
