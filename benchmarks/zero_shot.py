@@ -19,7 +19,7 @@ nothing about other sections. Genes of one family are resampled together, since 
 
 ``--out`` keeps the scores of every gene, and ``--from`` makes the tables of such a file again.
 
-``--ablation``: the published parts one by one, text only, one network of 15 epochs each.
+``--ablation``: the parts of the paper one by one in our network, text only, one network of 15 epochs each.
 
 ``--at-length``: the published preset at its own length, trained on C2 and C3 alone and tested on C4, beside the default
 without a reference and ridge's maps of similar genes. Interrupted, the same command goes on.
@@ -58,7 +58,7 @@ FULL = {
     "members": 1,
 }
 ABLATION = {
-    "all published parts": FULL,
+    "the paper's parts, shortened": FULL,
     "no nuclei": FULL | {"nuclei": False},
     "no prompt interaction": FULL | {"interaction": False},
     "no gene graph": FULL | {"gene_neighbours": 0},

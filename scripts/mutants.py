@@ -167,6 +167,10 @@ NAMED: dict[str, tuple[str, str, str, list[str]]] = {
 DRAWN = ("models", "_evaluation", "_sections")
 
 TESTS: dict[str, list[str]] = {
+    "models/align_st/_options": ["tests/models/test_presets.py", "tests/models/test_align_st.py"],
+    "models/cmrcnet/_options": ["tests/models/test_presets.py", "tests/models/test_cmrcnet.py"],
+    "models/st_align/_options": ["tests/models/test_presets.py", "tests/models/test_st_align.py"],
+    "models/_aligned/options": ["tests/models/test_presets.py", "tests/models/test_st_align.py"],
     "models/align_st/_reference": ["tests/models/test_align_st_genes.py", "tests/models/test_align_st.py"],
     "models/align_st": ["tests/models/test_align_st_*.py", "tests/models/test_align_st.py"],
     "models/cmrcnet": ["tests/models/test_cmrcnet_parts.py", "tests/models/test_cmrcnet.py"],
@@ -178,6 +182,7 @@ TESTS: dict[str, list[str]] = {
     ],
     "models/consensus": ["tests/models/test_consensus.py"],
     "models/published": ["tests/models/published"],
+    "models/adapted/calibrated": ["tests/models/published/test_calibrate.py", "tests/models/test_adapted.py"],
     "models/adapted": ["tests/models/test_adapted.py", "tests/tl/test_adapt.py"],
     "models/baselines": ["tests/models/test_baselines.py", "tests/models/test_mixture.py"],
     "models/_retrieval": ["tests/models/test_bank.py", "tests/tl/test_retrieve.py"],
