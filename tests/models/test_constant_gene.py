@@ -11,10 +11,9 @@ from stpredict._sections.open import open_sections
 from stpredict.datasets._simulated_counts import GENES
 
 
-@pytest.mark.parametrize("method", ["cmrcnet", "st_align", "align_st"])
-def test_the_others_are_predicted_as_well_beside_a_gene_of_zeros(paired, method):
-    small = {"width": 32} if method == "align_st" else {}
-    how = {"method": method, "epochs": 15, "members": 1, "seed": 0, "show_progress": False, **small}
+@pytest.mark.parametrize(("method", "epochs"), [("cmrcnet", 2), ("st_align", 2), ("align_st", 15)])
+def test_the_others_are_predicted_as_well_beside_a_gene_of_zeros(paired, method, epochs):
+    how = {"method": method, "epochs": epochs, "members": 1, "width": 64, "seed": 0, "show_progress": False}
     scores = []
     for zero in (False, True):
         sections = paired(4, n_genes=60, patients=["A", "A", "B", "C"])
@@ -25,7 +24,7 @@ def test_the_others_are_predicted_as_well_beside_a_gene_of_zeros(paired, method)
         model = st.tl.train(sections[:2], genes=GENES[:50], **how)
         new = open_sections(sections[3])[0]
         predicted = model.predict(new, GENES[:50]).mean
-        np.testing.assert_allclose(predicted[:, 0], 0, atol=0.1) if zero else None
         scores.append(pearson(new.log_expression(GENES[1:50]), predicted[:, 1:])[0].mean())
-    assert scores[0] > 0.6
+    np.testing.assert_allclose(predicted[:, 0], 0, atol=0.1)
+    assert scores[0] > 0.4
     assert scores[1] > scores[0] - 0.02
