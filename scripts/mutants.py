@@ -25,7 +25,7 @@ from typing import NamedTuple
 from mutants_of_networks import NETWORKS
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = "tests/models/test_align_st_parts.py"
+PARTS, PRESETS = "tests/models/test_align_st_parts.py", "tests/models/test_presets.py"
 ALIGN_ST = "src/stpredict/models/align_st/"
 LOOP, ENSEMBLE = "src/stpredict/models/_training/loop.py", "src/stpredict/models/_training/ensemble.py"
 SCHEDULE = "tests/models/training/test_schedule.py"
@@ -57,7 +57,7 @@ NAMED: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "ALIGN-ST: nuclei": (
         ALIGN_ST + "_network.py",
-        "tile = self.nuclei(tile, slide.nuclei)",
+        "tile = torch.cat([ask(*pair) for pair in pairs])",
         "pass",
         [PARTS],
     ),
@@ -111,14 +111,14 @@ NAMED: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "ALIGN-ST: level of unseen genes": (
         ALIGN_ST + "_model.py",
-        "mean[:, known], std[:, known] = standard * sd + level, error",
-        "mean[:, known], std[:, known] = standard * sd, error",
+        "standard += level",
+        "pass",
         [PARTS],
     ),
     "ALIGN-ST: deviation of unseen genes": (
         ALIGN_ST + "_model.py",
-        "mean[:, known], std[:, known] = standard * sd + level, error",
-        "mean[:, known], std[:, known] = standard + level, error",
+        "standard *= sd",
+        "pass",
         [PARTS],
     ),
     "ALIGN-ST: level and deviation from text": (
@@ -151,13 +151,13 @@ NAMED: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "gene structure: distance": (
         "src/stpredict/models/_base/spotwise.py",
-        'distance = self.structure.distance(mean_features(section, list(self.config["features"])))',
-        "distance = 1.0",
+        'return self.structure.distance(mean_features(section, list(self.config["features"])))',
+        "return 1.0",
         ["tests/tl/test_reference.py"],
     ),
     "gene structure": (
         "src/stpredict/models/_base/spotwise.py",
-        "means = self.structure.apply_to(predicted.map(itemgetter(0)), distance)",
+        "means = self.drawn(predicted.map(itemgetter(0)), self.distance(section))",
         "means = predicted.map(itemgetter(0))",
         ["tests/tl/test_reference.py"],
     ),
@@ -168,16 +168,18 @@ DRAWN = ("models", "_evaluation", "_sections")
 
 TESTS: dict[str, list[str]] = {
     "models/align_st/_reference": ["tests/models/test_align_st_genes.py", "tests/models/test_align_st.py"],
-    "models/align_st": ["tests/models/test_align_st_*.py", "tests/models/test_align_st.py"],
-    "models/cmrcnet": ["tests/models/test_cmrcnet_parts.py", "tests/models/test_cmrcnet.py"],
-    "models/st_align": ["tests/models/test_st_align_parts.py", "tests/models/test_st_align.py"],
+    "models/align_st": [PRESETS, "tests/models/test_align_st_*.py", "tests/models/test_align_st.py"],
+    "models/cmrcnet": [PRESETS, "tests/models/test_cmrcnet_parts.py", "tests/models/test_cmrcnet.py"],
+    "models/st_align": [PRESETS, "tests/models/test_st_align_parts.py", "tests/models/test_st_align.py"],
     "models/_aligned": [
+        PRESETS,
         "tests/models/test_*_parts.py",
         "tests/models/test_cmrcnet.py",
         "tests/models/test_st_align.py",
     ],
     "models/consensus": ["tests/models/test_consensus.py"],
     "models/published": ["tests/models/published"],
+    "models/adapted/calibrated": ["tests/models/published/test_calibrate.py", "tests/models/test_adapted.py"],
     "models/adapted": ["tests/models/test_adapted.py", "tests/tl/test_adapt.py"],
     "models/baselines": ["tests/models/test_baselines.py", "tests/models/test_mixture.py"],
     "models/_retrieval": ["tests/models/test_bank.py", "tests/tl/test_retrieve.py"],

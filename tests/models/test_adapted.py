@@ -101,6 +101,9 @@ def test_space_counts_only_in_the_section_that_was_measured(base, new, sections)
     assert [model._number(open_sections(a)[0]) for a in (new, half[20:60].copy(), renamed, moved, sections[3])] == [
         *(0, 0, -1, -1, -1)
     ]
+    for away, number in ((4, 0), (6, -1)):  # of 100 from spot to spot
+        moved.obsm["spatial"] = new.obsm["spatial"] + away
+        assert model._number(open_sections(moved)[0]) == number
 
 
 def test_many_measured_spots_are_thinned_in_every_section(base, monkeypatch):

@@ -81,6 +81,25 @@ def test_constant_genes_lie_nowhere(table):
     assert not gene_space(table, NAMES, axes=5).coordinates.any()
 
 
+def test_a_constant_gene_changes_nothing_for_the_others(table):
+    """Neither where they lie nor what text says of genes that nobody measured."""
+    names = [*NAMES, *(f"MORE{i}" for i in range(15))]
+    noise = np.random.default_rng(1).standard_normal(table.expression.shape).astype(np.float32)
+    wide = np.concatenate([table.expression, table.expression + noise, np.zeros_like(noise[:, :1])], axis=1)
+    text = np.random.default_rng(0).standard_normal((37, 8))
+    text = pd.DataFrame(text, index=[*names, "CONSTANT", *(f"NEW{i}" for i in range(6))])
+    spaces = []
+    for genes, known in ((names, text.drop(index="CONSTANT")), ([*names, "CONSTANT"], text)):
+        own = table.__class__(**vars(table) | {"expression": wide[:, : len(genes)]})
+        spaces.append(gene_space(own, genes, text=known, axes=4))
+    without, space = spaces
+    rows = [space.names.index(name) for name in without.names]
+    np.testing.assert_allclose(space.level[rows], without.level, rtol=1e-4)
+    np.testing.assert_allclose(space.sd[rows], without.sd, rtol=1e-4)
+    for ours, theirs in ((space.coordinates[rows], without.coordinates), (space.by_text[:30], without.by_text[:30])):
+        np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-3)  # signs of axes are free
+
+
 # ---------------------------------------------------------------------- measured in references
 
 
@@ -189,6 +208,29 @@ def test_a_gene_of_which_only_text_is_known_is_placed_by_ridge(monkeypatch):
     assert list(left_out.index) == list(known.index)
     for column in measured:
         assert np.corrcoef(predicted.loc["g50":, column], measured.loc["g50":, column])[0, 1] > 0.9
+
+
+def test_the_penalty_is_that_of_eleven_with_which_genes_left_out_are_predicted_best():
+    """From a hundredth to a thousand in steps of half a power of ten, for every column by itself."""
+    text, measured = text_and_truth(n=30, d=6, noise=2.0)
+    measured["a"] = np.random.default_rng(3).standard_normal(30)
+    x, y = text.to_numpy(), measured.to_numpy()
+    size = np.square(x - x.mean(axis=0)).sum() / len(x)
+    left_out = []
+    for penalty in 10.0 ** np.arange(-2, 3.25, 0.5):
+        predicted = np.empty_like(y)
+        for row in range(len(x)):
+            own, theirs = np.delete(x, row, axis=0), np.delete(y, row, axis=0)
+            middle, level = own.mean(axis=0), theirs.mean(axis=0)
+            gram = (own - middle).T @ (own - middle) + penalty * size * np.eye(6)
+            weights = np.linalg.solve(gram, (own - middle).T @ (theirs - level))
+            predicted[row] = (x[row] - middle) @ weights + level
+        left_out.append(predicted)
+    errors = np.square(np.array(left_out) - y).sum(axis=1)
+    assert len(set(errors.argmin(axis=0))) > 1
+    found = predicted_from_text(text, measured)[1].to_numpy()
+    best = np.array([left_out[choice][:, column] for column, choice in enumerate(errors.argmin(axis=0))]).T
+    np.testing.assert_allclose(found, best, atol=1e-6)
 
 
 def test_text_that_says_nothing_tells_the_mean():

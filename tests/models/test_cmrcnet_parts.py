@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import stpredict as st
 from stpredict._sections.open import open_sections
+from stpredict.models._aligned.training import _Monitor, _warn_of_chance
 from stpredict.models._data.rows import row_store
 from stpredict.models.cmrcnet import PRESETS, CmrcNet, Options
 from stpredict.models.cmrcnet._network import CmrcnetNetwork, Reconstruction
@@ -304,6 +306,24 @@ def test_published_networks_see_log_expression(uneven):
     for number, adata in enumerate(uneven):
         expected = open_sections(adata)[0].log_expression(list(adata.var_names))
         np.testing.assert_allclose(seen[section == number], expected, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_ten_nearest_are_all_there_are_guessing_is_never_told_from_learning():
+    _warn_of_chance("CMRCNet", 1.0, 1.0, 10)
+    with pytest.raises(UserWarning, match="not left chance"):
+        _warn_of_chance("CMRCNet", 0.5, 0.5, 20)
+
+
+def test_held_out_contrast_is_of_whole_batches():
+    monitor = object.__new__(_Monitor)
+    monitor.size, seen = 4, []
+    monitor.network = SimpleNamespace(contrastive=lambda image, gene: seen.append((image, gene)) or len(seen))
+    rows = np.arange(9.0)[:, None]
+    assert monitor._contrastive(rows, rows + 100) == 1.5  # of two batches; the spot that is left has none
+    assert [image.shape for image, _ in seen] == [(4, 1)] * 2
+    assert len({float(x) for image, _ in seen for x in image[:, 0]}) == 8
+    assert all(bool((gene == image + 100).all()) for image, gene in seen)
 
 
 def test_a_new_section_is_aligned_and_standardised_as_in_training(uneven):

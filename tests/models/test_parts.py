@@ -33,6 +33,13 @@ def test_a_part_cannot_vary_more_or_lie_further_off_than_the_whole_allows():
     assert not _can_be_part(n, mean[:2], sd[:2], *whole)
 
 
+def test_a_feature_that_does_not_vary_can_be_of_a_part():
+    zero = np.zeros(1)
+    assert _can_be_part(2, zero, zero, 5, zero, zero)
+    assert _can_be_part(2, zero + 5, zero, 5, zero + 5 + 1e-6, zero)  # but for rounding
+    assert not _can_be_part(2, zero + 5, zero, 5, zero + 5.001, zero)
+
+
 def test_one_part_is_made_once_and_several_as_often_as_asked():
     for size, times in ((10, 1), (4, 6)):
         made = []

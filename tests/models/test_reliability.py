@@ -53,6 +53,14 @@ def test_sections_with_few_held_out_spots_do_not_count():
     np.testing.assert_allclose(known.pcc, 0.6, atol=0.1)
 
 
+def test_ten_held_out_spots_of_a_section_count():
+    measured, predicted, section = drawn(np.full((2, 15), 0.6))
+    few = np.arange(len(section)) < 410  # of the second section 10
+    predicted[400:410] = -measured[400:410]
+    known = Reliability.learn(measured[few], predicted[few], section[few])
+    np.testing.assert_allclose(known.pcc, (0.6 - 1) / 2, atol=0.1)
+
+
 def test_intervals_are_interpolated_between_the_kept_quantiles():
     uniform = told(LEVELS[:, None] * np.array([1.0, 10.0]))
     for level, ends in ((0.9, (0.05, 0.95)), (0.85, (0.075, 0.925)), (0.0, (0.5, 0.5)), (0.9999, (0.005, 0.995))):
@@ -107,6 +115,9 @@ def test_a_base_model_counts_like_fifty_measured_spots():
     np.testing.assert_allclose(few.errors[0], [(2 + 50 * 3) / 52, 1], rtol=1e-5)
     np.testing.assert_allclose(most.pcc, 0.2, atol=1e-3)
     np.testing.assert_allclose(few.pcc, [0.8, 0.2], atol=0.01)
+    for n, of_it in ((1, 1), (3, 2)):  # a correlation from n spots has n - 1 to tell its error from
+        weight = 0.1**2 / (0.1**2 + (1 - 0.2**2) ** 2 / of_it)
+        assert own.drawn_to(base, columns, n).pcc[0] == pytest.approx(0.8 - 0.6 * weight, rel=1e-5)
     as_sure = 1 + round((1 - 0.2**2) ** 2 / 0.1**2)  # measured spots that tell a correlation of .2 to ± .1
     even = own.drawn_to(base, columns, as_sure)
     np.testing.assert_allclose(even.pcc, [0.5, 0.2], atol=0.01)

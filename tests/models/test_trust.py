@@ -9,9 +9,9 @@ import stpredict as st
 from stpredict._sections.open import open_sections
 from stpredict.models._data import features
 from stpredict.models._trust import sight
-from stpredict.models._trust.reliability import Reliability
+from stpredict.models._trust.reliability import LEVELS, Reliability
 from stpredict.models._trust.span import Span
-from stpredict.models._trust.trust import FAR, NEAR, Judgement
+from stpredict.models._trust.trust import FAR, NEAR, Judgement, Trust
 
 GENES = ["ERBB2", "COL1A1", "KRT8", "EPCAM"]
 
@@ -28,6 +28,13 @@ def sections():
 @pytest.fixture(scope="module")
 def model(sections):
     return st.tl.train(sections[:3], genes=GENES, method="ridge")
+
+
+def test_a_model_that_learned_nothing_of_itself_expects_nothing():
+    reached, errors = Trust().expected(Judgement.unknown(4, "it was not asked"), np.array([0, -1]))
+    assert (reached.shape, errors.shape) == ((3, 2), (len(LEVELS), 2))
+    assert np.isnan(reached).all()
+    assert np.isnan(errors).all()
 
 
 def moved(adata, by: float):

@@ -107,7 +107,8 @@ def gene_space(
 
     Without a reference, axes are those of the seen genes' own correlation within the training sections. Seen genes
     that no reference measures are placed by their correlation there with seen genes that one does. Genes that only text
-    knows are placed by ridge regression on text, learned from all genes that have both.
+    knows are placed by ridge regression on text, learned from all genes that have both and vary: a gene that does not says
+    nothing of others.
 
     Parameters
     ----------
@@ -127,9 +128,10 @@ def gene_space(
     if reference is not None:
         placed = pd.concat([placed, placed_by_training(table, seen, placed)])
         own = pd.concat([own, like_training(reference[MOMENTS], own).drop(index=seen, errors="ignore")])
-    placed = placed / np.sqrt(max(np.square(placed.to_numpy()).sum(axis=1).mean() / axes, TINY))
+    squares = np.square(placed.to_numpy()).sum(axis=1)
+    placed = placed / np.sqrt(max(squares.sum() / max((squares > TINY).sum(), 1) / axes, TINY))
     measured = placed.join(own, how="inner")
-    predicted, left_out = predicted_from_text(text, measured)
+    predicted, left_out = predicted_from_text(text, measured[measured["log_sd"] > np.log(MIN_SD)])
     whole = pd.concat([measured, predicted.drop(index=measured.index, errors="ignore")])
     others = whole.index.difference(seen, sort=False)
     whole = whole.reindex([*seen, *others]).fillna(0.0)

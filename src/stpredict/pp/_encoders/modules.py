@@ -48,7 +48,9 @@ def input_of(module: nn.Module, input_size: int | None = None) -> Input:
     Raises ValueError if the network takes tiles that are not square only, or states such, and the user gives no
     `input_size`; if it has layers without weights.
     """
-    if any(hasattr(part, "has_uninitialized_params") and part.has_uninitialized_params() for part in module.modules()):
+    from torch.nn.modules.lazy import LazyModuleMixin
+
+    if any(isinstance(part, LazyModuleMixin) and part.has_uninitialized_params() for part in module.modules()):
         msg = f"{type(module).__name__} has lazy layers, which get random weights when they first see a tile. Load its weights first."
         raise ValueError(msg)
     network = next(_stating(inner_module(module)), None)
