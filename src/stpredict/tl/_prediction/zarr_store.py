@@ -26,6 +26,9 @@ MARK = {"stpredict": "predict_expression"}
 REPLACES_FILES = (3, 1, 6)
 """The oldest zarr that is known to write another file where a part of an array is changed."""
 
+ANNDATA = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
+"""Attributes of a store's root, by which anndata knows it."""
+
 CHUNK = 2**21
 """Values of a chunk: 8 MiB before compression."""
 
@@ -75,22 +78,28 @@ class RowsOnDisk:
             self._array.oindex[rows, slice(None)] = values
 
 
-def new_store(path: Path, adata: AnnData) -> None:
-    """Write an AnnData that has no matrices yet, in the format that anndata's settings name."""
+def new_store(path: Path) -> None:
+    """Make a store that has nothing yet, in the format that anndata's settings name."""
+    import anndata
+    import zarr
+
     with _whichever_format():
-        adata.write_zarr(path)
+        zarr.open_group(path, mode="w", zarr_format=anndata.settings.zarr_write_format)
 
 
 def matrices_of(path: Path, shape: tuple[int, int], names: Sequence[str], rows: int) -> list[RowsOnDisk]:
     """New layers of a store, to be filled so many `rows` at a time."""
     import zarr
+    from anndata.io import write_elem
 
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    with _whichever_format():
+        write_elem(group, "layers", {})
     return [RowsOnDisk(_array(group, f"layers/{name}", shape, rows)) for name in names]
 
 
 def finish_store(path: Path, adata: AnnData, layer: str) -> None:
-    """Write what is known of a prediction once it is made, ``obs``, ``var`` and ``uns``; its `layer` is ``X`` too.
+    """Write all of `adata` but its layers, which are there by now; the `layer` of the prediction is ``X`` too.
 
     Both have the same files, where the file system has names of one file in several places and zarr never changes a file,
     but writes another one.
@@ -105,8 +114,11 @@ def finish_store(path: Path, adata: AnnData, layer: str) -> None:
             place(file, path / "X" / file.relative_to(path / "layers" / layer))
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     with _whichever_format():
-        for name in ("obs", "var", "uns"):
-            write_elem(group, name, dict(adata.uns) if name == "uns" else getattr(adata, name))
+        for name in ("obs", "var"):
+            write_elem(group, name, getattr(adata, name))
+        for name in ("obsm", "varm", "obsp", "varp", "uns"):
+            write_elem(group, name, dict(getattr(adata, name)))
+    group.attrs.update(ANNDATA)
 
 
 def _copied(file: Path, other: Path) -> None:
