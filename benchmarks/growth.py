@@ -1,10 +1,12 @@
-"""Time and peak memory of the main functions against the number of spots, and of genes, over two decades.
+"""Time and peak memory of the main functions against the number of spots, genes, cells and pixels, over two decades.
 
-    python benchmarks/growth.py --figure docs/_static/growth.png    # about five minutes on two cores
+    python benchmarks/growth.py --figure docs/_static/growth.png    # about ten minutes on two cores
+    python benchmarks/growth.py --axis genes --keep growth.json     # a part; what the file has is not measured again
 
 Synthetic sections: bins of 8 µm on simulated tissue at 0.5 µm per pixel, read from a tiled JPEG pyramid, and counts that follow
-a few programmes. Spots grow at 200 genes, genes at 1,000 spots; every size runs in a process of its own, which has run all
-functions once on a small section, so that nothing is loaded or compiled while the clock runs. Time is that of the processor,
+a few programmes. Spots grow at 200 genes, genes at 1,000 spots; cells are those of a reference without images, of 200 genes,
+and pixels those of a whole slide with spots 100 µm apart. Every size runs in a process of its own, which has run all
+functions once on something small, so that nothing is loaded or compiled while the clock runs. Time is that of the processor,
 all threads together, so that it does not depend on what else the machine does; the shortest of up to three runs. Models that predict were trained on at most 1,000 spots, since exact retrieval costs the product of both numbers.
 Memory is the highest resident memory while a function runs, less what was resident before: its result counts, its input does
 not (Linux only). The exponent is the slope of log cost over log size within the upper decade: 1 is linear, and below 1 fixed
@@ -28,10 +30,16 @@ from slides import write_slide
 
 import stpredict as st
 
-SIZES = {"spots": (500, 1_581, 5_000, 15_811, 50_000), "genes": (180, 569, 1_800, 5_692, 18_000)}
+SIZES = {
+    "spots": (500, 1_581, 5_000, 15_811, 50_000),
+    "genes": (180, 569, 1_800, 5_692, 18_000),
+    "cells": (1_000, 3_162, 10_000, 31_623, 100_000),
+    "pixels": (4_000_000, 12_600_000, 40_000_000, 126_000_000, 400_000_000),
+}
+AT = {"spots": "200 genes", "genes": "1,000 spots", "cells": "200 genes", "pixels": "spots 100 µm apart"}
 FIXED = {"spots": 1_000, "genes": 200}
 """What the other axis stays at."""
-SMALL = {"spots": 300, "genes": 60}
+SMALL = {"spots": 300, "genes": 60, "cells": 300, "pixels": 1_000_000}
 MPP, BIN_UM, MARGIN_PX = 0.5, 8.0, 300
 PROGRAMMES = 8
 RUNS, LONG = 3, 2.0
@@ -98,6 +106,31 @@ def verbs(adata, new) -> dict:
     }
 
 
+def of_cells(folder: Path, cells: int) -> dict:
+    """Functions that learn from cells without images."""
+    train, reference = section(folder, FIXED["spots"], FIXED["genes"]), section(folder, cells, FIXED["genes"], seed=1)
+    st.pp.tiles(train)
+    st.pp.encode(train, show_progress=False)
+    how = {"reference": reference, "min_counts": 1}
+    return {
+        "tl.train, reference": lambda: st.tl.train(train, method="ridge", genes=list(train.var_names), **how),
+        "pp.gene_embeddings, reference": lambda: st.pp.gene_embeddings(source="coexpression", **how),
+    }
+
+
+def of_pixels(folder: Path, pixels: int) -> dict:
+    """Functions that go over a whole slide."""
+    path = folder / f"{pixels}.tif"
+    if not path.exists():
+        write_slide(path, round(pixels**0.5 / 256) * 256, mpp=MPP)
+    spots = st.io.grid(st.read_wsi(path))
+    st.pp.tiles(spots)
+    return {
+        "read_wsi, io.grid": lambda: st.io.grid(st.read_wsi(path)),
+        "pp.encode": lambda: st.pp.encode(spots, show_progress=False),
+    }
+
+
 def resident(what: str) -> float:
     """Resident memory of this process in MiB: ``"VmRSS"``, now, or ``"VmHWM"``, the highest."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -120,7 +153,13 @@ def cost(function) -> tuple[float, float]:
 def child(folder: Path, axis: str, size: int) -> None:
     """Measure one size, and print JSON."""
     warnings.filterwarnings("ignore")
-    for sizes, measured in ((SMALL, False), (FIXED | {axis: size}, True)):
+    if axis in ("cells", "pixels"):
+        make = of_cells if axis == "cells" else of_pixels
+        for function in make(folder, SMALL[axis]).values():
+            function()
+        print(json.dumps({name: cost(function) for name, function in make(folder, size).items()}))
+        return
+    for sizes, measured in (({name: SMALL[name] for name in FIXED}, False), (FIXED | {axis: size}, True)):
         adata, new = (section(folder, **sizes, seed=seed) for seed in (0, 1))
         for one in (adata, new):
             st.pp.tiles(one)
@@ -167,9 +206,9 @@ def draw(path: Path, results: dict[str, list[dict]]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    names = list(results[next(iter(results))][0])
+    names = list(dict.fromkeys(name for measured in results.values() for name in measured[0]))
     colour = dict(zip(names, plt.get_cmap("tab20").colors, strict=False))
-    fig, axes = plt.subplots(2, len(results), figsize=(5 * len(results), 7), squeeze=False, sharey="row")
+    fig, axes = plt.subplots(2, len(results), figsize=(3.6 * len(results), 7), squeeze=False, sharey="row")
     for column, (axis, measured) in zip(axes.T, results.items(), strict=True):
         sizes = np.array(SIZES[axis], dtype=float)
         for part, (ax, unit) in enumerate(zip(column, LEAST, strict=True)):
@@ -182,9 +221,7 @@ def draw(path: Path, results: dict[str, list[dict]]) -> None:
             ax.annotate("linear", (sizes[-1], low * 5), c="0.4", ha="right", va="top", size=8)
             ax.set(xscale="log", yscale="log", xlabel=axis)
             ax.grid(which="major", alpha=0.3)
-        column[0].set_title(
-            f"processor time, {FIXED['genes' if axis == 'spots' else 'spots']:,} {'genes' if axis == 'spots' else 'spots'}"
-        )
+        column[0].set_title(f"processor time, {AT[axis]}")
         column[1].set_title("memory beside the input")
     axes[0, 0].set_ylabel("s")
     axes[1, 0].set_ylabel("MiB")
@@ -199,6 +236,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="draw the curves into this PNG")
     parser.add_argument("--axis", choices=SIZES, action="append", help="only this (default: both)")
     parser.add_argument("--sizes", type=int, nargs="+", help="other sizes, with one --axis")
+    parser.add_argument("--keep", type=Path, help="file that keeps what was measured, for runs in parts")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -209,6 +247,7 @@ def main() -> None:
     if arguments.sizes:
         SIZES[axes[0]] = tuple(arguments.sizes)
     results = {}
+    kept = json.loads(arguments.keep.read_text()) if arguments.keep and arguments.keep.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         most = max(*SIZES["spots"], FIXED["spots"])
         side = int(np.ceil(most**0.5) * BIN_UM / MPP) + 2 * MARGIN_PX
@@ -216,9 +255,15 @@ def main() -> None:
         for axis in axes:
             results[axis] = []
             for size in SIZES[axis]:
+                if (name := f"{axis} {size}") in kept:
+                    results[axis].append(kept[name])
+                    continue
                 command = [sys.executable, __file__, "--child", folder, axis, str(size)]
                 told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                results[axis].append(json.loads(told.splitlines()[-1]))
+                kept[name] = json.loads(told.splitlines()[-1])
+                results[axis].append(kept[name])
+                if arguments.keep:
+                    arguments.keep.write_text(json.dumps(kept))
             print("\n".join(table(axis, results[axis])), end="\n\n", flush=True)
     if arguments.figure:
         draw(arguments.figure, results)
