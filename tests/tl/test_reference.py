@@ -187,7 +187,7 @@ def test_no_room_to_sort_counts_by_rows_is_said(monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(OSError, match=r"no room left for counts that are stored by columns .* tocsr"):
+    with pytest.raises(OSError, match=r"no room left for counts that are stored by columns .*tocsr"):
         by_rows._in_file(3, np.dtype(np.int32))
 
 

@@ -230,7 +230,7 @@ class AlignSt(NetworkModel):
         others = np.flatnonzero(known)[rows >= n_seen]
         reached[0, others] = np.clip(unseen["reliability"], 0, 1) * judgement.kept
         errors[:, others] = NORMAL_QUANTILES[:, None] * error[rows >= n_seen]
-        said = {"unseen": unseen, "judgement": judgement, "reached": reached, "errors": errors}
+        said: dict[str, Any] = {"unseen": unseen, "judgement": judgement, "reached": reached, "errors": errors}
 
         def part_of(part: slice) -> Prediction:
             standard = readers[0](part)
