@@ -105,7 +105,6 @@ def finish_store(path: Path, adata: AnnData, layer: str) -> None:
     but writes another one.
     """
     import zarr
-    from anndata.io import write_elem
 
     version = tuple(map(int, re.findall(r"\d+", zarr.__version__)[:3]))
     place = _same_file if version >= REPLACES_FILES else _copied
@@ -113,12 +112,26 @@ def finish_store(path: Path, adata: AnnData, layer: str) -> None:
         if file.is_file():
             place(file, path / "X" / file.relative_to(path / "layers" / layer))
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    _write_all_else(path, adata, group.metadata.zarr_format)
+    group.attrs.update(ANNDATA)
+
+
+def _write_all_else(path: Path, adata: AnnData, version: int) -> None:
+    """Write what has no matrices: many small files, each of which zarr writes several times, so they are made in memory."""
+    import zarr
+    from anndata.io import write_elem
+
+    made: dict[str, Any] = {}
     with _whichever_format():
+        group = zarr.open_group(zarr.storage.MemoryStore(made), mode="w", zarr_format=version)
         for name in ("obs", "var"):
             write_elem(group, name, getattr(adata, name))
         for name in ("obsm", "varm", "obsp", "varp", "uns"):
             write_elem(group, name, dict(getattr(adata, name)))
-    group.attrs.update(ANNDATA)
+    for name, content in made.items():
+        if "/" in name:  # (others say what is in the root of a store)
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(content.to_bytes())
 
 
 def _copied(file: Path, other: Path) -> None:
