@@ -52,6 +52,7 @@ def child(path: str, tiles: int, network: str) -> None:
     how = {
         "method": "cmrcnet",
         "image_encoder": network,
+        "depth": 1,
         "pretrained": False,
         "epochs": 1,
         "members": 1,

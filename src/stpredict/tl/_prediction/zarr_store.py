@@ -80,11 +80,12 @@ class RowsOnDisk:
 
 def new_store(path: Path) -> None:
     """Make a store that has nothing yet, in the format that anndata's settings name."""
-    import anndata
-    import zarr
+    from anndata import AnnData
 
     with _whichever_format():
-        zarr.open_group(path, mode="w", zarr_format=anndata.settings.zarr_write_format)
+        AnnData().write_zarr(path)
+    for name in ("obs", "var"):  # (their index may get another name)
+        shutil.rmtree(path / name)
 
 
 def matrices_of(path: Path, shape: tuple[int, int], names: Sequence[str], rows: int) -> list[RowsOnDisk]:
