@@ -5,7 +5,7 @@
 
 Synthetic sections: bins of 8 µm on simulated tissue at 0.5 µm per pixel, read from a tiled JPEG pyramid, and counts that follow
 a few programmes. Spots grow at 200 genes, genes at 1,000 spots; cells are those of a reference without images, of 200 genes,
-and pixels those of a whole slide with spots 100 µm apart. Every size runs in a process of its own, which has run all
+and pixels those of a whole slide with spots 100 µm apart. Every axis is a process of its own, which has run all
 functions once on something small, so that nothing is loaded or compiled while the clock runs. Time is that of the processor,
 all threads together, so that it does not depend on what else the machine does; the shortest of up to three runs. Models that predict were trained on at most 1,000 spots, since exact retrieval costs the product of both numbers.
 Memory is the highest resident memory while a function runs, less what was resident before: its result counts, its input does
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import json
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from slides import write_slide
 import stpredict as st
 
 SIZES = {
-    "spots": (500, 1_581, 5_000, 15_811, 50_000),
+    "spots": (100, 316, 1_000, 3_162, 10_000),
     "genes": (180, 569, 1_800, 5_692, 18_000),
     "cells": (1_000, 3_162, 10_000, 31_623, 100_000),
     "pixels": (4_000_000, 12_600_000, 40_000_000, 126_000_000, 400_000_000),
@@ -150,25 +151,32 @@ def cost(function) -> tuple[float, float]:
     return min(seconds), max(extra)
 
 
-def child(folder: Path, axis: str, size: int) -> None:
-    """Measure one size, and print JSON."""
+def functions_of(folder: Path, axis: str, size: int) -> dict:
+    """Functions by name at one size, each to be called in this order."""
+    if axis == "cells":
+        return of_cells(folder, size)
+    if axis == "pixels":
+        return of_pixels(folder, size)
+    adata, new = (section(folder, **FIXED | {axis: size}, seed=seed) for seed in (0, 1))
+    for one in (adata, new):
+        st.pp.tiles(one)
+        st.pp.encode(one, show_progress=False)
+    functions = verbs(adata, new)
+    left_out = (*(OF_SPOTS_ONLY if axis == "genes" else ()), *((STRUCTURE,) if adata.n_vars > MOST_PAIRED else ()))
+    return {name: function for name, function in functions.items() if name not in left_out}
+
+
+def child(folder: Path, axis: str, sizes: list[int]) -> None:
+    """Measure some sizes, after something small, and print a line of JSON for each."""
     warnings.filterwarnings("ignore")
-    if axis in ("cells", "pixels"):
-        make = of_cells if axis == "cells" else of_pixels
-        for function in make(folder, SMALL[axis]).values():
-            function()
-        print(json.dumps({name: cost(function) for name, function in make(folder, size).items()}))
-        return
-    for sizes, measured in (({name: SMALL[name] for name in FIXED}, False), (FIXED | {axis: size}, True)):
-        adata, new = (section(folder, **sizes, seed=seed) for seed in (0, 1))
-        for one in (adata, new):
-            st.pp.tiles(one)
-            st.pp.encode(one, show_progress=False)
-        functions = verbs(adata, new)
-        asked = [name for name in functions if axis == "spots" or name not in OF_SPOTS_ONLY]
-        asked = [name for name in asked if name != STRUCTURE or adata.n_vars <= MOST_PAIRED]
-        costs = {name: cost(functions[name]) if measured else functions[name]() for name in asked}
-    print(json.dumps(costs))
+    for function in functions_of(folder, axis, SMALL[axis]).values():
+        function()
+    for size in sizes:
+        print(
+            json.dumps([size, {name: cost(call) for name, call in functions_of(folder, axis, size).items()}]),
+            flush=True,
+        )
+        gc.collect()
 
 
 def exponent(sizes, costs, unit: str) -> float:
@@ -231,17 +239,31 @@ def draw(path: Path, results: dict[str, list[dict]]) -> None:
     fig.savefig(path, dpi=80)
 
 
+def measure(folder: str, axis: str, sizes: list[str], kept: dict, keep: Path | None) -> None:
+    """Add the costs at some sizes to those that are kept."""
+    command = [sys.executable, __file__, "--child", folder, axis, *sizes]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        for line in run.stdout:
+            if line.startswith("["):
+                size, costs = json.loads(line)
+                kept[f"{axis} {size}"] = costs
+                if keep:
+                    keep.write_text(json.dumps(kept))
+    if run.returncode:
+        raise subprocess.CalledProcessError(run.returncode, command)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figure", type=Path, help="draw the curves into this PNG")
-    parser.add_argument("--axis", choices=SIZES, action="append", help="only this (default: both)")
+    parser.add_argument("--axis", choices=SIZES, action="append", help="only this (default: all)")
     parser.add_argument("--sizes", type=int, nargs="+", help="other sizes, with one --axis")
     parser.add_argument("--keep", type=Path, help="file that keeps what was measured, for runs in parts")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        folder, axis, size = arguments.child
-        child(Path(folder), axis, int(size))
+        folder, axis, *sizes = arguments.child
+        child(Path(folder), axis, [int(size) for size in sizes])
         return
     axes = arguments.axis or list(SIZES)
     if arguments.sizes:
@@ -253,17 +275,10 @@ def main() -> None:
         side = int(np.ceil(most**0.5) * BIN_UM / MPP) + 2 * MARGIN_PX
         write_slide(Path(folder) / "slide.tif", -(-side // 1024) * 1024, mpp=MPP)
         for axis in axes:
-            results[axis] = []
-            for size in SIZES[axis]:
-                if (name := f"{axis} {size}") in kept:
-                    results[axis].append(kept[name])
-                    continue
-                command = [sys.executable, __file__, "--child", folder, axis, str(size)]
-                told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                kept[name] = json.loads(told.splitlines()[-1])
-                results[axis].append(kept[name])
-                if arguments.keep:
-                    arguments.keep.write_text(json.dumps(kept))
+            missing = [str(size) for size in SIZES[axis] if f"{axis} {size}" not in kept]
+            if missing:
+                measure(folder, axis, missing, kept, arguments.keep)
+            results[axis] = [kept[f"{axis} {size}"] for size in SIZES[axis]]
             print("\n".join(table(axis, results[axis])), end="\n\n", flush=True)
     if arguments.figure:
         draw(arguments.figure, results)
