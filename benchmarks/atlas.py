@@ -1,11 +1,11 @@
 """Learning from a reference as large as a cell atlas: time and peak memory, from disk and from memory.
 
-    python benchmarks/atlas.py [--cells 100000] [--genes 18000] [--seen 1000] [--atlas atlas.h5ad]
+    python benchmarks/atlas.py [--cells 100000] [--genes 18000] [--seen 1000] [--atlas atlas.h5ad] [--how path backed memory columns]
 
 A synthetic atlas is written as .h5ad: sparse counts, 3 % of which are not 0, of cells of a few studies that lie mixed. Then the gene
 structure (what `stpredict.tl.train(reference=…)` learns for most methods) and the gene coordinates of ALIGN-ST are learned
 from it, for the genes with the highest mean, each in a process of its own: from the path, from an AnnData in backed mode,
-and from one in memory. Peak memory is that of the process, libraries included.
+from one in memory, and from the path of a copy that is stored by columns. Peak memory is that of the process, libraries included.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-HOW = ("path", "backed", "memory")
+HOW = ("path", "backed", "memory", "columns")
 WHAT = ("gene structure", "ALIGN-ST coordinates")
 ROWS = 2_000
 STUDIES = 5
@@ -58,6 +58,18 @@ def write_atlas(path: Path, cells: int, genes: int) -> None:
                 sparse_dataset(file["X"]).append(block)
 
 
+def by_columns(path: Path) -> Path:
+    """Copy of an atlas that is stored by columns."""
+    import anndata
+
+    copy = path.with_suffix(".columns.h5ad")
+    if not copy.exists():
+        adata = anndata.read_h5ad(path)
+        adata.X = adata.X.tocsc()
+        adata.write_h5ad(copy)
+    return copy
+
+
 def child(path: Path, seen: int, what: str, how: str) -> None:
     """Learn once, and print what it took as JSON."""
     import anndata
@@ -67,7 +79,7 @@ def child(path: Path, seen: int, what: str, how: str) -> None:
     from stpredict.models._reference.gene_correlation import GeneStructure
 
     start = time.perf_counter()
-    given = path if how == "path" else anndata.read_h5ad(path, backed="r" if how == "backed" else None)
+    given = path if how in ("path", "columns") else anndata.read_h5ad(path, backed="r" if how == "backed" else None)
     read = time.perf_counter() - start
     names = [f"G{i}" for i in range(seen)]
     learn = GeneStructure.learn if what == WHAT[0] else learn_reference
@@ -75,6 +87,12 @@ def child(path: Path, seen: int, what: str, how: str) -> None:
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({"seconds": seconds, "read": read, "peak": peak}))
+
+
+def elsewhere(call: str) -> None:
+    """Do a call of this module in a process of its own, whose memory goes with it."""
+    command = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from atlas import *; {call}"
+    subprocess.run([sys.executable, "-c", command], check=True)
 
 
 def main() -> None:
@@ -92,16 +110,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         path = arguments.atlas or Path(temporary) / "atlas.h5ad"
         if not path.exists():
-            command = "import sys; sys.path.insert(0, sys.argv[1]); import atlas; from pathlib import Path; "
-            command += "atlas.write_atlas(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))"
-            here = str(Path(__file__).parent)
-            sizes = [str(arguments.cells), str(arguments.genes)]
-            subprocess.run([sys.executable, "-c", command, here, str(path), *sizes], check=True)
+            elsewhere(f"write_atlas(Path({str(path)!r}), {arguments.cells}, {arguments.genes})")
+        if "columns" in arguments.how:
+            elsewhere(f"by_columns(Path({str(path)!r}))")
         print(f"{arguments.cells:,} cells × {arguments.genes:,} genes, {arguments.seen:,} genes of a model\n")
         print("| | from | s | peak memory, GiB |\n|---|---|---|---|")
         for what in WHAT:
             for how in arguments.how:
-                own = ["--atlas", str(path), "--seen", str(arguments.seen), "--child", what, how]
+                stored = path.with_suffix(".columns.h5ad") if how == "columns" else path
+                own = ["--atlas", str(stored), "--seen", str(arguments.seen), "--child", what, how]
                 done = subprocess.run([sys.executable, __file__, *own], check=True, stdout=subprocess.PIPE, text=True)
                 told = json.loads(done.stdout.splitlines()[-1])
                 print(f"| {what} | {how} | {told['seconds']:.0f} | {told['peak']:.2f} |", flush=True)

@@ -1,10 +1,12 @@
-"""Time and peak memory of the main functions against the number of spots, and of genes, over two decades.
+"""Time and peak memory of the main functions against the number of spots, genes, cells and pixels, over two decades.
 
-    python benchmarks/growth.py --figure docs/_static/growth.png    # about five minutes on two cores
+    python benchmarks/growth.py --figure docs/_static/growth.png    # about ten minutes on two cores
+    python benchmarks/growth.py --axis genes --keep growth.json     # a part; what the file has is not measured again
 
 Synthetic sections: bins of 8 µm on simulated tissue at 0.5 µm per pixel, read from a tiled JPEG pyramid, and counts that follow
-a few programmes. Spots grow at 200 genes, genes at 1,000 spots; every size runs in a process of its own, which has run all
-functions once on a small section, so that nothing is loaded or compiled while the clock runs. Time is that of the processor,
+a few programmes. Spots grow at 200 genes, genes at 1,000 spots; cells are those of a reference without images, of 200 genes,
+and pixels those of a whole slide with spots 100 µm apart. Every axis is a process of its own, which has run all
+functions once on something small, so that nothing is loaded or compiled while the clock runs. Time is that of the processor,
 all threads together, so that it does not depend on what else the machine does; the shortest of up to three runs. Models that predict were trained on at most 1,000 spots, since exact retrieval costs the product of both numbers.
 Memory is the highest resident memory while a function runs, less what was resident before: its result counts, its input does
 not (Linux only). The exponent is the slope of log cost over log size within the upper decade: 1 is linear, and below 1 fixed
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import json
 import subprocess
 import sys
@@ -28,10 +31,16 @@ from slides import write_slide
 
 import stpredict as st
 
-SIZES = {"spots": (500, 1_581, 5_000, 15_811, 50_000), "genes": (180, 569, 1_800, 5_692, 18_000)}
+SIZES = {
+    "spots": (100, 316, 1_000, 3_162, 10_000),
+    "genes": (180, 569, 1_800, 5_692, 18_000),
+    "cells": (1_000, 3_162, 10_000, 31_623, 100_000),
+    "pixels": (4_000_000, 12_600_000, 40_000_000, 126_000_000, 400_000_000),
+}
+AT = {"spots": "200 genes", "genes": "1,000 spots", "cells": "200 genes", "pixels": "spots 100 µm apart"}
 FIXED = {"spots": 1_000, "genes": 200}
 """What the other axis stays at."""
-SMALL = {"spots": 300, "genes": 60}
+SMALL = {"spots": 300, "genes": 60, "cells": 300, "pixels": 1_000_000}
 MPP, BIN_UM, MARGIN_PX = 0.5, 8.0, 300
 PROGRAMMES = 8
 RUNS, LONG = 3, 2.0
@@ -98,6 +107,31 @@ def verbs(adata, new) -> dict:
     }
 
 
+def of_cells(folder: Path, cells: int) -> dict:
+    """Functions that learn from cells without images."""
+    train, reference = section(folder, FIXED["spots"], FIXED["genes"]), section(folder, cells, FIXED["genes"], seed=1)
+    st.pp.tiles(train)
+    st.pp.encode(train, show_progress=False)
+    how = {"reference": reference, "min_counts": 1}
+    return {
+        "tl.train, reference": lambda: st.tl.train(train, method="ridge", genes=list(train.var_names), **how),
+        "pp.gene_embeddings, reference": lambda: st.pp.gene_embeddings(source="coexpression", **how),
+    }
+
+
+def of_pixels(folder: Path, pixels: int) -> dict:
+    """Functions that go over a whole slide."""
+    path = folder / f"{pixels}.tif"
+    if not path.exists():
+        write_slide(path, round(pixels**0.5 / 256) * 256, mpp=MPP)
+    spots = st.io.grid(st.read_wsi(path))
+    st.pp.tiles(spots)
+    return {
+        "read_wsi, io.grid": lambda: st.io.grid(st.read_wsi(path)),
+        "pp.encode": lambda: st.pp.encode(spots, show_progress=False),
+    }
+
+
 def resident(what: str) -> float:
     """Resident memory of this process in MiB: ``"VmRSS"``, now, or ``"VmHWM"``, the highest."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -117,19 +151,32 @@ def cost(function) -> tuple[float, float]:
     return min(seconds), max(extra)
 
 
-def child(folder: Path, axis: str, size: int) -> None:
-    """Measure one size, and print JSON."""
+def functions_of(folder: Path, axis: str, size: int) -> dict:
+    """Functions by name at one size, each to be called in this order."""
+    if axis == "cells":
+        return of_cells(folder, size)
+    if axis == "pixels":
+        return of_pixels(folder, size)
+    adata, new = (section(folder, **FIXED | {axis: size}, seed=seed) for seed in (0, 1))
+    for one in (adata, new):
+        st.pp.tiles(one)
+        st.pp.encode(one, show_progress=False)
+    functions = verbs(adata, new)
+    left_out = (*(OF_SPOTS_ONLY if axis == "genes" else ()), *((STRUCTURE,) if adata.n_vars > MOST_PAIRED else ()))
+    return {name: function for name, function in functions.items() if name not in left_out}
+
+
+def child(folder: Path, axis: str, sizes: list[int]) -> None:
+    """Measure some sizes, after something small, and print a line of JSON for each."""
     warnings.filterwarnings("ignore")
-    for sizes, measured in ((SMALL, False), (FIXED | {axis: size}, True)):
-        adata, new = (section(folder, **sizes, seed=seed) for seed in (0, 1))
-        for one in (adata, new):
-            st.pp.tiles(one)
-            st.pp.encode(one, show_progress=False)
-        functions = verbs(adata, new)
-        asked = [name for name in functions if axis == "spots" or name not in OF_SPOTS_ONLY]
-        asked = [name for name in asked if name != STRUCTURE or adata.n_vars <= MOST_PAIRED]
-        costs = {name: cost(functions[name]) if measured else functions[name]() for name in asked}
-    print(json.dumps(costs))
+    for function in functions_of(folder, axis, SMALL[axis]).values():
+        function()
+    for size in sizes:
+        print(
+            json.dumps([size, {name: cost(call) for name, call in functions_of(folder, axis, size).items()}]),
+            flush=True,
+        )
+        gc.collect()
 
 
 def exponent(sizes, costs, unit: str) -> float:
@@ -167,9 +214,9 @@ def draw(path: Path, results: dict[str, list[dict]]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    names = list(results[next(iter(results))][0])
+    names = list(dict.fromkeys(name for measured in results.values() for name in measured[0]))
     colour = dict(zip(names, plt.get_cmap("tab20").colors, strict=False))
-    fig, axes = plt.subplots(2, len(results), figsize=(5 * len(results), 7), squeeze=False, sharey="row")
+    fig, axes = plt.subplots(2, len(results), figsize=(3.6 * len(results), 7), squeeze=False, sharey="row")
     for column, (axis, measured) in zip(axes.T, results.items(), strict=True):
         sizes = np.array(SIZES[axis], dtype=float)
         for part, (ax, unit) in enumerate(zip(column, LEAST, strict=True)):
@@ -182,9 +229,7 @@ def draw(path: Path, results: dict[str, list[dict]]) -> None:
             ax.annotate("linear", (sizes[-1], low * 5), c="0.4", ha="right", va="top", size=8)
             ax.set(xscale="log", yscale="log", xlabel=axis)
             ax.grid(which="major", alpha=0.3)
-        column[0].set_title(
-            f"processor time, {FIXED['genes' if axis == 'spots' else 'spots']:,} {'genes' if axis == 'spots' else 'spots'}"
-        )
+        column[0].set_title(f"processor time, {AT[axis]}")
         column[1].set_title("memory beside the input")
     axes[0, 0].set_ylabel("s")
     axes[1, 0].set_ylabel("MiB")
@@ -194,31 +239,46 @@ def draw(path: Path, results: dict[str, list[dict]]) -> None:
     fig.savefig(path, dpi=80)
 
 
+def measure(folder: str, axis: str, sizes: list[str], kept: dict, keep: Path | None) -> None:
+    """Add the costs at some sizes to those that are kept."""
+    command = [sys.executable, __file__, "--child", folder, axis, *sizes]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        for line in run.stdout:
+            if line.startswith("["):
+                size, costs = json.loads(line)
+                kept[f"{axis} {size}"] = costs
+                if keep:
+                    keep.write_text(json.dumps(kept))
+    if run.returncode:
+        raise subprocess.CalledProcessError(run.returncode, command)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figure", type=Path, help="draw the curves into this PNG")
-    parser.add_argument("--axis", choices=SIZES, action="append", help="only this (default: both)")
+    parser.add_argument("--axis", choices=SIZES, action="append", help="only this (default: all)")
     parser.add_argument("--sizes", type=int, nargs="+", help="other sizes, with one --axis")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--keep", type=Path, help="file that keeps what was measured, for runs in parts")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        folder, axis, size = arguments.child
-        child(Path(folder), axis, int(size))
+        folder, axis, *sizes = arguments.child
+        child(Path(folder), axis, [int(size) for size in sizes])
         return
     axes = arguments.axis or list(SIZES)
     if arguments.sizes:
         SIZES[axes[0]] = tuple(arguments.sizes)
     results = {}
+    kept = json.loads(arguments.keep.read_text()) if arguments.keep and arguments.keep.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         most = max(*SIZES["spots"], FIXED["spots"])
         side = int(np.ceil(most**0.5) * BIN_UM / MPP) + 2 * MARGIN_PX
         write_slide(Path(folder) / "slide.tif", -(-side // 1024) * 1024, mpp=MPP)
         for axis in axes:
-            results[axis] = []
-            for size in SIZES[axis]:
-                command = [sys.executable, __file__, "--child", folder, axis, str(size)]
-                told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                results[axis].append(json.loads(told.splitlines()[-1]))
+            missing = [str(size) for size in SIZES[axis] if f"{axis} {size}" not in kept]
+            if missing:
+                measure(folder, axis, missing, kept, arguments.keep)
+            results[axis] = [kept[f"{axis} {size}"] for size in SIZES[axis]]
             print("\n".join(table(axis, results[axis])), end="\n\n", flush=True)
     if arguments.figure:
         draw(arguments.figure, results)

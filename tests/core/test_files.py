@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,39 @@ def test_what_a_living_process_writes_is_not_cleared_up(tmp_path):
         files.clear_up(tmp_path)
         (new / "a").write_text("mine")
     assert (tmp_path / "a" / "a").read_text() == "mine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems flush file by file")
+@pytest.mark.parametrize(("release", "synced", "n_flushed"), [("6.1", 0, 1), ("6.1", -1, 202), ("4.18", 0, 202)])
+def test_many_files_are_flushed_in_one_step_where_that_tells_errors(tmp_path, monkeypatch, release, synced, n_flushed):
+    flushed, asked = [], []
+
+    class Library:
+        renameat2 = None
+
+        @staticmethod
+        def syncfs(file):
+            asked.append(file)
+            return synced
+
+    monkeypatch.setattr(files, "_libc", Library)
+    monkeypatch.setattr(files.platform, "release", lambda: release)
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(str(Path(f"/proc/self/fd/{file}").readlink())))
+    with files.replacing(tmp_path / "store") as new:
+        for number in range(100):
+            (new / str(number)).mkdir(parents=True)
+            (new / str(number) / "a").touch()
+    assert len(asked) == (release == "6.1")
+    assert flushed[-1] == str(tmp_path)  # (the name of the store)
+    assert len(flushed) == n_flushed  # files, folders, the store and its folder
+    if n_flushed > 1:
+        assert flushed.index(str(new / "7" / "a")) < flushed.index(str(new / "7")) < flushed.index(str(new))
+
+
+def test_few_files_do_not_wait_for_the_whole_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_flushed_at_once", lambda folder: pytest.fail("the whole file system was flushed"))
+    write(tmp_path / "model", "new")
+    assert (tmp_path / "model" / "a").read_text() == "new"
 
 
 def test_names_as_long_as_the_system_allows(tmp_path):

@@ -101,7 +101,7 @@ def test_parts_are_the_whole(paired, method, reference):
     assert check(model, new, ["GENE3", "NOPE", "GENE1"]) == 5
 
 
-@pytest.mark.parametrize("method", ["cmrcnet", "st_align"])
+@pytest.mark.parametrize("method", ["cmrcnet", "st_align", "align_st"])
 def test_parts_of_trained_networks(paired, method):
     *train, new, other = paired(4)
     model = st.tl.train(train, method=method, genes=GENES, reference=other, **QUICK)
@@ -110,12 +110,6 @@ def test_parts_of_trained_networks(paired, method):
 
 def test_parts_of_an_adapted_model(adapted):
     assert check(*adapted) == 5
-
-
-def test_a_method_that_needs_all_spots_at_once_gives_one_part(paired):
-    train, new = paired(2)
-    model = st.tl.train(train, method="align_st", genes=GENES, **QUICK)
-    assert check(model, new) == 1
 
 
 def test_unfit_features_are_refused_before_the_first_part(paired):

@@ -306,6 +306,28 @@ def test_references_that_hide_a_section_are_refused(sections, reference, claim):
         run(sections, ["mean"], reference=[alone])
 
 
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
+def test_references_on_disk_count_as_those_in_memory(sections, reference, tmp_path, monkeypatch, ending):
+    monkeypatch.setattr(
+        "stpredict._sections.references.ROWS", 20
+    )  # patients lie in several blocks, some have none of one
+    order = np.argsort(np.random.default_rng(0).random(len(reference)) + (reference.obs["patient"] == "C"))
+    mixed = reference[order].copy()
+    getattr(mixed, "write_h5ad" if ending == ".h5ad" else "write_zarr")(tmp_path / f"all{ending}")
+    table = run(sections, ["ridge"], reference=mixed)
+    assert not table["value"].equals(run(sections, ["ridge"])["value"])
+    pd.testing.assert_frame_equal(run(sections, ["ridge"], reference=tmp_path / f"all{ending}"), table)
+    pd.testing.assert_frame_equal(run(sections, ["ridge"], reference=[tmp_path]), table)
+
+
+def test_references_on_disk_that_hide_a_section_are_refused(sections, reference, tmp_path):
+    alone = reference[reference.obs["patient"] == "B"].copy()
+    alone.obs["patient"] = "Z"
+    alone.write_h5ad(tmp_path / "alone.h5ad")
+    with pytest.raises(ValueError, match=r"Reference 0 \(group Z\) holds 49 spots of section 'section2' \(group 'B'\)"):
+        run(sections, ["mean"], reference=[tmp_path / "alone.h5ad"])
+
+
 # ---------------------------------------------------------------------- interruption
 
 

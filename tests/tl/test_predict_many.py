@@ -399,7 +399,7 @@ def test_full_disk_is_a_line_and_spares_what_was_there(slides, model, out, monke
     st.tl.predict_many(slides, model, out)
     before = times(out)
 
-    def full(path, adata):
+    def full(path):
         (path / "X").mkdir(parents=True)
         (path / "X" / "0").write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import stpredict as st
@@ -142,6 +143,52 @@ def test_references_on_disk_teach_the_same(paired, tmp_path, method, ending):
         assert learned.config["reference"]["n_studies"] == 2
         for name, values in model.arrays.items():
             np.testing.assert_array_equal(learned.arrays[name], values, err_msg=name)
+
+
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
+def test_counts_stored_by_columns_are_sorted_by_rows_once(tmp_path, monkeypatch, ending):
+    """Moved a few values at a time, and no longer read as a whole for every block of rows."""
+    import anndata
+    from scipy import sparse
+
+    from stpredict._sections import by_rows, references
+    from stpredict._sections.open import Where
+
+    sorted_anew = []
+    make = by_rows._sorted_by_rows
+    monkeypatch.setattr(by_rows, "_sorted_by_rows", lambda *given: sorted_anew.append(1) or make(*given))
+    monkeypatch.setattr(by_rows, "AT_ONCE", 100)
+    monkeypatch.setattr(references, "ROWS", 9)
+    counts = sparse.random(50, 30, 0.4, format="lil", random_state=0, data_rvs=lambda n: 1.0 + np.arange(n) % 7)
+    counts[12], counts[:, 4] = 0, 0  # a row and a column without counts
+    cells = anndata.AnnData(counts.tocsc(), obs=pd.DataFrame({"study": list("ab") * 25}, index=map(str, range(50))))
+    path = tmp_path / f"atlas{ending}"
+    (cells.write_h5ad if ending == ".h5ad" else cells.write_zarr)(path)
+    given = [path] + ([anndata.read_h5ad(path, backed="r")] if ending == ".h5ad" else [])
+    for number, one in enumerate(given, 1):
+        (reference,) = references.open_references(one, Where("study"))
+        for _ in range(2):
+            read = sparse.vstack([part for _, part in reference.counts()], format="csr")
+            np.testing.assert_array_equal(read.toarray(), counts.toarray())
+        assert read.has_sorted_indices
+        assert len(sorted_anew) == number
+        kept = np.arange(50) % 20 > 14
+        few = sparse.vstack([part for _, part in reference.take(kept).counts()], format="csr")
+        np.testing.assert_array_equal(few.toarray(), counts.toarray()[kept])
+
+
+def test_no_room_to_sort_counts_by_rows_is_said(monkeypatch):
+    import errno
+    import os
+
+    from stpredict._sections import by_rows
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match=r"no room left for counts that are stored by columns .*tocsr"):
+        by_rows._in_file(3, np.dtype(np.int32))
 
 
 def test_bad_counts_on_disk_are_refused(paired, tmp_path):

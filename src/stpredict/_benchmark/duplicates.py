@@ -9,17 +9,16 @@ import numpy as np
 from scipy import sparse
 
 from stpredict._core import keys
-from stpredict._core.checks import raw_counts
 from stpredict._core.labels import as_text
 from stpredict._core.warning import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
-    from anndata import AnnData
 
     from stpredict._core.typing import Matrix
+    from stpredict._sections.references import Reference
     from stpredict._sections.section import Section
 
 SAME = 0.1
@@ -80,7 +79,7 @@ def warn_of_sisters(sections: Sequence[Section], groups: Sequence[str], group_ke
 
 
 def refuse_disguised_references(
-    references: Sequence[AnnData],
+    references: Sequence[Reference],
     sections: Sequence[Section],
     groups: Sequence[str],
     *,
@@ -94,12 +93,12 @@ def refuse_disguised_references(
     """
     for number, reference in enumerate(references):
         claimed = reference_groups(reference, group_key)
-        counts = raw_counts(reference)
-        for section, group in zip(sections, groups, strict=True):
-            genes = section.genes.intersection(reference.var_names)
+        shared = [tuple(section.genes.intersection(reference.genes)) for section in sections]
+        hashes = reference_hashes(reference, set(shared), min_counts)
+        for section, group, genes in zip(sections, groups, shared, strict=True):
             own = section_hashes(section, genes, min_counts)
             own = own[own > 0]
-            others = spot_hashes(counts, reference.var_names, genes, min_counts)[claimed != group]
+            others = hashes[genes][claimed != group]
             both = int(np.isin(own, others[others > 0]).sum())
             if both and both >= SAME * len(own):
                 told = ", ".join(sorted(set(claimed) - {group})[:3]) or "none"
@@ -111,14 +110,25 @@ def refuse_disguised_references(
                 raise ValueError(msg)
 
 
-def reference_groups(reference: AnnData, group_key: str | None) -> np.ndarray:
+def reference_hashes(
+    reference: Reference, gene_sets: Iterable[tuple[str, ...]], min_counts: int
+) -> dict[tuple[str, ...], np.ndarray]:
+    """`spot_hashes` of a reference by each of some sets of genes, in one pass over its rows."""
+    hashes: dict[tuple[str, ...], list[np.ndarray]] = {genes: [] for genes in gene_sets}
+    for _, counts in reference.counts():
+        for genes, parts in hashes.items():
+            parts.append(spot_hashes(counts, reference.genes, genes, min_counts))
+    return {genes: np.concatenate([np.zeros(0, np.uint64), *parts]) for genes, parts in hashes.items()}
+
+
+def reference_groups(reference: Reference, group_key: str | None) -> np.ndarray:
     """Group of every row of a reference, as text; empty where the reference does not say."""
     if group_key is None or group_key not in reference.obs:
-        return np.full(reference.n_obs, "", dtype=object)
+        return np.full(len(reference.obs), "", dtype=object)
     return as_text(reference.obs[group_key]).fillna("").to_numpy()
 
 
-def without_group(references: Sequence[AnnData], group: str, group_key: str | None) -> list[AnnData]:
+def without_group(references: Sequence[Reference], group: str, group_key: str | None) -> list[Reference]:
     """References less the rows of `group`; those left empty are dropped, the others passed on as they are."""
     kept = []
     for reference in references:
@@ -126,5 +136,5 @@ def without_group(references: Sequence[AnnData], group: str, group_key: str | No
         if other.all():
             kept.append(reference)
         elif other.any():
-            kept.append(reference[other].copy())
+            kept.append(reference.take(other))
     return kept

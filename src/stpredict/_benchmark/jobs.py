@@ -169,7 +169,7 @@ def _prepare(study: Study, split: Split) -> _Prepared:
         for name, one in test.items()
         if "ceiling" in study.metrics
     }
-    options = {
+    options: dict[str, Any] = {
         "genes": genes,
         "features": study.features,
         "group_key": study.group_key,

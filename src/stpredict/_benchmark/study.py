@@ -11,23 +11,23 @@ import numpy as np
 from stpredict._benchmark import duplicates
 from stpredict._benchmark.methods import FIXED, check_genes, check_image_features, method_specs
 from stpredict._benchmark.panels import shared_genes, wanted_genes
-from stpredict._core.checks import raw_counts
 from stpredict._core.settings import settings
 from stpredict._core.version import __version__
 from stpredict._evaluation.scoring import KNOWN, METRICS, MIN_SPOTS, OF_INTERVALS, check_deep_spots
 from stpredict._evaluation.stated import OF_STATED
 from stpredict._evaluation.target import LOG1P, checked_metrics
 from stpredict._sections.groups import section_groups
-from stpredict._sections.open import Where, listed, open_all, separate, table_of, unique_names
+from stpredict._sections.open import Where, open_all, separate, unique_names
+from stpredict._sections.references import STUDY_KEY, open_references
 from stpredict._sections.spread import kept_of_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    from anndata import AnnData
+    from pathlib import Path
 
     from stpredict._benchmark.methods import Methods
     from stpredict._core.typing import Data
+    from stpredict._sections.references import Reference
     from stpredict._sections.section import Section
 
 ALWAYS = ("pcc_given_depth", "ceiling", "ceiling_sd", "pcc_of_ceiling")
@@ -44,7 +44,7 @@ class Study:
     names: list[str]
     groups: list[str]
     specs: dict[str, dict[str, Any]]
-    references: list[AnnData]
+    references: list[Reference]
     seeds: list[int]
     genes: list[str] | None
     n_genes: int
@@ -74,7 +74,7 @@ def open_study(
     data: Data | Sequence[Data],
     methods: Methods,
     *,
-    reference: Data | Sequence[Data] | None,
+    reference: Data | Sequence[Data] | str | Path | Sequence[str | Path] | None,
     genes: Iterable[str] | None,
     n_genes: int,
     markers: Iterable[str] | Mapping[str, Iterable[str]] | None,
@@ -99,7 +99,8 @@ def open_study(
     shared = shared_genes(sections)
     hashes = [duplicates.section_hashes(section, shared, min_counts) for section in sections]
     duplicates.refuse_duplicates(hashes, names, groups)
-    references = [] if reference is None else [table_of(one, where.table_key) for one in listed(reference)]
+    studies = Where(where.library_key or STUDY_KEY, where.table_key)
+    references = [] if reference is None else open_references(reference, studies)
     duplicates.refuse_disguised_references(references, sections, groups, group_key=group_key, min_counts=min_counts)
     keys = None if features is None else [features] if isinstance(features, str) else list(features)
     check_image_features(specs, sections, keys)
@@ -138,7 +139,7 @@ def _checked_seeds(seeds: Iterable[int]) -> list[int]:
 def _digests(
     sections: Sequence[Section],
     names: Sequence[str],
-    references: Sequence[AnnData],
+    references: Sequence[Reference],
     features: Sequence[str] | None,
     specs: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, str]:
@@ -159,8 +160,9 @@ def _digests(
                 digest.update(values.tobytes())
         digests[name] = digest.hexdigest()[:16]
     for number, reference in enumerate(references):
-        hashed = duplicates.spot_hashes(raw_counts(reference), reference.var_names, reference.var_names, 0)
-        digest = hashlib.sha256("\n".join(reference.var_names).encode() + hashed.tobytes())
+        genes = tuple(reference.genes)
+        hashed = duplicates.reference_hashes(reference, [genes], 0)[genes]
+        digest = hashlib.sha256("\n".join(genes).encode() + hashed.tobytes())
         digests[f"reference {number}"] = digest.hexdigest()[:16]
     return digests
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from stpredict._core import keys
 from stpredict._core.checks import check_unique_genes, raw_counts
 from stpredict._core.expansion import check_arrays
 from stpredict._core.labels import as_text
+from stpredict._sections.by_rows import ByRows
 from stpredict._sections.open import listed, table_of
 from stpredict._sections.stored import Store, are_stored, stores_in
 from stpredict._sections.totals import recorded_totals, row_sums
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     from stpredict._core.typing import Data, Matrix
     from stpredict._sections.open import Where
+
+STUDY_KEY = "library_id"
+"""Column of ``obs`` that splits a reference into studies, where it is there and no other is named."""
 
 ROWS = 4096
 """Spots or cells in memory at a time."""
@@ -58,14 +62,33 @@ class Reference:
         self, min_counts: int, columns: np.ndarray | slice = slice(None)
     ) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
         """Studies and log1p counts per 10,000, in `columns`, of all rows with enough counts, block by block."""
+        for rows, counts in self.counts():
+            values, enough = log_rows(counts, self.obs.iloc[rows], min_counts, columns)
+            yield self.study[rows][enough], values
+
+    def counts(self) -> Iterator[tuple[slice, Matrix]]:
+        """Raw counts, block by block, and which rows these are."""
         for start in range(0, len(self.study), ROWS):
             rows = slice(start, start + ROWS)
-            values, enough = log_rows(self.read(rows), self.obs.iloc[rows], min_counts, columns)
-            yield self.study[rows][enough], values
+            yield rows, self.read(rows)
+
+    def take(self, chosen: np.ndarray) -> Reference:
+        """Only some rows, of which a mask tells."""
+        kept, read = np.flatnonzero(chosen), self.read
+
+        def read_kept(rows: slice) -> Matrix:
+            own, parts = kept[rows], []
+            for start in range(own[0], own[-1] + 1, ROWS):
+                here = own[(own >= start) & (own < start + ROWS)] - start
+                if len(here):
+                    parts.append(read(slice(start, start + ROWS))[here])
+            return sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
+
+        return replace(self, study=self.study[kept], obs=self.obs.iloc[kept], read=read_kept)
 
 
 def open_references(data: Any, where: Where) -> list[Reference]:
-    """Open one or several objects, or paths of stores and of folders of stores, see `open_reference`.
+    """Open one or several objects, or paths of stores and of folders of stores, see `open_reference`; those open already stay so.
 
     Raises
     ------
@@ -73,6 +96,8 @@ def open_references(data: Any, where: Where) -> list[Reference]:
         As `open_reference` does, or if objects and stores are mixed.
     """
     several = listed(data)
+    if all(isinstance(one, Reference) for one in several):
+        return several
     if are_stored(several):
         several = [store for path in several for store in stores_in(Path(path).expanduser())]
     return [open_reference(one, f"reference[{number}]", where) for number, one in enumerate(several)]
@@ -90,7 +115,7 @@ def open_reference(data: Data | str | Path, name: str, where: Where) -> Referenc
     studies = study_codes(adata.obs, where.library_key)
     if getattr(adata, "isbacked", False):
         check_unique_genes(adata.var_names, name)
-        return Reference(name, adata.var_names, studies, adata.obs, lambda rows: _rows_of_backed(adata, rows, name))
+        return Reference(name, adata.var_names, studies, adata.obs, _backed(adata, name))
     counts = checked_counts(adata, name)
     return Reference(name, adata.var_names, studies, adata.obs, lambda rows: counts[rows])
 
@@ -144,7 +169,7 @@ def log_rows(
 def _stored(path: Path, library_key: str | None) -> Reference:
     from anndata import AnnData
 
-    store = Store(path, ("obs", "var"))
+    store, by_rows = Store(path, ("obs", "var")), ByRows()
     check_unique_genes(store.adata.var_names, path.name)
     with store.reading() as group:
         check_arrays(group, ("X", "layers"), path, in_parts=True)
@@ -152,24 +177,24 @@ def _stored(path: Path, library_key: str | None) -> Reference:
     def read(rows: slice) -> Matrix:
         with store.reading() as group:
             element = group["layers"][keys.COUNTS] if keys.COUNTS in group.get("layers", {}) else group["X"]
-            counts = _some_rows(element, rows)
+            counts = by_rows.read(element, rows)
         return checked_counts(AnnData(counts), path.name)
 
     obs = store.adata.obs
     return Reference(path.name, store.adata.var_names, study_codes(obs, library_key), obs, read)
 
 
-def _rows_of_backed(adata: AnnData, rows: slice, name: str) -> Matrix:
-    """Raw counts of some rows, of which only these are read."""
+def _backed(adata: AnnData, name: str) -> Callable[[slice], Matrix]:
+    """What gives raw counts of some rows of an AnnData in backed mode, of which only these are read."""
     from anndata import AnnData
 
-    part = adata[rows]
-    counts = part.layers.get(keys.COUNTS)
-    return checked_counts(AnnData(part.X if counts is None else counts), name)
+    by_rows, on_disk = ByRows(), not adata.is_view and keys.COUNTS not in adata.layers
 
+    def read(rows: slice) -> Matrix:
+        if on_disk:
+            return checked_counts(AnnData(by_rows.read(getattr(adata.X, "group", adata.X), rows)), name)
+        part = adata[rows]
+        counts = part.layers.get(keys.COUNTS)
+        return checked_counts(AnnData(part.X if counts is None else counts), name)
 
-def _some_rows(element: Any, rows: slice) -> Matrix:
-    """Rows of a matrix on disk, sparse or dense."""
-    from anndata.io import sparse_dataset
-
-    return sparse_dataset(element)[rows] if hasattr(element, "keys") else element[rows]
+    return read

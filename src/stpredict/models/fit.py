@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from stpredict._core import keys
 from stpredict._core.checks import check_named_once, one_of
@@ -13,7 +13,8 @@ from stpredict._core.warning import warn
 from stpredict._genes.symbols import match
 from stpredict._sections.groups import section_groups
 from stpredict._sections.measured import gene_sums, not_measured, tell_of_not_measured
-from stpredict._sections.open import Where, check_sizes, listed, open_all, table_of
+from stpredict._sections.open import Where, check_sizes, open_all
+from stpredict._sections.references import STUDY_KEY, open_references
 from stpredict._sections.stored import StoredSections, are_stored, open_stored
 from stpredict.models.methods import METHODS
 from stpredict.models.widths import fit_widths
@@ -73,10 +74,8 @@ def fit(
     if group_key == keys.PATIENT and not any(group_key in section.adata.obs for section in opened):
         group_key = None
     if reference is not None:
-        tables: Any = listed(cast("Any", reference))
-        if not are_stored(tables):
-            tables = [table_of(one, table_key) for one in tables]
-        study_key = library_key or "library_id"
+        study_key = library_key or STUDY_KEY
+        tables: Any = open_references(reference, Where(study_key, table_key))
         model.learn_reference(tables, genes, min_counts=min_counts, study_key=study_key)
     if checkpoint is not None:
         check_writable(checkpoint)

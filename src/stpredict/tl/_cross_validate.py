@@ -32,7 +32,7 @@ def cross_validate(
     n_genes: int = 1000,
     markers: str | Iterable[str] | Mapping[str, Iterable[str]] | None = None,
     features: str | Sequence[str] | None = None,
-    reference: Data | Sequence[Data] | None = None,
+    reference: Data | Sequence[Data] | str | Path | Sequence[str | Path] | None = None,
     metrics: Iterable[str] | None = None,
     target: Literal["log1p", "pearson_residuals"] = "log1p",
     seeds: Iterable[int] = (0,),
@@ -80,7 +80,8 @@ def cross_validate(
     features
         ``obsm`` keys to learn from; by default everything that `stpredict.pp.encode` left. A method's own win.
     reference
-        Expression without images, for methods that learn from it. Rows that ``obs[group_key]`` gives to the held-out
+        Expression without images, for methods that learn from it, or paths of stores of such, as in
+        `stpredict.tl.train`. Rows that ``obs[group_key]`` gives to the held-out
         group are left out of its fold. A method with ``"reference": None`` does without.
     metrics
         Metrics of `stpredict.tl.evaluate`, by default all that `target` allows; ``"pcc_given_depth"``, ``"ceiling"``,

@@ -38,7 +38,7 @@ def learning_curve(
     n_genes: int = 1000,
     markers: str | Iterable[str] | Mapping[str, Iterable[str]] | None = None,
     features: str | Sequence[str] | None = None,
-    reference: Data | Sequence[Data] | None = None,
+    reference: Data | Sequence[Data] | str | Path | Sequence[str | Path] | None = None,
     metrics: Iterable[str] = ("pcc",),
     seeds: Iterable[int] = (0,),
     min_counts: int = 50,

@@ -12,6 +12,7 @@ from stpredict._genes.facts import fact_states
 from stpredict._sections.section import Section
 from stpredict.models._base.contract import Prediction
 from stpredict.models._base.network import NetworkModel, network_arrays
+from stpredict.models._data.chunks import rows_of
 from stpredict.models._data.features import mean_features
 from stpredict.models._reference.coexpression import ReferenceGenes, learn_reference
 from stpredict.models._reference.distance import distance_to, section_means_and_scale
@@ -22,7 +23,7 @@ from stpredict.models.align_st._options import PRESETS, Options
 from stpredict.pp._gene_embeddings import check_embeddings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -182,8 +183,10 @@ class AlignSt(NetworkModel):
         """Genes that can be predicted: those of training first, then all others with a known place."""
         return self.config["vocabulary"]
 
-    def predict(self, section: Section, genes: Sequence[str] | None = None) -> Prediction:
-        """Expression of `genes` (default: those of training) for every spot of `section`.
+    def predict_parts(
+        self, section: Section, genes: Sequence[str] | None = None, *, size: int | None = None
+    ) -> Iterable[tuple[slice, Prediction]]:
+        """Expression of `genes` (default: those of training), a few spots at a time; spots are compared with all others beforehand.
 
         Unseen genes come with ``distance`` (1 − cosine to the most similar seen gene) and ``reliability`` (the PCC to
         expect, learned from genes hidden in training; NaN where there were too few).
@@ -191,9 +194,10 @@ class AlignSt(NetworkModel):
         Raises
         ------
         ValueError
-            If the section's features or nuclei are missing, or its features were made differently from those in training.
+            If the section's features or nuclei are missing, or its features were made differently from those in training;
+            before the first part.
         """
-        from stpredict.models.align_st._training import described, expression
+        from stpredict.models.align_st._training import described, reader
 
         asked = list(self.genes if genes is None else genes)
         place = {name: row for row, name in enumerate(self.vocabulary)}
@@ -207,26 +211,33 @@ class AlignSt(NetworkModel):
         all_genes = described(self._space_for(section), facts, wanted)
         at = {row: i for i, row in enumerate(wanted.tolist())}
         columns = [at[row] for row in rows.tolist()]
-        networks = list(self._networks())
-        standard = expression(networks[0], slide, all_genes, pool)[:, columns]
-        for network in networks[1:]:
-            standard += expression(network, slide, all_genes, pool)[:, columns]
-        standard /= len(networks)
+        readers = [reader(network, slide, all_genes, pool, columns) for network in self._networks()]
         level, sd = self.arrays["gene_level"][rows], self.arrays["gene_sd"][rows]
         error = self.arrays["unseen_error"][self.arrays["gene_told"][rows].astype(int)] * sd
         judgement = self._judged(section)
         width = self.trust.error_width(judgement, has_spread=False)
         error[rows < n_seen] = (self.arrays["residual_sd"] if width is None else width)[rows[rows < n_seen]]
-        mean, std = np.full((2, len(section), len(asked)), np.nan, dtype=np.float32)
-        standard *= sd
-        standard += level
-        mean[:, known], std[:, known] = standard, error
         unseen = self._unseen(np.array(asked)[known], rows)
         reached, errors = self.trust.expected(judgement, self._columns(asked, place))
         others = np.flatnonzero(known)[rows >= n_seen]
         reached[0, others] = np.clip(unseen["reliability"], 0, 1) * judgement.kept
         errors[:, others] = NORMAL_QUANTILES[:, None] * error[rows >= n_seen]
-        return Prediction(mean, std, asked, unseen=unseen, judgement=judgement, reached=reached, errors=errors)
+        said: dict[str, Any] = {"unseen": unseen, "judgement": judgement, "reached": reached, "errors": errors}
+
+        def part_of(part: slice) -> Prediction:
+            standard = readers[0](part)
+            for read in readers[1:]:
+                standard += read(part)
+            standard /= len(readers)
+            standard *= sd
+            standard += level
+            mean, std = np.full((2, len(standard), len(asked)), np.nan, dtype=np.float32)
+            mean[:, known], std[:, known] = standard, error
+            return Prediction(mean, std, asked, **said)
+
+        n, size = len(section), size or rows_of(len(asked))
+        parts = [slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)]
+        return ((part, part_of(part)) for part in parts)
 
     def _columns(self, asked: Sequence[str], place: Mapping[str, int]) -> np.ndarray:
         """Number of every gene among those learned from; -1 for others."""

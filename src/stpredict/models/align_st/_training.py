@@ -77,7 +77,7 @@ class Lesson:
         arrays = [table.design, table.expression, table.group, table.section, space.coordinates, space.by_text]
         arrays += [part.numpy() for slide in self.slides for part in vars(slide).values() if part is not None]
         for values in arrays + list(self.facts or ()):
-            digest.update(np.ascontiguousarray(values).tobytes())
+            digest.update(np.ascontiguousarray(values))
         return digest.hexdigest()
 
 
@@ -227,9 +227,20 @@ class _Monitor:
         return {"val_pcc": (seen + unseen) / 2, "val_seen": seen, "val_unseen": unseen}
 
 
-@torch.inference_mode()
 def expression(network: AlignStNetwork, slide: SlideTensors, genes: Described, pool: np.ndarray) -> np.ndarray:
     """float32 (n, g): standardised expression of every gene; those in rows `pool` are the seen ones, heard by all."""
+    return reader(network, slide, genes, pool)(slice(None))
+
+
+@torch.inference_mode()
+def reader(
+    network: AlignStNetwork,
+    slide: SlideTensors,
+    genes: Described,
+    pool: np.ndarray,
+    wanted: Sequence[int] | slice = slice(None),
+) -> Callable[[slice], np.ndarray]:
+    """What gives any rows of `expression`, of the `wanted` genes; tiles and genes are made of the whole section before."""
     device = next(network.parameters()).device
     genes, slide = genes.to(device), slide.to(device)
     tiles = network.tiles(slide)
@@ -239,7 +250,13 @@ def expression(network: AlignStNetwork, slide: SlideTensors, genes: Described, p
     itself = torch.full((len(before),), -1, device=device)
     itself[seen] = torch.arange(len(seen), device=device)
     after = [network.genes(before[part], before[seen], itself[part]) for part in rows]
-    return network.expression(tiles, torch.cat(after)).float().cpu().numpy()
+    final = torch.cat(after)[wanted]
+
+    @torch.inference_mode()
+    def read(rows: slice) -> np.ndarray:
+        return network.expression(tiles[rows], final).float().cpu().numpy()
+
+    return read
 
 
 def _errors(lesson: Lesson, monitor: _Monitor, space: GeneSpace, places: np.ndarray) -> dict[str, np.ndarray]:

@@ -156,7 +156,7 @@ class Job:
 
                 with (results := Results(self.out)).place(slide.name) as path:
                     model, how = self.loaded_model(), {**self.predict, "model_id": self.model_id}
-                    predict_to_store(path, adata, model, **how, write=begin_store, add=add)
+                    predict_to_store(path, adata, model, **how, begin=begin_store, add=add)
                     seal_store(path)
                 known["result"] = str(results.path(slide.name))
             except Exception as error:  # noqa: BLE001 (whatever a slide does, the others go on)

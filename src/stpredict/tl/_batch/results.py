@@ -17,8 +17,6 @@ from stpredict._core.files import check_writable, clear_up, digest, recovered, r
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from anndata import AnnData
-
 LOCK = ".lock"
 OWNER = ".running.json"
 
@@ -125,12 +123,11 @@ def _told(owner: Path) -> str:
         return ""
 
 
-def begin_store(path: Path, adata: AnnData) -> None:
-    """Write a result that has no matrices yet."""
+def begin_store(path: Path) -> None:
+    """Make the store of a result, which has nothing yet."""
     import zarr
-    from anndata.io import write_elem
 
-    write_elem(zarr.open_group(path, mode="w"), "/", adata)
+    zarr.open_group(path, mode="w")
 
 
 def seal_store(path: Path) -> None:

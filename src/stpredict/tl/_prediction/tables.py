@@ -102,7 +102,7 @@ def fill_store(
     kinds: Mapping[str, str],
     record: dict[str, Any],
 ) -> Believed:
-    """The same, into new layers of a store on disk that holds `new`, one for each of the `kinds`."""
+    """The same, into new layers of a store on disk for `new`, one for each of the `kinds`."""
     size = rows_of(max(len(model.genes), new.n_vars))
     matrices = matrices_of(path, new.shape, list(kinds), size)
     tables = [

@@ -29,7 +29,7 @@ def predict_to_store(
     genes: Sequence[str] | None,
     std: bool,
     model_id: str,
-    write: Callable[[Path, AnnData], None],
+    begin: Callable[[Path], None],
     add: Callable[[AnnData], None],
 ) -> None:
     """Write what `stpredict.tl.predict_expression` writes with `out` to a new store.
@@ -38,15 +38,15 @@ def predict_to_store(
     ----------
     model_id
         Identity of the model.
-    write
-        Makes the store of an AnnData that has no matrices yet.
+    begin
+        Makes a store that has nothing yet.
     add
-        Adds to ``obs`` and ``uns`` of that AnnData, once the store has the matrices.
+        Adds to ``obs`` and ``uns`` of the new AnnData, once the store has its matrices.
     """
     opened = Opened(adata, Where())
     ask = asked_of(opened, model, genes, keys.PREDICTED, std=std, model_id=model_id)
     check_section_names(section.name for section in opened.sections)
-    into_store(path, opened, model, ask, write, add)
+    into_store(path, opened, model, ask, begin, add)
 
 
 def into_store(
@@ -54,11 +54,11 @@ def into_store(
     opened: Opened,
     model: ExpressionModel,
     ask: Asked,
-    write: Callable[[Path, AnnData], None],
+    begin: Callable[[Path], None],
     add: Callable[[AnnData], None] | None = None,
 ) -> None:
     new = bare_anndata(opened.table, ask)
-    write(path, new)
+    begin(path)
     believed = fill_store(path, new, opened.sections, model, ask.genes, ask.kinds, ask.record)
     believed.write(new, ask.key_added, ask.genes)
     believed.warn_of_outside()

@@ -7,7 +7,7 @@ import re
 import shutil
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,9 @@ MARK = {"stpredict": "predict_expression"}
 
 REPLACES_FILES = (3, 1, 6)
 """The oldest zarr that is known to write another file where a part of an array is changed."""
+
+ANNDATA = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
+"""Attributes of a store's root, by which anndata knows it."""
 
 CHUNK = 2**21
 """Values of a chunk: 8 MiB before compression."""
@@ -70,28 +73,34 @@ class RowsOnDisk:
             self._array.oindex[rows, slice(None)] = values
 
 
-def new_store(path: Path, adata: AnnData) -> None:
-    """Write an AnnData that has no matrices yet, in the format that anndata's settings name."""
+def new_store(path: Path) -> None:
+    """Make a store that has nothing yet, in the format that anndata's settings name."""
+    from anndata import AnnData
+
     with _whichever_format():
-        adata.write_zarr(path)
+        AnnData().write_zarr(path)
+    for name in ("obs", "var"):  # (their index may get another name)
+        shutil.rmtree(path / name)
 
 
 def matrices_of(path: Path, shape: tuple[int, int], names: Sequence[str], rows: int) -> list[RowsOnDisk]:
     """New layers of a store, to be filled so many `rows` at a time."""
     import zarr
+    from anndata.io import write_elem
 
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    with _whichever_format():
+        write_elem(group, "layers", {})
     return [RowsOnDisk(_array(group, f"layers/{name}", shape, rows)) for name in names]
 
 
 def finish_store(path: Path, adata: AnnData, layer: str) -> None:
-    """Write what is known of a prediction once it is made, ``obs``, ``var`` and ``uns``; its `layer` is ``X`` too.
+    """Write all of `adata` but its layers, which are there by now; the `layer` of the prediction is ``X`` too.
 
     Both have the same files, where the file system has names of one file in several places and zarr never changes a file,
     but writes another one.
     """
     import zarr
-    from anndata.io import write_elem
 
     version = tuple(map(int, re.findall(r"\d+", zarr.__version__)[:3]))
     place = _same_file if version >= REPLACES_FILES else _copied
@@ -99,9 +108,26 @@ def finish_store(path: Path, adata: AnnData, layer: str) -> None:
         if file.is_file():
             place(file, path / "X" / file.relative_to(path / "layers" / layer))
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    _write_all_else(path, adata, group.metadata.zarr_format)
+    group.attrs.update(ANNDATA)
+
+
+def _write_all_else(path: Path, adata: AnnData, version: Literal[2, 3]) -> None:
+    """Write what has no matrices: many small files, each of which zarr writes several times, so they are made in memory."""
+    import zarr
+    from anndata.io import write_elem
+
+    made: dict[str, Any] = {}
     with _whichever_format():
-        for name in ("obs", "var", "uns"):
-            write_elem(group, name, dict(adata.uns) if name == "uns" else getattr(adata, name))
+        group = zarr.open_group(zarr.storage.MemoryStore(made), mode="w", zarr_format=version)
+        for name in ("obs", "var"):
+            write_elem(group, name, getattr(adata, name))
+        for name in ("obsm", "varm", "obsp", "varp", "uns"):
+            write_elem(group, name, dict(getattr(adata, name)))
+    for name, content in made.items():
+        if "/" in name:  # (others say what is in the root of a store)
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(content.to_bytes())
 
 
 def _copied(file: Path, other: Path) -> None:
