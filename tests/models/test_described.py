@@ -71,14 +71,17 @@ def test_an_adapted_model_tells_what_it_was_trained_on_and_adapted_to(paired, ri
 
 
 def test_a_history_tells_score_remarks_and_values():
-    history = History({"val_pcc": [0.1, 0.25], "train_total": [2.0, 1.0], "best_epoch": [2]}, ["two epochs"])
+    history = History(
+        {"val_pcc": [0.1, 0.25], "train_total": [2.0, 1.0], "best_epoch": [2]}, ["two epochs", "no folds"]
+    )
     assert repr(history).split("\n") == [
         "Training history",
         "  held-out score  PCC 0.25, mean over genes on inner held-out spots",
         "  remarks         two epochs",
+        "                  no folds",
         "  values          val_pcc, train_total (2 values); best_epoch (1 value)",
     ]
-    assert ">two epochs</td>" in history._repr_html_()
+    assert ">two epochs<br>no folds</td>" in history._repr_html_()
     assert repr(History()) == "Training history"
 
 

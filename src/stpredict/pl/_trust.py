@@ -69,8 +69,8 @@ def trust(
 
     Left, the slide and the verdict of `tl.predict_expression`. Middle, how far the image of every spot lies from those of
     training spots, 1 = as far as held-out training spots did. Right, the Pearson correlation to expect of every predicted
-    gene, the most reliable first, with its 90 percent interval. It is kept of genes in ``var`` only: on a slide without
-    genes this panel is left out, and the figure says so; predict with ``as_anndata=True`` to have it.
+    gene, the most reliable first, with its 90 percent interval. It is stored for genes in ``var`` only: on a slide
+    without genes this panel is left out, and the figure says so. Predict with ``as_anndata=True`` to get it.
 
     Parameters
     ----------

@@ -188,7 +188,7 @@ def caveats_of(record: Mapping[str, Any], name: str) -> list[str]:
     if missing > used:
         told.append(f"{missing} of {missing + used} markers are missing")
     if not record.get("two_groups", {}).get(name, True):
-        told.append("scores form one group: the call cuts a continuum")
+        told.append("scores form one group: the border of the tumour is arbitrary")
     return told
 
 

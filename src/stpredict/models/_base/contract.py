@@ -126,7 +126,7 @@ class ExpressionModel(ABC):
     Attributes
     ----------
     trust
-        What was learned of how far predictions can be believed.
+        What was learned about the accuracy of predictions.
     method
         Name under which `tl.train` knows the class.
     seeded
@@ -138,7 +138,7 @@ class ExpressionModel(ABC):
     units
         Units of what it predicts.
     known_spots
-        Which spots ``trust`` was learned from, in a word.
+        Which spots ``trust`` was learned from.
     genes
         Genes that the model predicts.
     arrays
