@@ -141,6 +141,12 @@ def _mask(section: Section, measured: str | None) -> np.ndarray:
     """Which of the section's spots were measured."""
     if measured is None:
         return np.ones(len(section), dtype=bool)
+    if not isinstance(measured, str):
+        msg = (
+            f"measured= names a column of obs, got {type(measured).__name__}. Write adata.obs['measured'] = mask, True "
+            "where a spot was measured, and pass measured='measured'."
+        )
+        raise TypeError(msg)
     obs = section.adata.obs
     if measured not in obs:
         msg = (
