@@ -136,7 +136,7 @@ def trust(
     spots = _canvas.draw_spots(second, section, away, size=size, cmap=cmap)
     spots.set_clim(0, FARTHEST)
     _canvas.draw_colour_bar(second, spots, "distance from training spots")
-    second.set_title("how far each spot is", size=11)
+    second.set_title("distance of every spot", size=11)
     if len(genes):
         _draw_genes(panels.axes[2], genes.set_axis(["expected", "low", "high"], axis=1))
     else:

@@ -168,7 +168,7 @@ def _draw_score(
     bar = _canvas.draw_colour_bar(ax, spots, "mean z-score")
     bar.axhline(threshold, color=_canvas.INK, linewidth=2)
     n = len(record.get("markers", ()))
-    line = f"; line {threshold:.2f}" if np.isfinite(threshold) else ""
+    line = f"; threshold {threshold:.2f}" if np.isfinite(threshold) else ""
     ax.set_title(f"tumor score ({n} marker{'s' if n != 1 else ''}{line})", size=11)
 
 
