@@ -17,7 +17,7 @@ def ridge(paired):
 
 def facts_of(text):
     """What is told by its label; a remark may have several lines."""
-    facts = {}
+    facts, label = {}, ""
     for line in text.split("\n")[1:]:
         if line.startswith("   "):
             facts[label] += "\n" + line.strip()
