@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+
+from numpydoc.docscrape import NumpyDocString, Parameter
 
 import stpredict
 
@@ -34,6 +37,19 @@ autodoc_typehints = "none"
 numpydoc_show_class_members = False
 default_role = "code"
 
+_parse = NumpyDocString._parse_param_list
+
+
+def _prose_stays_prose(self, content, single_element_is_type=False):
+    """Parse a section of a docstring; where "Returns" are sentences, numpydoc would take every line for a type."""
+    items = _parse(self, content, single_element_is_type)
+    if single_element_is_type and items and not items[0].desc:
+        return [Parameter("", "", inspect.cleandoc("\n".join(content)).splitlines())]
+    return items
+
+
+NumpyDocString._parse_param_list = _prose_stays_prose
+
 nb_execution_mode = "off"  # the notebooks are stored executed: pytest -m tutorials
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
@@ -41,5 +57,7 @@ myst_heading_anchors = 3
 html_theme = "sphinx_book_theme"
 html_title = "stpredict"
 html_show_sourcelink = False
+templates_path = ["_templates"]
 html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_js_files = ["sortable.js"]

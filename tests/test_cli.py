@@ -166,14 +166,13 @@ def test_predict_tells_what_failed_and_ends_in_1_until_all_is_done(demo, slides,
     assert lines[0].startswith("b: ")
     assert "cannot be read as a TIFF" in lines[0]
     assert (
-        lines[1]
-        == f"2 slides: 1 done, 1 failed; of what the model was trained on, 1 inside. See {out / 'report.html'}."
+        lines[1] == f"2 slides: 1 done, 1 failed; compared with the training data: 1 inside. See {out / 'report.html'}."
     )
     (slides / "b.tif").unlink()
     assert cli.main(["predict", str(slides), *options]) == 0
     assert (
         capsys.readouterr().out
-        == f"1 slide: 1 kept; of what the model was trained on, 1 inside. See {out / 'report.html'}.\n"
+        == f"1 slide: 1 kept; compared with the training data: 1 inside. See {out / 'report.html'}.\n"
     )
     assert pd.read_csv(out / "report.csv")["status"].tolist() == ["kept"]
     result = ad.read_zarr(out / "a.zarr")

@@ -58,10 +58,9 @@ Report = dict[str, dict[str, str]]
 
 
 def doctor(*, show: bool = True) -> Report | None:
-    """Tell what this installation has: versions, devices, encoders at hand, folders, and extras that are missing.
+    """Report this installation: versions, devices, available encoders, folders, and missing extras.
 
-    Nothing is downloaded or asked of the network. The text fits into a bug report; the command ``stpredict doctor``
-    prints the same.
+    The network is not used. The text fits into a bug report; the command ``stpredict doctor`` prints the same.
 
     Parameters
     ----------

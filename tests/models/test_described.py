@@ -15,16 +15,27 @@ def ridge(paired):
     return st.tl.train(paired(3, patients=["P0", "P1", "P1"]), method="ridge")
 
 
+def facts_of(text):
+    """What is told by its label; a remark may have several lines."""
+    facts, label = {}, ""
+    for line in text.split("\n")[1:]:
+        if line.startswith("   "):
+            facts[label] += "\n" + line.strip()
+        else:
+            label, told = line.strip().split("  ", 1)
+            facts[label] = told.strip()
+    return facts
+
+
 def test_a_model_names_method_genes_features_scale_sections_patients_and_score(ridge):
-    lines = repr(ridge).split("\n")
-    assert lines[0] == "Model of method 'ridge'"
-    facts = dict(line.strip().split("  ", 1) for line in lines[1:])
-    assert facts["genes"].split(": ")[0].strip() == "15"
+    assert repr(ridge).split("\n")[0] == "Model of method 'ridge'"
+    facts = facts_of(repr(ridge))
+    assert facts["genes"].split(": ")[0] == "15"
     assert all(gene in facts["genes"] for gene in ridge.genes[:3])
     assert ridge.genes[3] not in facts["genes"]
     assert "X_fake (fake, 112 µm, 1 µm/px)" in facts["features"]
     assert "X_fake_niche (fake, 560 µm, 1 µm/px)" in facts["features"]
-    assert facts["trained on"].strip() == "3 sections (section0, section1, section2) of 2 patients, 243 spots"
+    assert facts["trained on"] == "3 sections (section0, section1, section2) of 2 patients, 243 spots"
     assert f"PCC {ridge.history.score:.2f}" in facts["held-out score"]
     assert "alpha = " in facts["remarks"]
 
@@ -42,10 +53,9 @@ def test_a_saved_model_says_the_same(ridge, tmp_path):
 
 
 def test_html_holds_the_same_facts_and_names_cannot_break_it(ridge):
-    for line in repr(ridge).split("\n")[1:]:
-        label, text = line.strip().split("  ", 1)
+    for label, told in facts_of(repr(ridge)).items():
         assert f">{label}</th>" in ridge._repr_html_()
-        assert f">{text.strip()}</td>" in ridge._repr_html_()
+        assert f">{'<br>'.join(told.splitlines())}</td>" in ridge._repr_html_()
     ridge.genes[0] = "<script>"
     assert "<script>" not in ridge._repr_html_()
     assert "&lt;script&gt;" in ridge._repr_html_()
@@ -71,14 +81,17 @@ def test_an_adapted_model_tells_what_it_was_trained_on_and_adapted_to(paired, ri
 
 
 def test_a_history_tells_score_remarks_and_values():
-    history = History({"val_pcc": [0.1, 0.25], "train_total": [2.0, 1.0], "best_epoch": [2]}, ["two epochs"])
+    history = History(
+        {"val_pcc": [0.1, 0.25], "train_total": [2.0, 1.0], "best_epoch": [2]}, ["two epochs", "no folds"]
+    )
     assert repr(history).split("\n") == [
         "Training history",
         "  held-out score  PCC 0.25, mean over genes on inner held-out spots",
         "  remarks         two epochs",
+        "                  no folds",
         "  values          val_pcc, train_total (2 values); best_epoch (1 value)",
     ]
-    assert ">two epochs</td>" in history._repr_html_()
+    assert ">two epochs<br>no folds</td>" in history._repr_html_()
     assert repr(History()) == "Training history"
 
 

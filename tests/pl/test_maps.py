@@ -174,7 +174,7 @@ def test_tumor_draws_image_score_and_labels(mapped, spots_of):
     assert image.images
     assert not [c for c in image.collections if isinstance(c, EllipseCollection)]
     np.testing.assert_allclose(spots_of(score).get_array(), mapped.obs["tumor_score"])
-    assert score.get_title() == "tumor score (3 markers; line 0.30)"
+    assert score.get_title() == "tumor score (3 markers; threshold 0.30)"
     assert image.get_title() == f"called tumor: {mapped.obs['tumor'].sum()} of {mapped.n_obs} spots"
     assert labels.get_title() == f"region (score: AUROC = {mapped.uns['tumor']['auroc']['sim_1']:.2f})"
     entries = [text.get_text() for text in labels.get_legend().get_texts()]
@@ -200,7 +200,7 @@ def test_the_outline_separates_called_spots_from_the_others(mapped):
 def test_the_threshold_is_marked_in_the_colour_bar(mapped):
     ax = st.pl.tumor(mapped, show=False)[1]
     (bar,) = ax.child_axes
-    assert ax.get_title().endswith("line 0.30)")
+    assert ax.get_title().endswith("threshold 0.30)")
     assert [line.get_ydata()[0] for line in bar.lines] == [0.3]
 
 

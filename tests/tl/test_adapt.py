@@ -290,6 +290,11 @@ def test_bad_data_changes_nothing(base, new, assert_same, spoil, error, message)
     assert_same(new, before)
 
 
+def test_a_mask_in_place_of_a_column_is_told_where_it_belongs(base, new):
+    with pytest.raises(TypeError, match=r"got ndarray\. Write adata\.obs\['measured'\] = mask"):
+        st.tl.adapt(new, base, measured=np.ones(new.n_obs, dtype=bool))
+
+
 def test_bad_arguments(base, new, paired):
     with pytest.raises(TypeError, match=r"model must be a trained model .*got int"):
         st.tl.adapt(new, 5, measured="measured")

@@ -255,7 +255,9 @@ def test_a_method_that_asks_for_the_held_out_counts_gets_none(sections, monkeypa
 def test_split_sisters_are_told_of_once(sections, group_key):
     for number, adata in enumerate(with_totals(sections)):
         adata.obs["block"] = f"block {number}"
-    with pytest.warns(UserWarning, match="SISTER SECTIONS ARE SPLIT.*patient A .*nothing about new patients") as told:
+    with pytest.warns(
+        UserWarning, match="SECTIONS OF ONE PATIENT ARE SPLIT.*patient A .*nothing about new patients"
+    ) as told:
         table = run(sections, ["mean"], group_key=group_key)
     assert [warning.category for warning in told].count(StpredictWarning) == 1
     assert table["fold"].nunique() == 4

@@ -71,7 +71,7 @@ def warn_of_sisters(sections: Sequence[Section], groups: Sequence[str], group_ke
     if split:
         how = "group_key=None makes every section a group" if group_key is None else f"group_key={group_key!r} is finer"
         msg = (
-            f"SISTER SECTIONS ARE SPLIT: {how}, so sections of patient {', '.join(split)} are trained on while others of "
+            f"SECTIONS OF ONE PATIENT ARE SPLIT: {how}, so sections of patient {', '.join(split)} are trained on while others of "
             f"the same patient are tested. Such scores say nothing about new patients; pass group_key={keys.PATIENT!r} for "
             "those."
         )

@@ -23,7 +23,11 @@ def leave_one_group_out(groups: Sequence[str], test: Sequence[str] | None = None
     """
     names = list(dict.fromkeys(groups))
     if len(names) < 2:
-        msg = f"Holding out a group needs at least two of them; all sections are of {', '.join(names) or 'none'}."
+        msg = (
+            f"Holding out a group needs at least two of them; all sections are of {', '.join(names) or 'none'}. Add "
+            "sections of another patient, or pass group_key=None to hold out one section after the other, which says "
+            "nothing about new patients."
+        )
         raise ValueError(msg)
     wanted = names if test is None else [test] if isinstance(test, str) else list(dict.fromkeys(test))
     if unknown := [str(name) for name in wanted if name not in names]:

@@ -48,7 +48,7 @@ class Settings:
         How reference spots are searched: ``"exact"``, or ``"approximate"`` with faiss (``stpredict[faiss]``), which finds
         most of the nearest in banks of 50,000 spots and more, faster.
     seed
-        Seed of everything random.
+        Seed of all random numbers.
     progress
         Whether long work shows a progress bar.
     cache_dir

@@ -22,7 +22,7 @@ ASPECTS = ("function", "process", "component")
 
 
 def gene_facts(genes: str | Iterable[str] | None = None) -> pd.DataFrame:
-    """Human genes with what they do: approved names, Gene Ontology terms, and both as one text.
+    """Describe human genes: approved names, Gene Ontology terms, and both as one text.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ _ENSEMBL = re.compile(r"(ENSG\d{11})\.\d+")
 
 
 def genes() -> pd.DataFrame:
-    """Human genes with their approved names, Ensembl ids and aliases.
+    """List human genes with their approved names, Ensembl ids and aliases.
 
     Returns
     -------

@@ -50,8 +50,9 @@ def available(dataset: str | None = None) -> list[str]:
 def her2st(section: str = "C2") -> AnnData:
     """Read a section of HER2-positive breast cancer with its full-resolution H&E image.
 
-    Legacy spatial transcriptomics (100 µm spots, 200 µm apart) of Andersson et al. [1]_. Sections of one patient,
-    named by the letter, are sisters: never let them face each other across a split.
+    Legacy spatial transcriptomics (100 µm spots, 200 µm apart) of Andersson et al. [1]_. The letter names the
+    patient. Sections of one patient resemble each other: never put some of them into training and others into the
+    test.
 
     Parameters
     ----------
@@ -180,7 +181,7 @@ def mouse_colon(section: str = "d0") -> AnnData:
 def mob(section: str = "MOB1") -> AnnData:
     """Read a section of mouse olfactory bulb with its H&E image, by legacy spatial transcriptomics.
 
-    Data of Ståhl et al. [1]_; strongly layered, and therefore easy.
+    Data of Ståhl et al. [1]_. The tissue is strongly layered, so its expression is easy to predict.
 
     Parameters
     ----------

@@ -49,11 +49,11 @@ def simulate(
     """Simulate Visium sections of a carcinoma: an H&E-like image, counts that depend on it, and the truth.
 
     Tumour nests, stroma, lymphocytes and fat are laid out at random, filled with nuclei and fibres, and stained. Each
-    of 192 genes (real human symbols) follows programmes whose activity is what lies inside the spot, times a smooth
-    factor that no image shows. Some programmes show as colour (stroma, fat, lymphocytes), some only as texture
-    (``fibrosis``: straight, contrasted fibres) or nuclear size (``proliferation``), ``interferon`` hardly at all;
-    housekeeping genes and those of no programme do not vary. Stain, scanner and expression differ between patients,
-    and few molecules are counted, so no model can reach a correlation of 1.
+    of 192 genes (real human symbols) follows programmes, whose activity is given by the tissue inside the spot, times
+    a smooth factor that no image shows. Some programmes show as colour (stroma, fat, lymphocytes), some only as
+    texture (``fibrosis``: straight, contrasted fibres) or nuclear size (``proliferation``), ``interferon`` hardly at
+    all; housekeeping genes and those of no programme do not vary. Stain, scanner and expression differ between
+    patients, and few molecules are counted, so no model can reach a correlation of 1.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def simulate(
     signal
         Strength of the programmes; 0 leaves no biology, only noise.
     hidden
-        Standard deviation of the log of the factor that no image shows; at 0 the image shows all there is.
+        Standard deviation of the log of the factor that no image shows; at 0 the image shows all of the variation.
     region_scale
         Width of the regions as a multiple of the usual, which is a few spots. A quarter of the spots then lie on a
         border, where no method can name the region for sure; at 2 it is a sixth.
@@ -76,9 +76,9 @@ def simulate(
     One AnnData if `n_sections` is 1, else a list of them, each with
 
     - ``X``: raw counts, CSR float32 (spots, genes).
-    - ``obs``: ``section``, ``patient``, ``region`` (tumor, stroma, immune, adipose), ``domain`` (the same, but none for
-      spots on a border, that is less than 95 % in one region), ``in_tissue``, ``array_row``, ``array_col``, ``total_counts`` and the
-      held-back ``truth_nuclei`` (in the spot) and ``truth_<programme>`` (activity).
+    - ``obs``: ``section``, ``patient``, ``region`` (tumor, stroma, immune, adipose), ``domain`` (the same, but
+      missing for spots on a border, with less than 95 % in one region), ``in_tissue``, ``array_row``, ``array_col``,
+      ``total_counts`` and the held-back ``truth_nuclei`` (in the spot) and ``truth_<programme>`` (activity).
     - ``var["truth_programme"]``: the programme that drives each gene.
     - ``layers["truth"]``: noise-free expected expression, log1p of counts per 10,000, float32.
     - ``obsm["spatial"]``: spot centres (x, y) in pixels of 1 µm.

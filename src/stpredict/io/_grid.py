@@ -60,10 +60,10 @@ def grid(
     table_key: str | None = None,
     image_key: str | None = None,
 ) -> Data:
-    """Lay pseudo-spots over the tissue of a slide, so that everything that works on spots works on it.
+    """Lay pseudo-spots over the tissue of a slide, so that all functions for spots work on it.
 
-    The tissue is that of `stpredict.pp.tissue_mask`. Spots that `data` may have are not looked at. By default the
-    lattice is that of Visium; a finer pitch gives a finer map, not a sharper one, as long as windows stay as wide as in
+    The tissue is that of `stpredict.pp.tissue_mask`. Spots that `data` already has are ignored. By default the
+    lattice is that of Visium. A finer pitch gives more spots but no more detail, because windows stay as wide as in
     training (`stpredict.pp.tiles`).
 
     Parameters

@@ -65,7 +65,7 @@ def read_visium(
         Name of the section. By default the name of the folder, or of the sample.
     image
         The full-resolution H&E image that was given to Space Ranger. Without it only the coarse ``hires`` image is
-        at hand.
+        available.
     counts_file
         Count matrix (h5, or folder of mtx files) inside `path`, where its name is not the usual one.
     bin_um

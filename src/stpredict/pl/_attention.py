@@ -56,7 +56,7 @@ def attention(
     dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> list[Axes] | Figure | None:
-    """Draw where ALIGN-ST looks among the nuclei of a few tiles.
+    """Draw the attention of ALIGN-ST to the nuclei of a few tiles.
 
     Above, the tile with its nuclei outlined; below, the same tile under the model's attention: what each of 4 × 4 places
     gets, as a multiple of what it would get if the model looked everywhere alike, with smooth transitions. A model of

@@ -72,7 +72,7 @@ def browse(
     The page has the slide, the measured and the predicted expression of a gene that is chosen from a list, and one map
     for each of `columns`: by default the tumour score, the domains, the labels that they were compared with, and how far
     each spot is from the training data. All maps move and zoom together. Spots show their values under the mouse, and
-    sliders fade the spots and the slide. Above the maps stand the verdict on the prediction and what was warned of.
+    sliders fade the spots and the slide. Above the maps stand the verdict on the prediction and the warnings.
 
     Measured and predicted expression share one colour scale, as in `pl.compare`. The slide is drawn smaller than it is,
     see `image_size`: a pathologist finds structures in it, but no details of nuclei.
@@ -91,7 +91,7 @@ def browse(
         Columns of ``obs`` to draw, numbers or categories. None takes those named above that are there.
     %(predicted)s
     measured
-        Layer to hold it against, in the same units; None normalises the measured counts. A section without counts is
+        Layer to compare it with, in the same units; None normalises the measured counts. A section without counts is
         shown as predicted only.
     cmap
         Colour map of expression and of other numbers.

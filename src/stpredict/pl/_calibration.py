@@ -51,19 +51,19 @@ def calibration(
     dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
-    """Draw the scale of a prediction, gene by gene, what its intervals cover, and how true what it says of itself is.
+    """Draw whether contrast, intervals and stated correlations of a prediction are right.
 
     Left, each gene's standard deviation over spots, as predicted over as measured, against its Pearson correlation r.
-    The squared error is least where the two are equal: above that line a prediction has more contrast than it can
-    answer for, below it less than it could. At 1 it has as much contrast as the measurement, noise included.
+    The squared error is least where the two are equal: above that line a prediction has too much contrast for its
+    correlation, below it too little. At 1 it has as much contrast as the measurement, noise included.
 
-    Next, if the prediction has a standard deviation (``std=True`` in `tl.predict_expression`), how many spots the
-    central intervals of a normal distribution hold, against how many they promise; the band has the middle half of the
-    genes. Above the diagonal, intervals are too wide, below it too narrow.
+    Next, if the prediction has a standard deviation (``std=True`` in `tl.predict_expression`), which share of spots
+    lies in the central intervals of a normal distribution, against the share that should; the band has the middle
+    half of the genes. Above the diagonal, intervals are too wide, below it too narrow.
 
     Last, if the prediction says what to expect of its genes (``var["predicted_reliability"]``), the Pearson correlation
-    that it reached against the stated one; below the diagonal it promised too much. The second line of the title says
-    how many spots the intervals of ``interval=`` hold, where there are any.
+    that it reached against the stated one; below the diagonal the stated correlation was too high. The second line of
+    the title says how many spots the intervals of ``interval=`` hold, where there are any.
 
     Parameters
     ----------

@@ -56,9 +56,9 @@ def compare(
 ) -> list[Axes] | Figure | None:
     """Draw genes as measured, as predicted, and the difference of both; a row for each gene.
 
-    Measured and predicted share one colour scale, from the lowest 1st to the highest 99th percentile of the two, so a
-    prediction without contrast looks like it. Colours of the difference are symmetric about 0. A prediction for a
-    section that lies outside of what the model was trained on says so below it.
+    Measured and predicted share one colour scale, from the lowest 1st to the highest 99th percentile of the two, so
+    that a prediction with little contrast also shows little contrast. Colours of the difference are symmetric about
+    0. A prediction for a section that lies outside of what the model was trained on says so below it.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def compare(
         ``color=`` is understood too.
     %(predicted)s
     measured
-        Layer to hold it against, in the same units; None normalises the measured counts.
+        Layer to compare it with, in the same units; None normalises the measured counts.
     cmap
         Colour map of measured and predicted expression.
     %(limits)s

@@ -53,9 +53,9 @@ def expression(
     """Draw genes over the H&E image, one panel each.
 
     A prediction has the colours of `pl.compare`: where the gene was measured too, they run from the lowest 1st to the
-    highest 99th percentile of measurement and prediction, so a prediction without contrast looks like it. Pass
-    ``vmin="p1", vmax="p99"`` to use all colours for what is drawn. A prediction for a section that lies outside of what
-    the model was trained on says so below each panel.
+    highest 99th percentile of measurement and prediction, so that a prediction with little contrast also shows little
+    contrast. Pass ``vmin="p1", vmax="p99"`` to use all colours for what is drawn. A prediction for a section that
+    lies outside of what the model was trained on says so below each panel.
 
     Parameters
     ----------

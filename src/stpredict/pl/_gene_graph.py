@@ -59,7 +59,7 @@ def gene_graph(
     dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure | None:
-    """Draw the genes of training that ALIGN-ST lets a few genes listen to.
+    """Draw the training genes that a few genes are linked to in the gene graph of ALIGN-ST.
 
     Each gene asked for has a colour, and lines of that colour to its neighbours in the model's gene interaction graph; the
     wider, the more attention the neighbour gets.
@@ -67,8 +67,8 @@ def gene_graph(
     Parameters
     ----------
     data
-        A section, encoded as in training: where the text of a gene is read in the light of the tissue, the graph depends
-        on it.
+        A section, encoded as in training: where the text of a gene is combined with the image, the graph depends on
+        the section.
     model
         A model trained by ``stpredict.tl.train(method="align_st", gene_neighbours=8)``, or the path of a saved one.
     genes

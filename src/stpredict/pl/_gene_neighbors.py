@@ -42,10 +42,10 @@ def gene_neighbors(
     dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
-    """Draw the genes that embeddings hold to be most like a gene.
+    """Draw the genes whose embeddings are most similar to that of a gene.
 
-    The check whether an embedding knows what you know: each bar is the cosine of the angle between two genes' vectors,
-    and approved names stand in grey.
+    Use it to check whether an embedding agrees with what you know. Each bar is the cosine of the angle between two
+    genes' vectors, and approved names stand in grey.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ def nuclei(
     dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
-    """Draw the nuclei in the windows of a few spots: the check that what is counted is nuclei.
+    """Draw the nuclei found in the windows of a few spots, to check that they are nuclei.
 
     Each nucleus is the ellipse of its area, eccentricity and direction. The spot is a dashed circle, and the number of
     nuclei in it is in the title.

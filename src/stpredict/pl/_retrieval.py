@@ -50,16 +50,16 @@ def retrieval(
 ) -> list[Axes] | Figure | None:
     """Draw spots and, to the right of each, the tiles of the reference spots that `tl.retrieve` found for it.
 
-    The check whether look-alikes look alike: each is titled with its section and spot, and its
-    similarity stands below.
+    Use it to check that the spots found look alike. Each tile is titled with its section and spot, and its similarity
+    stands below.
 
     Parameters
     ----------
     data
         A section with its H&E image, after `tl.retrieve`.
     reference
-        The sections that the model was trained on, with their images: one object or a list. They are found by name, and
-        their spots too, so spots may have been filtered since.
+        The sections that the model was trained on, with their images: one object or a list. Sections and spots are
+        found by name, so spots may have been filtered since training.
     spots
         Names of the spots to draw, or their numbers in the section; None takes four, from the one with the most similar
         best neighbour to the one with the least, at even steps of rank.

@@ -51,7 +51,7 @@ def tiles(
     dpi: float | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
-    """Draw the windows around a few spots as encoders see them: the check that scale and alignment are right.
+    """Draw the windows around a few spots as encoders see them, to check scale and alignment.
 
     The spot itself is outlined as a circle, and in a niche the spot window as a square. Axes are in pixels of the
     image.

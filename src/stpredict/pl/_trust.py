@@ -69,8 +69,8 @@ def trust(
 
     Left, the slide and the verdict of `tl.predict_expression`. Middle, how far the image of every spot lies from those of
     training spots, 1 = as far as held-out training spots did. Right, the Pearson correlation to expect of every predicted
-    gene, the most reliable first, with its 90 percent interval. It is kept of genes in ``var`` only: on a slide without
-    genes this panel is left out, and the figure says so; predict with ``as_anndata=True`` to have it.
+    gene, the most reliable first, with its 90 percent interval. It is stored for genes in ``var`` only: on a slide
+    without genes this panel is left out, and the figure says so. Predict with ``as_anndata=True`` to get it.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def trust(
     spots = _canvas.draw_spots(second, section, away, size=size, cmap=cmap)
     spots.set_clim(0, FARTHEST)
     _canvas.draw_colour_bar(second, spots, "distance from training spots")
-    second.set_title("how far each spot is", size=11)
+    second.set_title("distance of every spot", size=11)
     if len(genes):
         _draw_genes(panels.axes[2], genes.set_axis(["expected", "low", "high"], axis=1))
     else:

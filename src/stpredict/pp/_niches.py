@@ -34,7 +34,7 @@ def niches(
     table_key: str | None = None,
     copy: bool = False,
 ) -> Data | None:
-    """Say which spots make up the niche of every spot, and which part of the slide is its image.
+    """Define which spots make up the niche of every spot, and which part of the slide is its image.
 
     Only needed for other niches than the default ones, which are the spots within the niche window of
     `stpredict.pp.tiles`. `stpredict.pp.encode`, called afterwards, reads niche features from these images, and models

@@ -53,10 +53,10 @@ def nuclei(
 ) -> Data | None:
     """Find the nuclei around the spots, and describe those of every spot.
 
-    By default by classical means, which need no download: haematoxylin by colour deconvolution [1]_, a threshold midway
-    between the nuclei nearby and their surroundings, watershed on distance and darkness, and pieces that fill an ellipse
-    together joined. Networks can take its place. The slide is read block by block, and nuclei on the border of two
-    blocks are counted once.
+    By default classical image analysis is used, which needs no download: haematoxylin by colour deconvolution [1]_, a
+    local threshold midway between nuclei and their surroundings, and a watershed on distance and darkness, after
+    which pieces that together fill an ellipse are joined. Networks can be used instead. The slide is read block by
+    block, and nuclei on the border of two blocks are counted once.
 
     Parameters
     ----------

@@ -104,7 +104,8 @@ def qc(
 ) -> Data | None:
     """Measure the counts and the tissue under every spot, and flag the spots that have enough of both.
 
-    Nothing is filtered: subset with ``adata[adata.obs["qc_pass"]]``. Blur and folds are told, not judged.
+    Nothing is filtered: subset with ``adata[adata.obs["qc_pass"]]``. Blur and folds are measured but do not count for
+    ``qc_pass``.
 
     Parameters
     ----------
@@ -128,9 +129,9 @@ def qc(
     - ``blur``, where there is an image: by how many octaves the window is less sharp than the median one of its section
       (2: a quarter of it; NaN without tissue). Sharpness is the variance of the Laplacian of the optical density at 2 µm
       per pixel [1]_ as a share of that at 8 µm, so that smooth tissue is not taken for blurred. A section that is
-      blurred as a whole does not show
-    - ``fold``, where there is an image: share of the window (0–1) that is dark and saturated [2]_ as tissue is that lies
-      double, with 1.8 times the optical density of the section's upper quartile
+      blurred as a whole is not recognised
+    - ``fold``, where there is an image: share of the window (0–1) that is as dark and saturated [2]_ as folded
+      tissue, with 1.8 times the optical density of the section's upper quartile
     - ``qc_pass`` (bool): whether the spot passes those of the two limits that could be checked
 
     Raises

@@ -46,9 +46,9 @@ def tiles(
         Side of the square spot window, µm.
     niche_um
         Side of the square niche window, µm, or several: ``(336, 560, 1000, 1600)``. Of several, 560 is the niche where it
-        is among them, else the first, and the others are further windows that `stpredict.pp.encode` describes too. Wide
-        windows help where a model meets further sections of a tissue block that it knows, and can do harm elsewhere:
-        `stpredict.tl.train` tries on training sections whether they help.
+        is among them, else the first, and the others are further windows that `stpredict.pp.encode` describes too.
+        Wide windows help on further sections of a tissue block that the model was trained on, and can do harm
+        elsewhere: `stpredict.tl.train` tries on training sections whether they help.
     mpp
         Microns per pixel of the full-resolution image. By default it is taken from the scale factors, the image
         file or the spot lattice (100 µm centre to centre on Visium), in this order.

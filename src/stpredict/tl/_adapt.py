@@ -44,12 +44,12 @@ def adapt(
     library_key: str | None = None,
     table_key: str | None = None,
 ) -> ExpressionModel:
-    """Correct a trained model by what was measured in a few sections of a new cohort, or at a few spots of one section.
+    """Correct a trained model by a few measured sections of a new cohort, or a few measured spots of one section.
 
-    The model itself is frozen; what is learned is a correction of its predictions. Near measured spots, in the section
-    they lie in, it works like kriging of what the model gets wrong; everywhere, also in other sections, spots
-    that the model predicts or embeds alike are corrected alike. How far each reaches is chosen on the measured spots; where they say
-    nothing, the prediction stays as it was. A few spots take a second or two.
+    The model itself is frozen; what is learned is a correction of its predictions. Near measured spots of the same
+    section it works like kriging of the model's errors. Everywhere, also in other sections, spots with similar
+    predictions or embeddings get similar corrections. The reach of both is chosen on the measured spots; spots unlike
+    all of them keep their prediction. A few spots take a second or two.
 
     Parameters
     ----------
@@ -142,6 +142,12 @@ def _mask(section: Section, measured: str | None) -> np.ndarray:
     """Which of the section's spots were measured."""
     if measured is None:
         return np.ones(len(section), dtype=bool)
+    if not isinstance(measured, str):
+        msg = (
+            f"measured= names a column of obs, got {type(measured).__name__}. Write adata.obs['measured'] = mask, True "
+            "where a spot was measured, and pass measured='measured'."
+        )
+        raise TypeError(msg)
     obs = section.adata.obs
     check_column_name(measured, "measured")
     if measured not in obs:

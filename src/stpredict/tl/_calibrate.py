@@ -34,10 +34,10 @@ def calibrate(
 ) -> ExpressionModel:
     """Learn from measured sections how far to believe a model that others trained.
 
-    A model of `stpredict.models.pretrained` says nothing of its own errors. Compared with sections that have counts, it
-    does: `stpredict.tl.predict_expression` then writes what it writes for a model of our own, the correlation to expect of every gene, the
-    distance of every spot from the measured ones, a verdict, standard deviations and intervals. The pattern that it predicts stays as
-    it is; `stpredict.tl.adapt` changes it.
+    A model of `stpredict.models.pretrained` comes without estimates of its errors. They are learned here from
+    sections that have counts: `stpredict.tl.predict_expression` then writes what it writes for a model of our own,
+    the correlation to expect of every gene, the distance of every spot from the measured ones, a verdict, standard
+    deviations and intervals. The pattern that it predicts stays as it is; `stpredict.tl.adapt` changes it.
 
     Parameters
     ----------

@@ -28,8 +28,8 @@ def compare_methods(
 
     Scores are averaged over genes within each section, over the sections of each unit, and over seeds. Units are the
     groups (patients) of the folds where there are two or more, else sections; methods are compared unit by unit, never
-    gene by gene, since the genes of one patient are not independent. No difference is called clear unless its 95 %
-    interval (Student's t over units) leaves out zero.
+    gene by gene, since the genes of one patient are not independent. A difference is called clear only if its 95 %
+    interval (Student's t over units) excludes zero.
 
     Parameters
     ----------
@@ -50,11 +50,11 @@ def compare_methods(
     - ``mean``, and ``seed_sd``, the standard deviation over ``n_seeds`` seeds of that mean
     - ``ceiling`` and ``of_ceiling``, mean noise ceiling and the share of it (for ``"pcc"``, where the table has it),
       the share with no more digits than the thinning allows: two, and one where another seed moves it by more than .01
-    - ``given_depth``, mean of ``"pcc_given_depth"`` (for ``"pcc"``, where the table has it): what of it the depth of
-      spots does not explain
+    - ``given_depth``, mean of ``"pcc_given_depth"`` (for ``"pcc"``, where the table has it): the part that sequencing
+      depth does not explain
     - ``against``, and the mean paired ``difference`` to it with its 95 % interval ``low`` to ``high``
     - ``wins`` in ``n`` units, and what the ``unit`` is, ``"group"`` or ``"section"``
-    - ``clear``: whether the interval leaves out zero
+    - ``clear``: whether the interval excludes zero
 
     Raises
     ------

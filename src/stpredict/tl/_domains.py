@@ -65,11 +65,11 @@ def domains(
         How many domains: k-means, the best of 20 starts. None lets Leiden [1]_ find their number, on a graph of 15
         neighbours in `use_rep` that is not kept.
     resolution
-        Of Leiden: more is more domains. Not used with `n_domains`.
+        Resolution of Leiden: a larger value gives more domains. Not used with `n_domains`.
     refine
         Give a spot to another domain where more than half of its neighbours on the tissue belong to that one. This
-        smooths borders, and wipes out what is one spot wide. Neighbours are 6 on a hexagonal lattice, 8 on a square
-        one, the 6 nearest spots elsewhere; never those of another section.
+        smooths borders, and removes structures that are one spot wide. Neighbours are 6 on a hexagonal lattice, 8 on
+        a square one, the 6 nearest spots elsewhere; never those of another section.
     label_key
         Column of ``obs`` with labels, such as a pathologist's, to compare the domains with. They do not change the
         domains. Spots without a label, and those that are "undetermined", are left out of the comparison.

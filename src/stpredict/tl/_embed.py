@@ -31,7 +31,7 @@ def embed(
     library_key: str | None = None,
     table_key: str | None = None,
 ) -> Data | None:
-    """Bring every spot into the space in which a model compares spots.
+    """Embed every spot in the space in which a model compares spots.
 
     The result is an ordinary representation: `stpredict.tl.domains`, ``scanpy.pp.neighbors(use_rep=...)`` and
     ``scanpy.tl.umap`` work on it. Several sections in one object are embedded each on their own, into one space.

@@ -68,16 +68,17 @@ def predict_expression(
     %(key_added)s
     %(std)s
     interval
-        Share of spots that an interval is to hold, such as 0.9, to be written as well. Its ends are quantiles of each
-        gene's errors on held-out training spots, wider the farther the section is from those of training.
+        Write intervals too, which are to contain this share of the measured values, such as 0.9. Its ends are
+        quantiles of each gene's errors on held-out training spots, wider the farther the section is from those of
+        training.
     as_anndata
         Return a new AnnData of the predicted genes and leave `data` untouched.
     out
-        Write that AnnData to this zarr store (``"<name>.zarr"``) instead, and leave `data` untouched. It stands there once
-        it is whole; one that an earlier call wrote is replaced then.
+        Write that AnnData to this zarr store (``"<name>.zarr"``) instead, and leave `data` untouched. It appears only
+        when it is complete, and then replaces a store that an earlier call wrote.
     ortholog
         Take genes of the same symbol in human and mouse (ERBB2 and Erbb2) for each other. Without it a model of one
-        species refuses data of the other.
+        species refuses data of the other species.
     %(copy)s
     %(sections)s
 
@@ -94,8 +95,8 @@ def predict_expression(
     - ``obs["predicted_distance"]``: float32, how far the image features of each spot lie from those of training spots,
       1 = as far as held-out training spots did
     - ``var["predicted_reliability"]``: float32, the Pearson correlation over spots to expect of every gene on these
-      sections, learned from held-out training spots and less the farther they are; ``predicted_reliability_lower`` and
-      ``_upper``, its 90 % interval
+      sections, learned from held-out training spots, and lower the farther the sections are from training;
+      ``predicted_reliability_lower`` and ``_upper``, its 90 % interval
     - ``uns["predicted"]["domain"]``: ``verdict``, whether the section is ``"inside"`` of what the model was trained on, at
       its ``"edge"`` or ``"outside"`` (``"unknown"`` for models that look at no encoded features, were saved by earlier
       versions, or that others trained, until `stpredict.tl.calibrate`); ``distance``, the median over spots; ``nearest_section``; and ``why``. Of several sections, those of the

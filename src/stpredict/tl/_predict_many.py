@@ -63,10 +63,10 @@ def predict_many(
     workers, which must find the slides and `out` under the same paths; otherwise they are done here, one by one or
     `n_jobs` at a time.
 
-    A slide that fails is a line of the report, and the others go on. The same call made again does only what is missing:
-    slides that failed or were not reached, that were replaced by another file, and all those asked for in another way. A
-    result is there whole or not at all. One that was edited or damaged since no longer matches its digest and is made
-    anew, with a warning: edit a copy of it.
+    A slide that fails becomes a line of the report, and the others continue. The same call made again does only what
+    is missing: slides that failed or were not reached, whose file was replaced, or that were done with other
+    arguments. A result is written whole or not at all. A result that was edited or damaged no longer matches its
+    digest and is made again, with a warning: edit copies only.
 
     Parameters
     ----------

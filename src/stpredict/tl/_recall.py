@@ -32,7 +32,7 @@ def recall(
     library_key: str | None = None,
     table_key: str | None = None,
 ) -> pd.DataFrame:
-    """Measure how often the image of a spot finds the spot's own expression, and its expression the image.
+    """Measure how often the image of a spot finds the expression of the same spot, and the other way round.
 
     Each spot's image asks for the most similar expression (cosine) among the spots of its own section, and among those
     of all sections; and the other way round. Use sections that the model was not trained on.
@@ -45,7 +45,7 @@ def recall(
     model
         A model that brings image and expression into one space: ``"consensus"``, ``"cmrcnet"`` or ``"st_align"``.
     k
-        Ranks up to which a find counts.
+        Ranks up to which the counterpart counts as found.
     %(sections)s
 
     Returns

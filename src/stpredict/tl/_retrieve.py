@@ -37,9 +37,9 @@ def retrieve(
 ) -> Data | None:
     """Find the training spots that are nearest to each spot in the space where the model compares them.
 
-    A model that predicts by retrieval has what it says of a spot from the spots found here: ``"knn"`` compares images,
-    a contrastive model the image of the spot with the expression of the others. `stpredict.pl.retrieval` draws them.
-    The search is exact, unless ``stpredict.settings.search`` says otherwise.
+    A model that predicts by retrieval takes its prediction for a spot from the spots found here: ``"knn"`` compares
+    images, a contrastive model the image of the spot with the expression of the others. `stpredict.pl.retrieval`
+    draws them. The search is exact, unless ``stpredict.settings.search`` says otherwise.
 
     Parameters
     ----------

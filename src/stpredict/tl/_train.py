@@ -57,15 +57,15 @@ def train(
     method
         ``"consensus"``, the default: ridge, knn and CMRCNet, each with spot and niche and once more with all niche widths,
         added with weights that are learned on held-out spots; see `stpredict.models.consensus.Consensus`. Or one method:
-        ``"mean"`` (training mean), ``"density"`` (what cell density alone tells), ``"ridge"`` (linear), ``"knn"``
-        (retrieval of look-alike spots), ``"mixture"`` (half of ridge, half of knn), ``"cmrcnet"`` (contrastive alignment
-        of image and expression, with cross-modal mask reconstruction [1]_; prediction by retrieval in the joint space),
-        ``"st_align"`` (alignment of image and expression of spots and of their niches, and a fusion of both [2]_;
-        prediction alike, and a joint space for `stpredict.tl.domains`) or ``"align_st"`` (tiles and genes in one space,
-        expression as their product [3]_; it also predicts genes that no training section measures). ``"st_align"``
-        needs spot and niche features; niches are those of `stpredict.pp.niches`, by default the niche windows of
-        `stpredict.pp.tiles`. ``"align_st"`` needs any features, and nuclei of `stpredict.pp.nuclei` with
-        ``nuclei=True`` or the preset ``"published"``; see Notes.
+        ``"mean"`` (training mean), ``"density"`` (from cell density alone), ``"ridge"`` (linear), ``"knn"``
+        (mean of the training spots that look most similar), ``"mixture"`` (half of ridge, half of knn), ``"cmrcnet"``
+        (contrastive alignment of image and expression, with cross-modal mask reconstruction [1]_; prediction by
+        retrieval in the joint space), ``"st_align"`` (alignment of image and expression of spots and of their niches,
+        and a fusion of both [2]_; prediction alike, and a joint space for `stpredict.tl.domains`) or ``"align_st"``
+        (tiles and genes in one space, expression as their product [3]_; it also predicts genes that no training
+        section measures). ``"st_align"`` needs spot and niche features; niches are those of `stpredict.pp.niches`, by
+        default the niche windows of `stpredict.pp.tiles`. ``"align_st"`` needs any features, and nuclei of
+        `stpredict.pp.nuclei` with ``nuclei=True`` or the preset ``"published"``; see Notes.
     genes
         Genes to learn, measured in every section; by default ``stpredict.pp.gene_panel(sections, n_top=1000)``.
         As everywhere: names, a boolean Series over ``var`` such as ``adata.var["highly_variable"]``, or a dict of lists, of which
@@ -87,7 +87,7 @@ def train(
         default ``stpredict.settings.seed``.
     checkpoint
         Folder for checkpoints of trained networks, written after each epoch and within a long one every five minutes; a
-        run that was interrupted is continued from there, to the numbers that it would have come to.
+        run that was interrupted continues from there, with the same numbers as without the interruption.
     %(show_progress)s
         Only networks have one.
     %(sections)s
@@ -121,7 +121,7 @@ def train(
     -----
     UserWarning
         If genes of the model are in no reference, so that their predictions are not corrected; if a contrastive model
-        has not left chance on held-out spots; if gene embeddings are of too few genes to place others by them.
+        is no better than chance on held-out spots; if gene embeddings are of too few genes to place others by them.
 
     Notes
     -----
@@ -160,7 +160,7 @@ def train(
     >>> st.pp.encode(adata, show_progress=False)
     >>> model = st.tl.train(adata, genes=["ERBB2", "COL1A1"], show_progress=False)
     >>> model.method, model.genes
-        ('consensus', ['ERBB2', 'COL1A1'])
+    ('consensus', ['ERBB2', 'COL1A1'])
 
     With other patients' sections that have no image:
 

@@ -52,10 +52,10 @@ def localize_tumor(
     The score is the mean of the markers' z-scores, each taken within its section, so it ranks the spots of a section
     and says nothing about which of two sections has more tumour. Without a `threshold`, Otsu's [1]_ splits the scores
     of each section into two groups; whether there are two groups at all is checked by comparing one with two Gaussians
-    (BIC), and where one is enough the call still stands but a warning says that it cuts a continuum.
+    (BIC), and where one is enough, the call is still made, but a warning says that its border is arbitrary.
 
     Markers are the lineage and epithelial genes of a carcinoma: healthy epithelium scores high too. Compare the map
-    with ``total_counts``, a strong and fickle rival.
+    with that of ``total_counts``, which alone finds the tumour of some sections well and fails on others.
 
     Parameters
     ----------
@@ -255,8 +255,8 @@ def _call(
     single = [name for name, two in two_groups.items() if not two]
     if single:
         msg = (
-            f"The tumour scores of {', '.join(single)} form one group rather than two: the call cuts a continuum, "
-            "which may hold no tumour or nothing else. Rank by the score, or pass threshold=."
+            f"The tumour scores of {', '.join(single)} form one group rather than two, so the border of the called "
+            "tumour is arbitrary: there may be no tumour, or nothing else. Use the score as a ranking, or pass threshold=."
         )
         warn(msg)
     return call, {"threshold": thresholds} | ({"two_groups": two_groups} if two_groups else {})

@@ -35,6 +35,17 @@ def test_the_prediction_is_the_mean_of_all_members(section, ctranspath, path2spa
     assert np.ptp(got, axis=0).max() > 0.1
 
 
+def test_printed_it_says_what_it_predicts_from_what_and_under_which_licence(path2space):
+    title, *lines = repr(path2space).split("\n")
+    facts = dict(line.strip().split("  ", 1) for line in lines)
+    assert title == "Path2Space, trained by others"
+    assert facts["tissue"].strip() == "breast"
+    assert facts["genes"].strip() == "8: ERBB2, KRT8, COL1A1, …"
+    assert "ctranspath, 100 µm" in facts["features"]
+    assert facts["licence"].strip() == "Apache-2.0"
+    assert "Apache-2.0</td>" in path2space._repr_html_()
+
+
 def test_uns_tells_where_it_comes_from_and_what_it_may_be_used_for(section, ctranspath, path2space, tmp_path):
     ctranspath(section)
     st.tl.predict_expression(section, path2space, std=True)

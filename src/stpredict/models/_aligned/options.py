@@ -10,14 +10,14 @@ from stpredict.models._base.options import NetworkOptions
 
 @dataclass(frozen=True)
 class AlignedOptions(NetworkOptions):
-    """Options of a model that aligns images and expression; each method adds its own and lists them all.
+    """Options that CMRCNet and ST-Align share; each adds its own.
 
     Attributes
     ----------
     image_encoder
-        timm network that is trained along on the spot's pixels; None learns from frozen features.
+        timm network that is trained on the spot's pixels; None learns from frozen features.
     depth, pretrained
-        Blocks of it to keep, where it is a vision transformer, and whether it starts from published weights.
+        Blocks of `image_encoder` to keep, where it is a vision transformer, and whether it starts from published weights.
     width
         Length of embeddings and tokens.
     epochs
@@ -25,7 +25,7 @@ class AlignedOptions(NetworkOptions):
     patience
         Epochs without improvement there after which training stops.
     batch_size, learning_rate, weight_decay
-        Of AdamW.
+        Spots in a batch, and settings of the optimiser AdamW.
     warm_up
         Epochs over which the learning rate rises from 0.
     final_rate, final_weight_decay
@@ -38,13 +38,13 @@ class AlignedOptions(NetworkOptions):
     level_sections
         Move every section's mean expression to the mean over sections.
     temperature
-        Of the contrastive losses.
+        Temperature of the contrastive losses.
     decoder
         Weight of the regression loss of a linear decoder on image embeddings; 0 leaves it out.
     neighbours
         Reference spots that a prediction is made of.
     weighted
-        Weigh these by exp(cosine / temperature) instead of equally.
+        Weight these by exp(cosine / temperature) instead of equally.
     members
         Networks, trained with different seeds, whose similarities are averaged.
     bank_spots

@@ -174,7 +174,7 @@ def _warn_of_chance(name: str, recall: float, chance: float, n: int) -> None:
 
     if chance < 1 and binomtest(round(recall * n), n, chance, alternative="greater").pvalue > 0.05:
         msg = (
-            f"{name} has not left chance: for {recall:.1%} of the held-out spots their own expression is among the "
+            f"{name} has not left chance level: for {recall:.1%} of the held-out spots their own expression is among the "
             f"{RECALL_AT} nearest to their image, where guessing finds {chance:.1%}. Do not trust its predictions; "
             "more sections, other features (stpredict.pp.encode) or method='ridge' may serve better."
         )

@@ -45,8 +45,8 @@ class Prediction:
         float64 (3, genes): Pearson correlation over spots to expect of every gene on this section, and the ends of its
         90 % interval; NaN where nothing is known.
     errors
-        float32 (levels, genes): quantiles of measured minus predicted expression to expect, at the levels
-        `stpredict.models._trust.reliability.LEVELS`; NaN where nothing is known.
+        float32 (levels, genes): quantiles of measured minus predicted expression to expect, at 21 levels from
+        0.005 to 0.995; NaN where nothing is known.
     unseen
         Of genes that the model did not learn from: their names (``genes``), and per gene the ``distance`` to the most
         similar gene that it did, and the ``reliability``, the PCC to expect. None where it cannot predict such genes.

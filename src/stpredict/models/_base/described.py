@@ -30,7 +30,7 @@ def facts_of_model(model: Contract, history: History) -> Facts:
     if "reference" in config:
         facts["reference"] = "counts without images, by reference="
     facts["held-out score"] = history.score_text
-    facts["remarks"] = "; ".join(history.notes)
+    facts["remarks"] = "\n".join(history.notes)
     return {label: text for label, text in facts.items() if text}
 
 

@@ -14,17 +14,23 @@ Facts = dict[str, str]
 def as_text(title: str, facts: Facts) -> str:
     """Lines to print."""
     width = max(map(len, facts), default=0)
-    return "\n".join([title, *(f"  {label:<{width}}  {text}" for label, text in facts.items())])
+    below = "\n" + " " * (width + 4)
+    lines = (f"  {label:<{width}}  {text.replace(chr(10), below)}" for label, text in facts.items())
+    return "\n".join([title, *lines])
 
 
 def as_html(title: str, facts: Facts) -> str:
     """A table for notebooks, in the colours that the notebook has."""
     left = "text-align: left; vertical-align: top"
     rows = "".join(
-        f'<tr><th style="{left}; white-space: nowrap">{escape(label)}</th><td style="{left}">{escape(text)}</td></tr>'
+        f'<tr><th style="{left}; white-space: nowrap">{escape(label)}</th><td style="{left}">{_rows_of(text)}</td></tr>'
         for label, text in facts.items()
     )
     return f"<div><strong>{escape(title)}</strong><table>{rows}</table></div>"
+
+
+def _rows_of(text: str) -> str:
+    return escape(text).replace("\n", "<br>")
 
 
 def counted(n: int, word: str) -> str:
@@ -65,5 +71,5 @@ class History:
         for name, values in self.values.items():
             lengths.setdefault(len(values), []).append(name)
         listed = "; ".join(f"{', '.join(names)} ({counted(n, 'value')})" for n, names in lengths.items())
-        facts = {"held-out score": self.score_text, "remarks": "; ".join(self.notes), "values": listed}
+        facts = {"held-out score": self.score_text, "remarks": "\n".join(self.notes), "values": listed}
         return {label: text for label, text in facts.items() if text}

@@ -17,7 +17,7 @@ class ExpressionModel(Contract):
     Attributes
     ----------
     trust
-        What was learned of how far predictions can be believed.
+        What was learned about the accuracy of predictions.
     method
         Name under which `tl.train` knows the class.
     seeded
@@ -29,7 +29,7 @@ class ExpressionModel(Contract):
     units
         Units of what it predicts.
     known_spots
-        Which spots ``trust`` was learned from, in a word.
+        Which spots ``trust`` was learned from.
     genes
         Genes that the model predicts.
     arrays

@@ -13,14 +13,16 @@ from stpredict.models._aligned import options as aligned
 class Options(aligned.AlignedOptions):
     """Options of CMRCNet; the defaults are ours, `PUBLISHED` are the paper's.
 
-    Those of `stpredict.models._aligned.options.AlignedOptions`, and:
+    Those that CMRCNet and ST-Align share (``AlignedOptions``, in the API reference), and:
 
     Attributes
     ----------
     heads
         Attention heads of a trained vision transformer; None leaves as many as it has.
-    normalise, detach_targets
-        Of the contrastive loss, see `stpredict.models.nn._losses.soft_contrastive`.
+    normalise
+        Compare directions of embeddings (cosine) in the contrastive loss, instead of plain products.
+    detach_targets
+        Hold the soft targets of the contrastive loss fixed; otherwise training can also lower the loss by making them easy.
     log_each
         Average log(1 + contrastive loss) over spots, as in the released code, instead of taking it of their mean.
     mask, mask_share
@@ -31,7 +33,7 @@ class Options(aligned.AlignedOptions):
         Attention and dropout of the fusion blocks as in the released code: cross-attention with eight heads, whose
         values are made of activated queries and keys.
     rebuilt
-        Spots of a batch whose image tokens are rebuilt; None takes all. It is the dearest part of a step.
+        Spots of a batch whose image tokens are rebuilt; None takes all. It is the most expensive part of a step.
     reconstruction
         Weight of the reconstruction loss; 0 leaves it out.
     """

@@ -13,7 +13,8 @@ from stpredict._core.warning import warn
 from stpredict._genes.symbols import describe_missing, match
 from stpredict.models._base import files
 from stpredict.models._base.contract import UNITS, Prediction
-from stpredict.models._base.history import History
+from stpredict.models._base.described import facts_of_model
+from stpredict.models._base.history import Facts, History, as_html, as_text
 from stpredict.models._base.load import rebuilt
 from stpredict.models._base.model import ExpressionModel
 from stpredict.models._trust.trust import Judgement, Trust
@@ -103,7 +104,19 @@ class FixedModel(ExpressionModel):
         }
 
     def __repr__(self) -> str:
-        return f"<{self.card.title}, {len(self.genes)} genes, {files.identity(self)}>"
+        return as_text(*self._described())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._described())
+
+    def _described(self) -> tuple[str, Facts]:
+        """Title and facts, for people to read."""
+        facts = {"tissue": self.card.tissue} | facts_of_model(self, self.history)
+        facts.pop("image network", None)  # (its encoder, which is among the features)
+        if not self.card.width:
+            facts["features"] = "none: the model reads the image itself"
+        facts |= {"units": self.units, "licence": self.card.licence, "model id": files.identity(self)}
+        return f"{self.card.title}, trained by others", facts
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": None}  # (another process maps the files itself)

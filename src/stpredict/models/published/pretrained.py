@@ -70,9 +70,9 @@ def pretrained(
 ) -> FixedModel:
     """Get a model that others trained and published, ready to predict.
 
-    It goes wherever a trained model goes: `stpredict.tl.predict_expression`, `stpredict.tl.cross_validate` beside
-    methods of our own, `stpredict.tl.adapt`. It takes the features of its own encoder at its own scale, and says which
-    calls make them where they are missing. Nothing is unpickled.
+    It can be used wherever a trained model can: `stpredict.tl.predict_expression`, `stpredict.tl.cross_validate`
+    beside methods of our own, `stpredict.tl.adapt`. It needs the features of its own encoder at its own scale; where
+    they are missing, the error names the calls that make them. Nothing is unpickled.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def pretrained(
     genes
         Genes to predict, by any of their names; by default all that the model knows. Few are faster.
     features
-        ``obsm`` key of features that were made elsewhere: your word that they are those of the model's encoder. By
+        ``obsm`` key of features that were made elsewhere. You vouch that they are those of the model's encoder. By
         default those that `stpredict.pp.encode` writes for it, which are checked.
 
     Returns

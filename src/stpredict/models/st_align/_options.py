@@ -13,8 +13,8 @@ from stpredict.models._aligned import options as aligned
 class Options(aligned.AlignedOptions):
     """Options of ST-Align; the defaults are ours, `PUBLISHED` are the paper's.
 
-    Those of `stpredict.models._aligned.options.AlignedOptions`, where `image_encoder` is trained on spot tiles only
-    (niche images come as frozen features), and:
+    Those that CMRCNet and ST-Align share (``AlignedOptions``, in the API reference), where `image_encoder` is trained on
+    spot tiles only (niche images come as frozen features), and:
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Options(aligned.AlignedOptions):
     train_encoders
         Train the encoders of features and expression; otherwise only heads, fusion and decoder.
     soft_targets
-        Spread the contrastive targets over look-alike spots.
+        Spread the contrastive targets over spots that look alike.
     clusters
         Expression clusters that every section is cut into; spots of one section and cluster are no negatives of each
         other. 1 makes negatives of all other spots.

@@ -122,7 +122,7 @@ def summary(table: pd.DataFrame) -> str:
     verdicts = ", ".join(
         f"{judged[verdict]} {verdict}" for verdict in (INSIDE, EDGE, OUTSIDE, UNKNOWN) if judged[verdict]
     )
-    of_training = f"; of what the model was trained on, {verdicts}" if verdicts else ""
+    of_training = f"; compared with the training data: {verdicts}" if verdicts else ""
     return f"{len(table)} slide{'s' if len(table) > 1 else ''}: {', '.join(words)}{of_training}"
 
 

@@ -85,15 +85,23 @@ def _asked_genes(genes: Iterable[str], model: ExpressionModel) -> list[str]:
     if not known:
         msg = (
             f"The model knows none of the genes asked for ({describe_missing(unknown[:10]) or 'none'}); see "
-            "model.vocabulary."
+            f"model.vocabulary.{_how_to_predict_others(model)}"
         )
         raise ValueError(msg)
     if unknown:
         msg = (
-            f"The model does not know {len(unknown)} of the genes asked for; they are NaN: {describe_missing(unknown)}."
+            f"The model does not know {len(unknown)} of the genes asked for; they are NaN: "
+            f"{describe_missing(unknown)}.{_how_to_predict_others(model)}"
         )
         warn(msg)
     return wanted
+
+
+def _how_to_predict_others(model: ExpressionModel) -> str:
+    """Advice for a model that predicts only the genes it learned from."""
+    if len(model.vocabulary) > len(model.genes):
+        return ""
+    return " Genes that training did not measure are predicted by models of stpredict.tl.train(method='align_st')."
 
 
 def _places(
