@@ -147,6 +147,7 @@ def _stains(pixels: np.ndarray, name: str) -> np.ndarray:
 
     with catch_warnings():
         filterwarnings("ignore", category=SyntaxWarning, module="docrep")  # (what squidpy's docstrings are made with)
+        filterwarnings("ignore", "IProgress not found")  # (of tqdm, in notebooks without ipywidgets)
         from squidpy.experimental.im import fit_stain_reference
 
     picture = Image2DModel.parse(pixels.T[:, None], dims=("c", "y", "x"), c_coords=["r", "g", "b"])

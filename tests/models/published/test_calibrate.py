@@ -138,6 +138,8 @@ def test_one_section_is_enough(cohort, path2space, wide):
 def test_it_is_saved_and_loaded_with_the_model(cohort, path2space, tmp_path):
     *measured, new = cohort
     model = st.tl.calibrate(measured, path2space)
+    assert f"calibrated on   {len(measured)} sections" in repr(model)
+    assert "trained on  " not in repr(model)
     model.save(tmp_path / "model")
     again = st.models.load(tmp_path / "model")
     assert identity(again) == identity(model) != identity(path2space)

@@ -111,8 +111,9 @@ class FixedModel(ExpressionModel):
 
     def _described(self) -> tuple[str, Facts]:
         """Title and facts, for people to read."""
-        facts = {"tissue": self.card.tissue} | facts_of_model(self, self.history)
-        facts.pop("image network", None)  # (its encoder, which is among the features)
+        told = {"tissue": self.card.tissue} | facts_of_model(self, self.history)
+        told.pop("image network", None)  # (its encoder, which is among the features)
+        facts = {"calibrated on" if label == "trained on" else label: text for label, text in told.items()}
         if not self.card.width:
             facts["features"] = "none: the model reads the image itself"
         facts |= {"units": self.units, "licence": self.card.licence, "model id": files.identity(self)}
