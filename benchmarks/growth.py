@@ -40,7 +40,7 @@ SIZES = {
 AT = {"spots": "200 genes", "genes": "1,000 spots", "cells": "200 genes", "pixels": "spots 100 µm apart"}
 FIXED = {"spots": 1_000, "genes": 200}
 """What the other axis stays at."""
-SMALL = {"spots": 300, "genes": 60, "cells": 300, "pixels": 1_000_000}
+SMALL = {"spots": 300, "genes": 60, "cells": 300, "pixels": 2_000_000}
 MPP, BIN_UM, MARGIN_PX = 0.5, 8.0, 300
 PROGRAMMES = 8
 RUNS, LONG = 3, 2.0
@@ -124,10 +124,10 @@ def of_pixels(folder: Path, pixels: int) -> dict:
     path = folder / f"{pixels}.tif"
     if not path.exists():
         write_slide(path, round(pixels**0.5 / 256) * 256, mpp=MPP)
-    spots = st.io.grid(st.read_wsi(path))
+    spots = st.io.grid(st.read_wsi(path), tissue=0.08)
     st.pp.tiles(spots)
     return {
-        "read_wsi, io.grid": lambda: st.io.grid(st.read_wsi(path)),
+        "read_wsi, io.grid": lambda: st.io.grid(st.read_wsi(path), tissue=0.08),
         "pp.encode": lambda: st.pp.encode(spots, show_progress=False),
     }
 
