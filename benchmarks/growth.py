@@ -1,11 +1,11 @@
-"""Time and peak memory of the main functions against the number of spots, genes, cells and pixels, over two decades.
+"""Time and peak memory of the main functions against the number of spots, genes and cells, over two decades.
 
     python benchmarks/growth.py --figure docs/_static/growth.png    # about ten minutes on two cores
     python benchmarks/growth.py --axis genes --keep growth.json     # a part; what the file has is not measured again
 
 Synthetic sections: bins of 8 µm on simulated tissue at 0.5 µm per pixel, read from a tiled JPEG pyramid, and counts that follow
-a few programmes. Spots grow at 200 genes, genes at 1,000 spots; cells are those of a reference without images, of 200 genes,
-and pixels those of a whole slide with spots 100 µm apart. Every axis is a process of its own, which has run all
+a few programmes. Spots grow at 200 genes, genes at 1,000 spots; cells are those of a reference without images, of 200 genes.
+Every axis is a process of its own, which has run all
 functions once on something small, so that nothing is loaded or compiled while the clock runs. Time is that of the processor,
 all threads together, so that it does not depend on what else the machine does; the shortest of up to three runs. Models that predict were trained on at most 1,000 spots, since exact retrieval costs the product of both numbers.
 Memory is the highest resident memory while a function runs, less what was resident before: its result counts, its input does
@@ -35,12 +35,11 @@ SIZES = {
     "spots": (100, 316, 1_000, 3_162, 10_000),
     "genes": (180, 569, 1_800, 5_692, 18_000),
     "cells": (1_000, 3_162, 10_000, 31_623, 100_000),
-    "pixels": (4_000_000, 12_600_000, 40_000_000, 126_000_000, 400_000_000),
 }
-AT = {"spots": "200 genes", "genes": "1,000 spots", "cells": "200 genes", "pixels": "spots 100 µm apart"}
+AT = {"spots": "200 genes", "genes": "1,000 spots", "cells": "200 genes"}
 FIXED = {"spots": 1_000, "genes": 200}
 """What the other axis stays at."""
-SMALL = {"spots": 300, "genes": 60, "cells": 300, "pixels": 1_000_000}
+SMALL = {"spots": 300, "genes": 60, "cells": 300}
 MPP, BIN_UM, MARGIN_PX = 0.5, 8.0, 300
 PROGRAMMES = 8
 RUNS, LONG = 3, 2.0
@@ -119,19 +118,6 @@ def of_cells(folder: Path, cells: int) -> dict:
     }
 
 
-def of_pixels(folder: Path, pixels: int) -> dict:
-    """Functions that go over a whole slide."""
-    path = folder / f"{pixels}.tif"
-    if not path.exists():
-        write_slide(path, round(pixels**0.5 / 256) * 256, mpp=MPP)
-    spots = st.io.grid(st.read_wsi(path))
-    st.pp.tiles(spots)
-    return {
-        "read_wsi, io.grid": lambda: st.io.grid(st.read_wsi(path)),
-        "pp.encode": lambda: st.pp.encode(spots, show_progress=False),
-    }
-
-
 def resident(what: str) -> float:
     """Resident memory of this process in MiB: ``"VmRSS"``, now, or ``"VmHWM"``, the highest."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -155,8 +141,6 @@ def functions_of(folder: Path, axis: str, size: int) -> dict:
     """Functions by name at one size, each to be called in this order."""
     if axis == "cells":
         return of_cells(folder, size)
-    if axis == "pixels":
-        return of_pixels(folder, size)
     adata, new = (section(folder, **FIXED | {axis: size}, seed=seed) for seed in (0, 1))
     for one in (adata, new):
         st.pp.tiles(one)
