@@ -29,13 +29,7 @@ def check_unique_genes(names: pd.Index, what: str) -> None:
 
 
 def check_column_name(name: object, argument: str) -> None:
-    """Refuse what names no column of ``obs``, such as the column itself.
-
-    Raises
-    ------
-    TypeError
-        If it is no text.
-    """
+    """Refuse what names no column of ``obs``, such as the column itself. Raises TypeError if it is no text."""
     if not isinstance(name, str):
         msg = (
             f"{argument}= is the name of a column of obs; got a {type(name).__name__}. Write the values into a column, "

@@ -18,13 +18,7 @@ EXPANSION = 100
 
 
 def check_expansion(n_bytes: int, path: Path) -> None:
-    """Refuse a file or folder that holds `n_bytes` once it is unpacked, where no data so large is stored so small.
-
-    Raises
-    ------
-    ValueError
-        If so.
-    """
+    """Refuse a file or folder that holds `n_bytes` once it is unpacked, where no data so large is stored so small."""
     size = sum(p.stat().st_size for p in path.rglob("*")) if path.is_dir() else path.stat().st_size
     if n_bytes > max(HARMLESS, EXPANSION * size):
         msg = (
@@ -64,11 +58,6 @@ def check_arrays(store: Any, names: Sequence[str], path: Path, *, in_parts: bool
     """Refuse a store of HDF5 or zarr at `path` whose elements `names` become much larger than such data do.
 
     With `in_parts`, where only some rows are read at a time, it is the largest chunk that counts.
-
-    Raises
-    ------
-    ValueError
-        If so.
     """
     arrays = [array for name in names if name in store for array in _arrays(store[name])]
     chunks = [_bytes_of_a_chunk(array) for array in arrays]

@@ -165,10 +165,7 @@ def _refuse_joined(adata: AnnData, library_key: str | None, name: str) -> None:
 def _refuse_repeated_places(adata: AnnData, rows: np.ndarray, name: str) -> None:
     """Refuse several sections under one name, by places of the lattice that come again.
 
-    Raises
-    ------
-    ValueError
-        If there are such, in a table that tells places at all.
+    Raises ValueError if there are such, in a table that tells places at all.
     """
     if not set(ARRAY) <= set(adata.obs):
         return

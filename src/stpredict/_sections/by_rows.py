@@ -40,10 +40,7 @@ class ByRows:
     def read(self, element: Any, rows: slice) -> Matrix:
         """`rows` of `element`, always the same one: a dense array, or a group with a sparse matrix.
 
-        Raises
-        ------
-        OSError
-            If the disk has no room for the copy.
+        Raises OSError if the disk has no room for the copy.
         """
         from anndata.io import sparse_dataset
 

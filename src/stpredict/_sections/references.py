@@ -90,10 +90,7 @@ class Reference:
 def open_references(data: Any, where: Where) -> list[Reference]:
     """Open one or several objects, or paths of stores and of folders of stores, see `open_reference`; those open already stay so.
 
-    Raises
-    ------
-    TypeError, FileNotFoundError, ValueError
-        As `open_reference` does, or if objects and stores are mixed.
+    Raises TypeError, FileNotFoundError or ValueError as `open_reference` does, or if objects and stores are mixed.
     """
     several = listed(data)
     if all(isinstance(one, Reference) for one in several):

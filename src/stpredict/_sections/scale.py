@@ -153,10 +153,7 @@ def check_image_file(
 ) -> None:
     """Refuse a scale that the image file contradicts where no lattice of spots confirms either; one passed is only told.
 
-    Raises
-    ------
-    ValueError
-        If they differ by more than a quarter.
+    Raises ValueError if they differ by more than a quarter.
     """
     if _lattice_mpp(hints, lattice) is not None or 1 / TOLD <= mpp / in_file <= TOLD:
         return

@@ -171,10 +171,7 @@ def region_centres(
 def _check_square(affine: np.ndarray, image_key: str) -> None:
     """Refuse an image whose transformation into the common coordinates stretches it along one direction; a little is told.
 
-    Raises
-    ------
-    ValueError
-        If a window would be more than a quarter wider than it is high.
+    Raises ValueError if a window would be more than a quarter wider than it is high.
     """
     long, short = np.linalg.svd(affine[:2, :2], compute_uv=False)
     if long <= TOLD * short:

@@ -82,10 +82,7 @@ class Store:
     def reading(self) -> Iterator[Any]:
         """The store's elements by name, while they are read.
 
-        Raises
-        ------
-        ValueError
-            If that fails; the message names the store.
+        Raises ValueError if that fails; the message names the store.
         """
         try:
             with opened(self.path) as group:

@@ -63,13 +63,7 @@ def check_needs(section: Section, key: str, card: Card, *, vouched: bool = False
 
 
 def check_image(section: Section, mpp: float) -> None:
-    """Refuse a section whose image is missing, or much too coarse for a model that was trained at `mpp` µm per pixel.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        If so.
-    """
+    """Refuse a section whose image is missing, or much too coarse for a model that was trained at `mpp` µm per pixel."""
     section.image  # noqa: B018 (opening checks the image and that all spots lie on it)
     if section.mpp > COARSE * mpp:
         msg = (
