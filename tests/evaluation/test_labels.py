@@ -29,6 +29,10 @@ OTHER = [
     "tumor-free",
     "not cancer",
     "non-malignant",
+    "Non-carcinoma",
+    "non-melanoma skin",
+    "non-adenocarcinoma",
+    "non-DCIS",
     "stroma",
     "adipose tissue",
     "normal",
@@ -69,6 +73,10 @@ def test_a_wanted_label_that_is_written_otherwise_is_refused():
         split_tumor_labels(["IDC", "Tumor", "stroma"], ["Tumor", "idc"], "obs['label']")
     taken = split_tumor_labels(["Tumor", "stroma"], ["Tumor", "IDC"], "obs")  # (another section may have it)
     assert taken.tumor == ["Tumor"]
+    taken = split_tumor_labels(
+        ["HER2- carcinoma", "DCIS"], ["HER2+ carcinoma", "DCIS"], "obs"
+    )  # (signs tell them apart)
+    assert taken.tumor == ["DCIS"]
 
 
 def test_labels_of_clusters_name_no_tumor():

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import tifffile
 import zarr
+from anndata import AnnData
 from PIL import Image
 
 import stpredict as st
@@ -119,6 +120,7 @@ def test_what_is_small_may_be_as_empty_as_it_likes(tmp_path):
 def store(request, tmp_path, section, monkeypatch):
     """A stored section of a few spots, and a function that puts an array into it."""
     monkeypatch.setattr(expansion, "HARMLESS", 2**22)
+    monkeypatch.setattr(expansion, "SHARE_OF_MEMORY", 0)
     small, path = section[:30, :20].copy(), tmp_path / f"a{request.param}"
     del small.uns["spatial"]["sim_1"]["images"]
     small.write_h5ad(path) if request.param == ".h5ad" else small.write_zarr(path)
@@ -149,6 +151,21 @@ def test_a_store_that_is_a_bomb_is_refused(store, name, shape, chunk):
     put(name, shape, chunk)
     with pytest.raises(ValueError, match=WORDS):
         st.pp.gene_panel(path)
+
+
+def test_a_dense_matrix_of_few_counts_is_read_where_the_memory_holds_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(expansion, "HARMLESS", 2**20)
+    counts = np.zeros((6000, 2000), np.float32)
+    counts[:100, :10] = np.random.default_rng(0).poisson(20, (100, 10))
+    places = np.argwhere(np.ones((100, 60))) * 100.0
+    AnnData(counts, obsm={"spatial": places}).write_h5ad(tmp_path / "a.h5ad", compression="gzip")
+    assert counts.nbytes > 100 * (tmp_path / "a.h5ad").stat().st_size
+    assert len(st.pp.gene_panel(tmp_path / "a.h5ad", n_top=5)) == 5
+    monkeypatch.setattr(expansion, "SHARE_OF_MEMORY", 0)
+    with pytest.raises(
+        ValueError, match=WORDS + r".*store its matrices sparse: adata.X = scipy.sparse.csr_matrix\(adata.X\)"
+    ):
+        st.pp.gene_panel(tmp_path / "a.h5ad", n_top=5)
 
 
 def test_of_a_reference_that_is_read_in_parts_only_the_chunks_count(store, section):

@@ -13,7 +13,7 @@ from scipy import sparse
 import stpredict as st
 from stpredict.io import _matrix_h5
 from stpredict.io._matrix_h5 import read_h5
-from stpredict.io._run import Run
+from stpredict.io._run import VisiumFiles
 from stpredict.io._visium import read_positions
 
 N, GENES = 3000, 400
@@ -116,7 +116,7 @@ def hd(tmp_path):
 
 def test_positions_off_the_tissue_stay_on_disk(hd):
     here, table, _ = hd
-    run = Run(here, here / "spatial", bin_um=2.0)
+    run = VisiumFiles(here, here / "spatial", bin_um=2.0)
     inside = table[table["in_tissue"] == 1].set_index("barcode")
     pd.testing.assert_frame_equal(read_positions(run, only_tissue=True), inside)
     assert len(read_positions(run)) == 400

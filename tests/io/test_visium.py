@@ -16,7 +16,7 @@ from PIL import Image
 
 import stpredict as st
 from stpredict._sections.anndata import section_from_anndata
-from stpredict.io._run import Run
+from stpredict.io._run import VisiumFiles
 from stpredict.io._visium import POSITION_COLUMNS, read_positions
 
 REAL = st.settings.data_dir / "visium_reader_test" / "CoexpressDeconvolve"
@@ -173,7 +173,7 @@ def test_a_real_run():
 @pytest.mark.skipif(not HIRES, reason="STPREDICT_DATA holds no folders of spot positions")
 @pytest.mark.parametrize("folder", HIRES, ids=lambda path: path.name)
 def test_real_positions_lie_on_the_real_hires_image(folder):
-    table = read_positions(Run(folder, folder / "spatial"))
+    table = read_positions(VisiumFiles(folder, folder / "spatial"))
     assert len(table) in (4992, 14336)  # 6.5 mm and 11 mm slides
     inside = table[table["in_tissue"] == 1]
     factor = json.loads((folder / "spatial" / "scalefactors_json.json").read_text())["tissue_hires_scalef"]
@@ -212,7 +212,7 @@ def test_positions_round_trip(tmp_path, rows, version):
         name = "tissue_positions.csv" if version == "v2" else "tissue_positions_list.csv"
         table.to_csv(tmp_path / name, index=False, header=version != "v1")
     pd.testing.assert_frame_equal(
-        read_positions(Run(tmp_path, tmp_path)), table.set_index("barcode"), check_dtype=False
+        read_positions(VisiumFiles(tmp_path, tmp_path)), table.set_index("barcode"), check_dtype=False
     )
 
 

@@ -167,8 +167,8 @@ def test_levels_are_moved_to_those_of_training(table, reference):
     space = gene_space(seen, NAMES[:14], reference=frame, axes=6)
     assert space.names == NAMES
     own, theirs = space.level[:14], frame.loc[NAMES[:14], "level"]
-    shift = np.median(own - theirs)
-    assert space.level[14] == pytest.approx(frame.loc["GENE14", "level"] + shift, rel=1e-4)
+    factor = np.median(own / theirs)
+    assert space.level[14] == pytest.approx(frame.loc["GENE14", "level"] * factor, rel=1e-4)
 
 
 def test_seen_genes_that_no_reference_measures_lie_where_training_says(table, reference):

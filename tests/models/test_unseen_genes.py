@@ -112,6 +112,24 @@ def test_reliability_is_what_hidden_genes_reach(learned, tissue):
     np.testing.assert_allclose(np.median(unseen.error[rows] / errors.std(axis=0)), 1, atol=0.25)
 
 
+def test_levels_follow_those_of_the_reference_down_to_genes_that_are_next_to_nothing(tissue, learned):
+    """Sections twice as deep as the reference, as log counts tell it; rare genes stay rare, and their intervals hold."""
+    _, table, held, _ = learned
+    rng = np.random.default_rng(4)
+    share = np.where(np.arange(50) < 45, 1.0, 0.02)  # the last of the others are rare
+    cells = counts_of(np.log1p(np.expm1(tissue(2000)) * share * 0.5))
+    reference = learn_reference([cells], SEEN, min_counts=50, study_key=None)
+    unseen = UnseenGenes.learn(reference, SEEN, table, held)
+    rows = np.array([unseen.names.index(gene) for gene in OTHERS])
+    level = dict(zip(OTHERS, unseen.level[rows], strict=True))
+    assert (unseen.level >= 0).all()
+    truth = np.log1p(rng.poisson(np.expm1(tissue(300)) * share)).mean(axis=0)[len(SEEN) :]
+    np.testing.assert_allclose([level[gene] for gene in OTHERS[:5]], truth[:5], rtol=0.35)
+    assert all(level[gene] < 0.35 for gene in OTHERS[5:])
+    told = unseen.told(rows)["reliability"]
+    assert told[5:].max() < 0.6 * told[:5].min()
+
+
 # ---------------------------------------------------------------------- through the default
 
 

@@ -41,12 +41,9 @@ def test_a_misspelt_group_key_is_refused(two_sections):
 def test_a_column_in_place_of_its_name_is_refused(two_sections):
     one = two_sections[0]
     one.obsm["X_f"] = np.zeros((one.n_obs, 3), np.float32)
-    one.layers["predicted"] = one.X.copy()
-    model = st.tl.train(one, method="mean", genes=["ERBB2"])
     wrong = {
         "group_key": lambda: st.tl.train(two_sections, method="mean", genes=["ERBB2"], group_key=["P1", "P2"]),
         "library_key": lambda: st.tl.train(one, method="mean", genes=["ERBB2"], library_key=one.obs["region"]),
-        "measured": lambda: st.tl.adapt(one, model, measured=one.obs["region"] == "tumor"),
         "label_key": lambda: st.tl.localize_tumor(one, markers=["ERBB2"], label_key=one.obs["region"]),
     }
     for argument, call in wrong.items():

@@ -18,7 +18,7 @@ from PIL import Image
 from stpredict.tl._batch.drawn import Drawn
 from stpredict.tl._batch.job import Outcome
 from stpredict.tl._batch.manifest import Slide
-from stpredict.tl._batch.report import Run, summary, write_report
+from stpredict.tl._batch.report import RunFacts, summary, write_report
 from stpredict.tl._batch.thumbnails import HEIGHT, WIDEST, picture_of
 
 NASTY = '<script>alert("x")</script> & co'
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 
 def test_page_says_everything_and_is_whole(outcomes, tmp_path):
-    table = write_report(tmp_path, outcomes, Run("2026-01-01 12:00:00 UTC", 3720, {"Model": f"ridge, {NASTY}"}))
+    table = write_report(tmp_path, outcomes, RunFacts("2026-01-01 12:00:00 UTC", 3720, {"Model": f"ridge, {NASTY}"}))
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert page.open == []
     assert [attributes for tag, attributes in page.tags if tag == "script"] == [
@@ -77,7 +77,7 @@ def test_verdicts_and_statuses_are_told_by_marks_and_words(outcomes, tmp_path):
         replace(outcomes[0], verdict=verdict, status=status)
         for verdict, status in (("inside", "done"), ("edge", "kept"), ("outside", "done"), ("unknown", "done"))
     ]
-    write_report(tmp_path, [*slides, *outcomes[1:]], Run("", 1, {}))
+    write_report(tmp_path, [*slides, *outcomes[1:]], RunFacts("", 1, {}))
     text = " ".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).text.split())
     for words in (
         "✓ inside",
@@ -113,7 +113,7 @@ def test_the_table_sorts_and_filters_in_a_browser(outcomes, tmp_path):
         replace(outcomes[0], slide=Slide(name, Path(f"/{name}.tif")), spots=spots, verdict=verdict)
         for name, (spots, verdict) in facts.items()
     ]
-    write_report(tmp_path, slides, Run("", 1, {}))
+    write_report(tmp_path, slides, RunFacts("", 1, {}))
     page = tmp_path / "report.html"
     page.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{TOUCH}</body>"), encoding="utf-8")
     quiet = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
@@ -131,26 +131,26 @@ def test_the_table_sorts_and_filters_in_a_browser(outcomes, tmp_path):
 
 
 def test_a_page_of_the_slide_is_linked_where_there_is_one(outcomes, tmp_path):
-    write_report(tmp_path, outcomes, Run("", 1, {}))
+    write_report(tmp_path, outcomes, RunFacts("", 1, {}))
     assert "<a " not in (tmp_path / "report.html").read_text(encoding="utf-8")
     odd = replace(outcomes[2], slide=Slide("c #1", Path("/slides/c.tif")))
     own = replace(outcomes[2], slide=Slide("report", Path("/slides/report.tif")))
     for name in ("a", "c #1"):
         (tmp_path / f"{name}.html").write_text("")
-    write_report(tmp_path, [outcomes[0], odd, own], Run("", 1, {}))
+    write_report(tmp_path, [outcomes[0], odd, own], RunFacts("", 1, {}))
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert [attributes["href"] for tag, attributes in page.tags if tag == "a"] == ["a.html", "c%20%231.html"]
 
 
 def test_there_is_one_bar_for_the_colours_of_all_maps(outcomes, tmp_path):
     slides = [outcomes[0], replace(outcomes[0], shown="KRT8")]  # (the second one is kept from an earlier run)
-    write_report(tmp_path, slides, Run("", 1, {}, Drawn("ERBB2", 0.5, 3.25)))
+    write_report(tmp_path, slides, RunFacts("", 1, {}, Drawn("ERBB2", 0.5, 3.25)))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("linear-gradient") == 1
     text = Page(page).text
     assert text.count("slide; predicted ERBB2") == text.count("slide; predicted KRT8, in colours of its own") == 1
     assert text.index("0.50") < text.index("3.25")
-    write_report(tmp_path, slides, Run("", 1, {}))
+    write_report(tmp_path, slides, RunFacts("", 1, {}))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("linear-gradient") == 1
     assert "lowest" in Page(page).text
@@ -158,7 +158,7 @@ def test_there_is_one_bar_for_the_colours_of_all_maps(outcomes, tmp_path):
 
 
 def test_table_has_a_line_per_slide(outcomes, tmp_path):
-    table = write_report(tmp_path, outcomes, Run("", 1, {}))
+    table = write_report(tmp_path, outcomes, RunFacts("", 1, {}))
     columns = "slide path status spots genes seconds mpp verdict error warnings result"
     assert " ".join(table.columns) == columns
     assert table["spots"].dtype == "Int64"

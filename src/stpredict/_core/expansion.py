@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import os
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 HARMLESS = 2**29
@@ -16,14 +17,21 @@ HARMLESS = 2**29
 EXPANSION = 100
 """Times as large as it is, a file may become; matrices and tables of counts become three to ten times as large."""
 
+DENSE = ". If it is, store its matrices sparse: adata.X = scipy.sparse.csr_matrix(adata.X)"
+SHARE_OF_MEMORY = 0.5
+"""Share of the memory of the machine that a store may fill in any case: dense matrices of few counts are nearly empty."""
 
-def check_expansion(n_bytes: int, path: Path) -> None:
-    """Refuse a file or folder that holds `n_bytes` once it is unpacked, where no data so large is stored so small."""
+
+def check_expansion(n_bytes: int, path: Path, harmless: float | None = None, advice: str = "") -> None:
+    """Refuse a file or folder that holds `n_bytes` once it is unpacked, where no data so large is stored so small.
+
+    What holds no more than `harmless` bytes, by default `HARMLESS`, passes.
+    """
     size = sum(p.stat().st_size for p in path.rglob("*")) if path.is_dir() else path.stat().st_size
-    if n_bytes > max(HARMLESS, EXPANSION * size):
+    if n_bytes > max(HARMLESS if harmless is None else harmless, EXPANSION * size):
         msg = (
             f"{path} has {size / 1e6:,.1f} MB and holds more than {n_bytes / 1e6:,.0f} MB, which would fill the memory; no data "
-            "of this kind is so empty"
+            f"of this kind is so empty{advice}"
         )
         raise ValueError(msg)
 
@@ -51,17 +59,29 @@ def check_hdf5(path: Path) -> None:
     import h5py
 
     with h5py.File(path, "r") as file:
-        check_arrays(file, list(file), path)
+        check_expansion(_unpacked(_arrays(file)), path)
 
 
 def check_arrays(store: Any, names: Sequence[str], path: Path, *, in_parts: bool = False) -> None:
-    """Refuse a store of HDF5 or zarr at `path` whose elements `names` become much larger than such data do.
+    """Refuse a store of HDF5 or zarr at `path` whose elements `names` become much larger than such data do, and than memory.
 
     With `in_parts`, where only some rows are read at a time, it is the largest chunk that counts.
     """
-    arrays = [array for name in names if name in store for array in _arrays(store[name])]
-    chunks = [_bytes_of_a_chunk(array) for array in arrays]
-    check_expansion(max([0, *chunks]) if in_parts else sum(map(max, chunks, (a.nbytes for a in arrays))), path)
+    n_bytes = _unpacked((array for name in names if name in store for array in _arrays(store[name])), in_parts=in_parts)
+    check_expansion(n_bytes, path, max(HARMLESS, SHARE_OF_MEMORY * _memory()), DENSE)
+
+
+def _unpacked(arrays: Iterable[Any], *, in_parts: bool = False) -> int:
+    """Bytes of all arrays or, read in parts, of their largest chunk."""
+    sizes = [(array.nbytes, _bytes_of_a_chunk(array)) for array in arrays]
+    return max((chunk for _, chunk in sizes), default=0) if in_parts else sum(map(max, sizes))
+
+
+def _memory() -> int:
+    """Bytes of memory that the machine has; 0 where the system does not tell."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return 0
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _arrays(element: Any) -> Iterator[Any]:

@@ -32,7 +32,7 @@ TUMOR_WORDS = frozenset(
 
 NOT_TUMOR = re.compile(
     r"\b(?:no|not|without|free of|negative for)\s+(?:\w+\s+)?(?:tumou?r|cancer|carcinoma|malignan|neoplas|invasive|melanoma)\w*"
-    r"|\bnon ?(?:tumou?r|cancer|malignan|neoplas)\w*"
+    r"|\bnon ?(?:tumou?r|cancer|\w*carcinoma|melanoma|malignan|neoplas|dcis)\w*"
     r"|\b(?:tumou?r|cancer|carcinoma)s?\s+(?:free|negative)\b"
 )
 """Phrases that say in plain words that there is none."""
@@ -85,9 +85,9 @@ def split_tumor_labels(present: Iterable[str], wanted: Iterable[str] | None, wha
             if isinstance(wanted, (str, bool)) or not hasattr(wanted, "__iter__")
             else set(map(str, wanted))
         )
-        absent = {_words(label): label for label in chosen - set(labels)}
-        if meant := next((label for label in labels if label not in chosen and _words(label) in absent), None):
-            msg = f"{what} has no {absent[_words(meant)]!r}, which tumor_labels= names, but {meant!r}. Write it in the same way."
+        absent = {_spelt(label): label for label in chosen - set(labels)}
+        if meant := next((label for label in labels if label not in chosen and _spelt(label) in absent), None):
+            msg = f"{what} has no {absent[_spelt(meant)]!r}, which tumor_labels= names, but {meant!r}. Write it in the same way."
             raise ValueError(msg)
     else:
         chosen = {label for label in labels if _names_tumor(label)}
@@ -106,6 +106,11 @@ def split_tumor_labels(present: Iterable[str], wanted: Iterable[str] | None, wha
 def _words(label: str) -> str:
     """The label in lower case, with single spaces between its words."""
     return " ".join(re.findall(r"\w+", label.lower().replace("_", " ")))
+
+
+def _spelt(label: str) -> str:
+    """The label in lower case with single spaces, its signs kept: HER2+ is not HER2-."""
+    return " ".join(label.lower().replace("_", " ").split())
 
 
 def _mentions_tumor(words: str) -> bool:

@@ -69,12 +69,12 @@ def _sorted_by_rows(element: Any, shape: tuple[int, int]) -> _Sorted:
     parts = [slice(first, min(first + AT_ONCE, total)) for first in range(0, total, AT_ONCE)]
     sizes = np.zeros(shape[0], dtype=np.int64)
     for part in parts:
-        sizes += np.bincount(element["indices"][part], minlength=shape[0])
+        sizes += np.bincount(np.asarray(element["indices"][part]).astype(np.int64, copy=False), minlength=shape[0])
     starts = np.concatenate([[0], np.cumsum(sizes)])
     columns, values = _in_file(total, np.dtype(np.int32)), _in_file(total, element["data"].dtype)
     free = starts[:-1].copy()
     for part in parts:
-        row = np.asarray(element["indices"][part])
+        row = np.asarray(element["indices"][part]).astype(np.int64, copy=False)
         column = np.repeat(np.arange(shape[1], dtype=np.int32), np.diff(np.clip(ends, part.start, part.stop)))
         order = np.argsort(row, kind="stable")
         number, first, size = np.unique(row[order], return_index=True, return_counts=True)
@@ -96,7 +96,7 @@ def _in_file(size: int, dtype: np.dtype) -> np.ndarray:
                 os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
             file.truncate(size * dtype.itemsize)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             msg = (
                 f"{folder} has no room left for counts that are stored by columns and are sorted by rows there. Free some, set "

@@ -306,7 +306,8 @@ def _run(
     for folder in folders:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-    if outputs and n_obs > 1 and not any(np.ptp(features, axis=0).any() for features in outputs):
+    there = np.concatenate([section.rows for section in sections])
+    if outputs and len(there) > 1 and not any(np.ptp(features[there], axis=0).any() for features in outputs):
         msg = f"Encoder {tool.name!r} gives all spots the same features, from which nothing can be learned. Check its weights."
         warn(msg)
     return outputs

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 MIN_HIDDEN = 10
 """Fewer hidden genes are too few to learn reliability from."""
 
+TINY = 1e-6
+ROWS = 1024
+"""Genes that are compared at a time."""
+
 SIMILAR = 20
 """Seen genes that an unseen gene follows. Chosen on other tasks than those that tables report, where 10 to 30 were alike."""
 
@@ -49,7 +53,7 @@ class UnseenGenes:
     level, sd
         float32 (unseen,), mean to expect, and standard deviation of what is predicted within a section.
     reliability
-        float64 (3,), what is expected of their PCC, see `learn_reliability`.
+        float64 (4,), what is expected of their PCC, see `learn_reliability`, and the level below which hidden genes were few.
     error
         float32 (unseen,), standard deviation of the error to expect.
     """
@@ -67,7 +71,7 @@ class UnseenGenes:
         "unseen_weights": ("u", "similar"),
         "unseen_level": ("u",),
         "unseen_sd": ("u",),
-        "unseen_reliability": (3,),
+        "unseen_reliability": (4,),
         "unseen_error": ("u",),
     }
 
@@ -98,7 +102,7 @@ class UnseenGenes:
             weights,
             level.astype(np.float32),
             (sd * hidden.spread).astype(np.float32),
-            learn_reliability(hidden.pcc[usable], nearest[usable], own["level"].to_numpy()[usable]),
+            _reliability(hidden.pcc[usable], nearest[usable], own["level"].to_numpy()[usable]),
             (sd * hidden.error).astype(np.float32),
         )
 
@@ -127,9 +131,13 @@ class UnseenGenes:
         return replace(prediction, unseen=told)
 
     def told(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Names of the genes of these `rows`, how far they are from seen ones, and how reliable."""
-        nearest = self.weights[rows].max(axis=1)
-        reliability = expected_pcc(self.reliability, nearest, self.level[rows])
+        """Names of the genes of these `rows`, how far they are from seen ones, and how reliable.
+
+        Below the level of the genes that this was learned from, the correlation with so few counts falls with the root of the level.
+        """
+        nearest, level = self.weights[rows].max(axis=1), self.level[rows]
+        few = np.sqrt(np.clip(level / max(self.reliability[3], TINY), 0, 1))
+        reliability = (expected_pcc(self.reliability[:3], nearest, level) * few).astype(np.float32)
         return {"genes": np.array(self.names, dtype=object)[rows], "distance": 1 - nearest, "reliability": reliability}
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -187,8 +195,19 @@ def hidden_in_turn(table: Table, held: HeldOut, similar: np.ndarray, weights: np
 
 def _most_similar(alike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """int32 and float32 (genes, k): numbers of the seen genes of largest correlation, and that, where it is above 0."""
-    similar = np.argsort(-alike, axis=1)[:, :SIMILAR]
-    return similar.astype(np.int32), np.maximum(np.take_along_axis(alike, similar, axis=1), 0).astype(np.float32)
+    similar = np.empty((len(alike), min(SIMILAR, alike.shape[1])), dtype=np.int32)
+    for first in range(0, len(alike), ROWS):
+        rows = slice(first, first + ROWS)
+        similar[rows] = np.argsort(-alike[rows], axis=1)[:, :SIMILAR]
+    return similar, np.maximum(np.take_along_axis(alike, similar, axis=1), 0).astype(np.float32)
+
+
+def _reliability(pcc: np.ndarray, nearest: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """`learn_reliability`, never more for genes of less expression, and the level below which few of these genes lie."""
+    learned = learn_reliability(pcc, nearest, level)
+    if learned[2] < 0:
+        learned = learn_reliability(pcc, nearest, np.zeros_like(level))
+    return np.append(learned, np.quantile(level, 0.05) if len(level) else 0)
 
 
 def _moments_of(table: Table, genes: Sequence[str]) -> pd.DataFrame:
@@ -206,9 +225,18 @@ def _moments_of(table: Table, genes: Sequence[str]) -> pd.DataFrame:
 
 
 def like_training(reference: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
-    """`MOMENTS` of the reference, moved to where training sections have them, by the genes that both have."""
+    """`MOMENTS` of the reference, brought to where training sections have them, by the genes that both have.
+
+    Levels are multiplied, so that a gene of which there is next to nothing stays so, and never falls below 0.
+    """
     both = reference.index.intersection(own.index)
-    return reference + (own.loc[both] - reference.loc[both]).median() if len(both) else reference
+    if not len(both):
+        return reference
+    moved = reference + (own.loc[both] - reference.loc[both]).median()
+    there = both[reference.loc[both, MOMENTS[0]] > 0]
+    factor = (own.loc[there, MOMENTS[0]] / reference.loc[there, MOMENTS[0]]).median() if len(there) else 1.0
+    moved[MOMENTS[0]] = reference[MOMENTS[0]] * factor
+    return moved
 
 
 def largest_cosine(genes: np.ndarray, seen: np.ndarray, *, own: bool = True) -> np.ndarray:

@@ -256,7 +256,7 @@ class Consensus(Banked, SpotwiseModel):
         if not len(columns):
             return super().predict_parts(section, genes, size=size)
         rows = np.array([place[asked[number]] for number in columns])
-        queries = Parts(self.designer(section), len(section), size or rows_of(len(self.genes)))
+        queries = Parts(self.designer(section), len(section), size or rows_of(max(len(asked), len(self.genes))))
         judgement = self._judged(section)
         means = self.apply_to(queries).map(itemgetter(0))
         unseen = UnseenGenes.stored_in(self.arrays, list(place))

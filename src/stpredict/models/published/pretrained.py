@@ -72,7 +72,8 @@ def pretrained(
 
     It can be used wherever a trained model can: `stpredict.tl.predict_expression`, `stpredict.tl.cross_validate`
     beside methods of our own, `stpredict.tl.adapt`. It needs the features of its own encoder at its own scale; where
-    they are missing, the error names the calls that make them. Nothing is unpickled.
+    they are missing, `stpredict.tl.predict_expression` makes them, and errors of other functions name the calls that do. Nothing is
+    unpickled.
 
     Parameters
     ----------

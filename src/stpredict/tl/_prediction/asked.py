@@ -101,7 +101,7 @@ def _how_to_predict_others(model: ExpressionModel) -> str:
     """Advice for a model that predicts only the genes it learned from."""
     if len(model.vocabulary) > len(model.genes):
         return ""
-    return " Genes that training did not measure are predicted by models of stpredict.tl.train(method='align_st')."
+    return " Genes that training did not measure are predicted by models of stpredict.tl.train(reference=…), or of stpredict.tl.train(method='align_st')."
 
 
 def _places(
