@@ -40,6 +40,9 @@ FEW = 16
 TELLS_ERRORS = (5, 8)
 """The oldest Linux whose ``syncfs`` says that something could not be written."""
 
+OWN_DISKS = frozenset({"ext4", "xfs", "btrfs", "f2fs", "tmpfs"})
+"""File systems on which it does; on those of other machines or laid over another one it may not."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -291,6 +294,8 @@ def _flushed_at_once(folder: Path) -> bool:
     if syncfs is None or found is None or (int(found[1]), int(found[2])) < TELLS_ERRORS:
         return False
     try:
+        if _file_system(folder) not in OWN_DISKS:
+            return False
         file = os.open(folder, os.O_RDONLY)
     except OSError:
         return False
@@ -298,6 +303,14 @@ def _flushed_at_once(folder: Path) -> bool:
         return bool(syncfs(file) == 0)
     finally:
         os.close(file)
+
+
+def _file_system(folder: Path) -> str:
+    """Kind of file system that Linux says a folder is on; empty where it does not."""
+    device = folder.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounts = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return next((mount[mount.index("-") + 1] for mount in mounts if mount[2] == number), "")
 
 
 def _flush_one(path: Path) -> None:
