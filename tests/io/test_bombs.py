@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import zlib
 from contextlib import nullcontext
 
 import h5py
@@ -166,6 +167,16 @@ def test_a_dense_matrix_of_few_counts_is_read_where_the_memory_holds_it(tmp_path
         ValueError, match=WORDS + r".*store its matrices sparse: adata.X = scipy.sparse.csr_matrix\(adata.X\)"
     ):
         st.pp.gene_panel(tmp_path / "a.h5ad", n_top=5)
+
+
+@pytest.mark.parametrize("store", [".h5ad"], indirect=True)
+def test_a_chunk_that_holds_more_than_it_says_is_refused(store):
+    path, put = store
+    put("X", (30, 20), (30, 20))
+    with h5py.File(path, "a") as file:
+        file["X"].id.write_direct_chunk((0, 0), zlib.compress(bytes(2**26)))
+    with pytest.raises(ValueError, match=WORDS):
+        st.pp.gene_panel(path)
 
 
 def test_of_a_reference_that_is_read_in_parts_only_the_chunks_count(store, section):

@@ -18,6 +18,9 @@ EXPANSION = 100
 """Times as large as it is, a file may become; matrices and tables of counts become three to ten times as large."""
 
 DENSE = ". If it is, store its matrices sparse: adata.X = scipy.sparse.csr_matrix(adata.X)"
+DEFLATE = 1032
+"""Times as large as it is, what was deflated may become."""
+
 SHARE_OF_MEMORY = 0.5
 """Share of the memory of the machine that a store may fill in any case: dense matrices of few counts are nearly empty."""
 
@@ -42,7 +45,7 @@ def check_gzip(path: Path) -> None:
     Raises ValueError; OSError, EOFError or zlib.error if it is damaged.
     """
     most = max(HARMLESS, EXPANSION * path.stat().st_size)
-    if path.suffix != ".gz" or 1032 * path.stat().st_size <= most:  # (deflate makes nothing smaller than that)
+    if path.suffix != ".gz" or DEFLATE * path.stat().st_size <= most:  # (deflate makes nothing smaller than that)
         return
     with gzip.open(path, "rb") as file:
         n = 0
@@ -96,7 +99,23 @@ def _arrays(element: Any) -> Iterator[Any]:
 def _bytes_of_a_chunk(array: Any) -> int:
     """Bytes that are decoded at once."""
     chunk = getattr(array, "shards", None) or getattr(array, "chunks", None)
-    return prod(chunk) * int(array.dtype.itemsize) if chunk else 0
+    if not chunk:
+        return 0
+    said, stored = prod(chunk) * int(array.dtype.itemsize), _largest_stored_chunk(array)
+    return DEFLATE * stored if stored > 1.01 * said + 1024 else said
+
+
+def _largest_stored_chunk(array: Any) -> int:
+    """Bytes of the largest chunk of an HDF5 dataset in its file, which may hold more than the dataset says; 0 of others."""
+    largest = 0
+
+    def look(chunk: Any) -> None:
+        nonlocal largest
+        largest = max(largest, chunk.size)
+
+    if hasattr(getattr(array, "id", None), "chunk_iter"):
+        array.id.chunk_iter(look)
+    return largest
 
 
 def check_parquet(path: Path) -> None:
