@@ -22,7 +22,7 @@ DEFLATE = 1032
 """Times as large as it is, what was deflated may become."""
 
 SHARE_OF_MEMORY = 0.5
-"""Share of the memory of the machine that a store may fill in any case: dense matrices of few counts are nearly empty."""
+"""Share of the memory of the machine that dense matrices of a store may fill; those of few counts are nearly empty."""
 
 
 def check_expansion(n_bytes: int, path: Path, harmless: float | None = None, advice: str = "") -> None:
@@ -30,13 +30,18 @@ def check_expansion(n_bytes: int, path: Path, harmless: float | None = None, adv
 
     What holds no more than `harmless` bytes, by default `HARMLESS`, passes.
     """
-    size = sum(p.stat().st_size for p in path.rglob("*")) if path.is_dir() else path.stat().st_size
+    size = bytes_of(path)
     if n_bytes > max(HARMLESS if harmless is None else harmless, EXPANSION * size):
         msg = (
             f"{path} has {size / 1e6:,.1f} MB and holds more than {n_bytes / 1e6:,.0f} MB, which would fill the memory; no data "
             f"of this kind is so empty{advice}"
         )
         raise ValueError(msg)
+
+
+def bytes_of(path: Path) -> int:
+    """Size of a file, or of all files in a folder."""
+    return sum(p.stat().st_size for p in path.rglob("*")) if path.is_dir() else path.stat().st_size
 
 
 def check_gzip(path: Path) -> None:
@@ -66,12 +71,17 @@ def check_hdf5(path: Path) -> None:
 
 
 def check_arrays(store: Any, names: Sequence[str], path: Path, *, in_parts: bool = False) -> None:
-    """Refuse a store of HDF5 or zarr at `path` whose elements `names` become much larger than such data do, and than memory.
+    """Refuse a store of HDF5 or zarr at `path` whose elements `names` become much larger than such data do.
 
-    With `in_parts`, where only some rows are read at a time, it is the largest chunk that counts.
+    A dense matrix, ``X`` or a layer, may be as empty as can be, as far as the memory holds it. With `in_parts`, where only some
+    rows are read at a time, it is the largest chunk that counts.
     """
-    n_bytes = _unpacked((array for name in names if name in store for array in _arrays(store[name])), in_parts=in_parts)
-    check_expansion(n_bytes, path, max(HARMLESS, SHARE_OF_MEMORY * _memory()), DENSE)
+    there = [(name, array) for name in names if name in store for array in _arrays(store[name])]
+    dense = [array for name, array in there if name.split("/")[0] in ("X", "layers") and array.ndim > 1]
+    others = [array for _, array in there if not any(array is one for one in dense)]
+    check_expansion(_unpacked(others, in_parts=in_parts), path)
+    as_empty = min(DEFLATE * bytes_of(path), SHARE_OF_MEMORY * _memory())
+    check_expansion(_unpacked(dense, in_parts=in_parts), path, max(HARMLESS, as_empty), DENSE)
 
 
 def _unpacked(arrays: Iterable[Any], *, in_parts: bool = False) -> int:
