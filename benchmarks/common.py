@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import time
+
 import numpy as np
 
 import stpredict as st
@@ -48,6 +51,19 @@ def panels(train) -> dict[str, list[str]]:
     chosen = {"HEG": top[:50], "HVG": st.pp.gene_panel(train, kind="hvg", n_top=250), "all": top}
     markers = [gene for gene in MARKERS if all(gene in adata.var_names for adata in train)]
     return chosen | ({"markers": markers} if markers else {})
+
+
+def timer(told: dict):
+    """A function that makes a call and notes in `told` its seconds, and the peak of memory in GiB until then."""
+
+    def timed(name, call):
+        start = time.perf_counter()
+        value = call()
+        told[name] = time.perf_counter() - start
+        told[f"{name} peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return value
+
+    return timed
 
 
 def cell(value, digits: int = 2) -> str:

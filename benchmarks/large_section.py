@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
-import time
 import warnings
 
 import numpy as np
+from common import timer
 
 import stpredict as st
 
@@ -75,14 +74,7 @@ def child(spots: int, genes: int, what: str) -> None:
     method, nuclei = what.split(",")[0], "nuclei" in what
     adata = section(spots, genes, nuclei=nuclei)
     told = {}
-
-    def timed(name, call):
-        start = time.perf_counter()
-        value = call()
-        told[name] = time.perf_counter() - start
-        told[f"{name} peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        return value
-
+    timed = timer(told)
     timed("section", lambda: None)
     options = {"nuclei": nuclei} if method == "align_st" else {}
     train = {"method": method, "genes": list(adata.var_names), "epochs": 1, "members": 1, "show_progress": False}

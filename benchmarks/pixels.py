@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
+from common import timer
 from growth import section
 from slides import write_slide
 
@@ -40,14 +39,7 @@ def child(path: str, tiles: int, network: str) -> None:
     library["scalefactors"]["spot_diameter_fullres"] = PITCH_UM / MPP
     st.pp.tiles(adata)
     told = {}
-
-    def timed(name, call):
-        start = time.perf_counter()
-        value = call()
-        told[name] = time.perf_counter() - start
-        told[f"{name} peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        return value
-
+    timed = timer(told)
     timed("section", lambda: None)
     how = {
         "method": "cmrcnet",

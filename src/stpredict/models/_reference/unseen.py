@@ -113,8 +113,7 @@ class UnseenGenes:
         """
         level, size = moments(means)
         varies = size > 1e-6 * np.abs(level) + 1e-9
-        towards = np.zeros((len(level), len(rows)))
-        np.put_along_axis(towards, self.similar[rows].T, self.weights[rows].T, axis=0)
+        towards = _towards(self.similar[rows], self.weights[rows], len(level))
         towards *= np.where(varies, 1 / np.where(varies, size, 1), 0)[:, None]
         expected = means.map(lambda mean: (mean - level) @ towards)
         spread = moments(expected)[1]
@@ -170,13 +169,14 @@ class Hidden:
 def hidden_in_turn(table: Table, held: HeldOut, similar: np.ndarray, weights: np.ndarray) -> Hidden:
     """Predict every seen gene on the held-out spots of `table` from its most `similar` others, (genes, k) with `weights`."""
     measured, section = np.asarray(table.expression[held.rows]), table.section[held.rows]
+    blocks = [slice(first, first + ROWS) for first in range(0, len(similar), ROWS)]
     pccs, spreads, errors = [], [], []
     for number in np.unique(section):
         rows = section == number
         predicted, truth = held.predicted[rows].astype(np.float64), measured[rows].astype(np.float64)
         size, scale = predicted.std(axis=0), truth.std(axis=0)
         standard = np.nan_to_num((predicted - predicted.mean(axis=0)) / np.where(size > 1e-6, size, np.inf))
-        expected = np.einsum("sgk,gk->sg", standard[:, similar], weights)
+        expected = np.hstack([standard @ _towards(similar[b], weights[b], len(similar)) for b in blocks])
         known = (expected.std(axis=0) > 0) & (size > 1e-6) & (scale > 1e-6) & np.isfinite(truth).all(axis=0)
         if rows.sum() < MIN_HIDDEN or not known.any():
             continue
@@ -191,6 +191,13 @@ def hidden_in_turn(table: Table, held: HeldOut, similar: np.ndarray, weights: np
     there = np.isfinite(pccs)
     mean = np.where(there, pccs, 0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
     return Hidden(np.where(there.any(axis=0), mean, np.nan), float(np.mean(spreads)), float(np.mean(errors)))
+
+
+def _towards(similar: np.ndarray, weights: np.ndarray, n_seen: int) -> np.ndarray:
+    """(seen genes, genes): by how much each seen gene counts for every gene that has these `similar` ones."""
+    towards = np.zeros((n_seen, len(similar)))
+    np.put_along_axis(towards, similar.T, weights.T, axis=0)
+    return towards
 
 
 def _most_similar(alike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
-from stpredict._evaluation.metrics import pearson
 from stpredict._sections.niches import is_wider
 from stpredict.models._base import files
 from stpredict.models._base.history import History
@@ -25,7 +24,7 @@ from stpredict.models.baselines.base import Baseline
 from stpredict.models.baselines.knn import Knn
 from stpredict.models.baselines.ridge import Ridge
 from stpredict.models.cmrcnet import CmrcNet
-from stpredict.models.consensus.weights import added, learn_weights, levels_and_spreads
+from stpredict.models.consensus.weights import added, learn_weights, levels_and_spreads, mean_pcc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -158,7 +157,7 @@ class Consensus(Banked, SpotwiseModel):
         levels, spreads = levels_and_spreads(predicted, section)
         self.arrays = {"weights": learn_weights(predicted, measured, section), "levels": levels, "spreads": spreads}
         together = added(predicted, self.arrays["weights"], self.arrays)
-        held, score = HeldOut(rows, together), _score(together, measured, section)
+        held, score = HeldOut(rows, together), mean_pcc(together, measured, section)
         arrays = self.arrays | {"residual_sd": residual_sd(table, held)}
         arrays |= self._learn_trust(sections, table, held)
         arrays |= self._weighed_without_bank(table, rows, score)
@@ -178,7 +177,7 @@ class Consensus(Banked, SpotwiseModel):
         levels, spreads = levels_and_spreads(predicted, section)
         weights = {"weights": learn_weights(predicted, measured, section), "levels": levels, "spreads": spreads}
         together = added(predicted, weights["weights"], weights)
-        scores = score, _score(together, measured, section)
+        scores = score, mean_pcc(together, measured, section)
         return {f"{WITHOUT}{name}": array for name, array in weights.items()} | self._learn_without_bank(
             table, HeldOut(rows, together), scores
         )
@@ -384,17 +383,6 @@ class Consensus(Banked, SpotwiseModel):
             msg = f"The model at {path} is damaged: its parts, their weights and features do not belong together; save it again."
             raise ValueError(msg)
         return model
-
-
-def _score(predicted: np.ndarray, measured: np.ndarray, section: np.ndarray) -> float:
-    """Mean PCC over genes within sections, of genes that are known in all of a section's spots."""
-    scores = []
-    for number in np.unique(section):
-        rows = section == number
-        known = np.isfinite(predicted[rows] + measured[rows]).all(axis=0)
-        if known.any():
-            scores.append(pearson(measured[rows][:, known], predicted[rows][:, known])[0].mean())
-    return float(np.mean(scores)) if scores else np.nan
 
 
 def _of_part(part: SpotwiseModel, number: int, queries: Queries) -> np.ndarray:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict._evaluation.metrics import pearson
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -113,3 +115,14 @@ def added(predicted: Sequence[np.ndarray], weights: np.ndarray, scales: Mapping[
     for values, weight, own_level, own in zip(predicted, weights, scales["levels"], scales["spreads"], strict=True):
         out += (values - own_level) * (weight * spread / own).astype(np.float32)
     return out
+
+
+def mean_pcc(predicted: np.ndarray, measured: np.ndarray, section: np.ndarray) -> float:
+    """Mean PCC over genes within sections, of genes that are known in all of a section's spots."""
+    scores = []
+    for number in np.unique(section):
+        rows = section == number
+        known = np.isfinite(predicted[rows] + measured[rows]).all(axis=0)
+        if known.any():
+            scores.append(pearson(measured[rows][:, known], predicted[rows][:, known])[0].mean())
+    return float(np.mean(scores)) if scores else np.nan
