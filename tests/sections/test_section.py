@@ -500,6 +500,12 @@ def test_features_of_the_section_and_their_absence(both):
         second.features("X_other")
 
 
+def test_features_that_are_no_real_numbers_are_refused(both):
+    both.obsm["X_m"] = np.arange(100.0)[:, None] * 1j
+    with pytest.raises(TypeError, match=r"obsm\['X_m'\] .* must hold real numbers, not complex128"):
+        open_sections(both, Where("sample"))[1].features("X_m")
+
+
 # ---------------------------------------------------------------------- advice that works, followed to the letter
 
 

@@ -229,7 +229,11 @@ class Section:
             known = ", ".join(map(repr, self.adata.obsm)) or "nothing"
             msg = f"Section {self.name!r} has no obsm[{key!r}] (it has {known}): run stpredict.pp.encode first."
             raise KeyError(msg)
-        return np.asarray(np.asarray(self.adata.obsm[key])[self.rows[part]], dtype=np.float32)
+        values = np.asarray(self.adata.obsm[key])
+        if values.dtype.kind not in "fiub":
+            msg = f"obsm[{key!r}] of section {self.name!r} must hold real numbers, not {values.dtype}."
+            raise TypeError(msg)
+        return np.asarray(values[self.rows[part]], dtype=np.float32)
 
     def record(self, key: str) -> Mapping[str, Any]:
         """How the features under `key` were made (``uns[key]``)."""
