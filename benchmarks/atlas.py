@@ -74,8 +74,8 @@ def child(path: Path, seen: int, what: str, how: str) -> None:
     """Learn once, and print what it took as JSON."""
     import anndata
     import torch  # noqa: F401 (what training has loaded counts)
-    from stpredict.models.align_st._reference import learn_reference
 
+    from stpredict.models._reference.coexpression import learn_reference
     from stpredict.models._reference.gene_correlation import GeneStructure
 
     start = time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -210,4 +211,21 @@ def test_private_names_stay_in_their_package():
         module_of_package = name in MODULES and inside
         if private and not module_of_package and (item.importer, name) not in PRIVATE:
             wrong.append(f"{item.place}: {name} is private; drop its underscore, or use what is public there.")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_benchmarks_and_scripts_import_what_there_is():
+    """No test runs them, so that a module that was moved would show only when they are needed."""
+    root = Path(__file__).parents[1]
+    scripts = [*root.glob("benchmarks/*.py"), *root.glob("scripts/*.py")]
+    assert scripts
+    wrong = []
+    for script in scripts:
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or (node.module or "").partition(".")[0] != "stpredict":
+                continue
+            there = vars(import_module(node.module)) if node.module in MODULES else {}
+            for name in (alias.name for alias in node.names):
+                if name not in there and f"{node.module}.{name}" not in MODULES:
+                    wrong.append(f"{script.relative_to(root)}:{node.lineno}: there is no {node.module}.{name}.")
     assert not wrong, "\n".join(wrong)
