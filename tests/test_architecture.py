@@ -225,7 +225,9 @@ def test_benchmarks_and_scripts_import_what_there_is():
             if not isinstance(node, ast.ImportFrom) or (node.module or "").partition(".")[0] != "stpredict":
                 continue
             there = vars(import_module(node.module)) if node.module in MODULES else {}
-            for name in (alias.name for alias in node.names):
-                if name not in there and f"{node.module}.{name}" not in MODULES:
-                    wrong.append(f"{script.relative_to(root)}:{node.lineno}: there is no {node.module}.{name}.")
+            wrong += [
+                f"{script.relative_to(root)}:{node.lineno}: there is no {node.module}.{alias.name}."
+                for alias in node.names
+                if alias.name not in there and f"{node.module}.{alias.name}" not in MODULES
+            ]
     assert not wrong, "\n".join(wrong)
