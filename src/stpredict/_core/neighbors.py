@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import warnings
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 N_NEIGHBORS = 15
+
+MANY = 100_000
+"""From so many points on neighbours are approximate: exact ones cost the square of the number, and an approximate search
+a minute or more of compiling in each new process."""
 
 
 def neighbor_graph(points: np.ndarray, seed: int) -> AnnData:
@@ -21,8 +26,25 @@ def neighbor_graph(points: np.ndarray, seed: int) -> AnnData:
 
     _keep_compiled()
     apart = AnnData(np.asarray(points, dtype=np.float32))
-    sc.pp.neighbors(apart, n_neighbors=min(N_NEIGHBORS, len(points) - 1), use_rep="X", random_state=seed)
+    search = "sklearn" if len(points) < MANY else _approximate(len(points), seed)
+    n = min(N_NEIGHBORS, len(points) - 1)
+    sc.pp.neighbors(apart, n_neighbors=n, use_rep="X", random_state=seed, transformer=search)
     return apart
+
+
+def _approximate(n: int, seed: int) -> Any:
+    """The search that scanpy does for many points, with its settings.
+
+    Newer versions of pynndescent return a sparse array, which scanpy 1.11 cannot take.
+    """
+    from pynndescent import PyNNDescentTransformer
+
+    class AsMatrix(PyNNDescentTransformer):  # type: ignore[misc]
+        def fit_transform(self, *points: Any, **how: Any) -> sparse.csr_matrix:
+            return sparse.csr_matrix(super().fit_transform(*points, **how))
+
+    trees, rounds = min(64, 5 + round(n**0.5 / 20)), max(5, round(np.log2(n)))
+    return AsMatrix(n_neighbors=N_NEIGHBORS, random_state=seed, n_trees=trees, n_iters=rounds)
 
 
 def _keep_compiled() -> None:
