@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 
 import stpredict as st
 from stpredict._sections.anndata import section_from_anndata
-from stpredict.datasets._real import _read_section
+from stpredict.datasets._real import read_section
 
 if TYPE_CHECKING:
     from stpredict.models._base.model import ExpressionModel
@@ -105,7 +105,7 @@ def known(chosen: argparse.Namespace) -> None:
 
 def second_scan(name: str) -> AnnData:
     """A bulb as another microscope saw it: the same spots and counts."""
-    return encoded(_read_section("mob_splotch", name), BULB)
+    return encoded(read_section("mob_splotch", name), BULB)
 
 
 def new_patients(chosen: argparse.Namespace) -> None:
