@@ -120,8 +120,11 @@ def st_section(adata):
     return section_from_anndata(adata)
 
 
-def resized(adata, factor: float):
-    """The same section on a slide that was scaled, its microns per pixel left as they were; not yet encoded."""
+def resized(adata, factor: float, *, jitter: float = 15):
+    """The same section on a slide that was scaled, its microns per pixel left as they were; not yet encoded.
+
+    Its spots lie `jitter` pixels off their lattice, so that this does not tell the scale.
+    """
     new = adata.copy()
     (library,) = new.uns["spatial"].values()
     slide = Image.fromarray(library["images"]["hires"])
@@ -129,7 +132,8 @@ def resized(adata, factor: float):
     library["images"] = {"hires": np.asarray(slide.resize(size, Image.Resampling.BICUBIC))}
     library["scalefactors"]["spot_diameter_fullres"] *= factor
     library["metadata"]["spot_pitch_um"] *= factor
-    new.obsm = {"spatial": new.obsm["spatial"] * factor}
+    off = np.random.default_rng(0).normal(0, jitter, (new.n_obs, 2))
+    new.obsm = {"spatial": (new.obsm["spatial"] + off) * factor}
     del new.uns["tiles"], new.uns["X_morphology"], new.uns["X_morphology_niche"]
     return new
 
@@ -160,6 +164,17 @@ def test_a_slide_at_a_wrong_scale_is_outside_and_the_reason_says_so(model, at_wr
         st.tl.predict_expression(new, model)
     assert (new.var.loc[GENES, "predicted_reliability"] == 0).all()
     assert new.uns["predicted"]["domain"]["verdict"] == "outside"
+
+
+def test_a_scale_that_the_lattice_of_measured_spots_tells_is_not_doubted(model, sections, at_wrong_scale):
+    small = resized(sections[3], 0.5, jitter=0)
+    for key in ("X_morphology", "X_morphology_niche"):
+        small.obsm[key], small.uns[key] = at_wrong_scale[0].obsm[key], at_wrong_scale[0].uns[key]
+    assert st_section(small).is_scale_measured
+    assert model.judge(st_section(small)).size == 1
+    laid_by_the_scale = st_section(small[:, :0].copy())
+    assert not laid_by_the_scale.is_scale_measured
+    assert model.judge(laid_by_the_scale).size == 0.5
 
 
 def test_models_of_earlier_versions_judge_by_the_distance_alone(model, at_wrong_scale, tmp_path):

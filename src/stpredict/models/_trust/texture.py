@@ -91,10 +91,11 @@ class Texture(StoredArrays):
     def size(self, mean: np.ndarray) -> float:
         """How large tissue looks beside that of training: 0.5, 2, or 1 where its scale is not in doubt.
 
-        `mean` (d,) is that of the section's features.
+        `mean` (d,) is that of the section's features. It is compared with the most similar of the `means`.
         """
-        sizes = [self._size(mean[self.columns], own) for own in self.means.astype(np.float64)]
-        return 1.0 if 1.0 in sizes else sizes[0]
+        seen, means = mean[self.columns], self.means.astype(np.float64)
+        away, precision = seen - means, self._precision(np.arange(len(NAMES)))
+        return self._size(seen, means[np.sum(away @ precision * away, axis=1).argmin()])
 
     def _size(self, seen: np.ndarray, known: np.ndarray) -> float:
         octaves, stains = np.arange(len(BANDS) * SCALES).reshape(-1, SCALES), np.arange(-len(STAINS), 0)

@@ -162,6 +162,7 @@ class Trust:
         distance = float(np.median(spots))
         other = _is_other_patient(section, patients, group_key)
         size = 1.0 if self.texture is None else self.texture.size(mean)
+        size = 1.0 if size != 1 and section.is_scale_measured else size
         outside, edge = distance > FAR or size != 1, distance > NEAR or shifted > SHIFTED or other
         verdict = OUTSIDE if outside else EDGE if edge else INSIDE
         names = sight.names(section)
