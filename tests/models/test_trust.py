@@ -1,5 +1,7 @@
 """What models say of how far they can be believed."""
 
+from dataclasses import replace
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -317,6 +319,22 @@ def test_another_patient_than_the_only_one_of_training_halves_what_is_promised(s
     assert other.kept == pytest.approx(own.kept / 2)
     assert other.verdict != "inside"
     assert "another patient" in other.why
+
+
+@pytest.mark.parametrize("has_spread", [False, True])
+def test_errors_on_another_patient_allow_for_other_levels_of_genes(model, has_spread):
+    own = Judgement("edge", 1.0, "", "", np.ones(1))
+    other, columns = replace(own, other_patient=True), np.arange(len(GENES))
+    (_, before), (_, after) = (model.trust.expected(one, columns) for one in (own, other))
+    middle, low = len(LEVELS) // 2, list(LEVELS).index(0.05)
+    np.testing.assert_allclose(after[middle], before[middle], atol=1e-6)
+    allowed = np.square(after[low] - after[middle]) - np.square(before[low] - before[middle])
+    np.testing.assert_allclose(allowed, (1.645 * 0.3) ** 2, rtol=1e-3)
+    model.trust.reliability.spread[:] = float(has_spread)
+    wider = model.trust.error_width(other, has_spread) / model.trust.error_width(own, has_spread)
+    model.trust.reliability.spread[:] = 0
+    ends = [(errors[-1 - low] - errors[low]) for errors in (after, before)]
+    np.testing.assert_allclose(wider, ends[0] / ends[1], rtol=1e-5)
 
 
 def trained_on_one_donor(adata, **options):

@@ -10,7 +10,7 @@ import numpy as np
 from stpredict._sections.groups import group_name
 from stpredict.models._data.folds import MIN_GROUPS
 from stpredict.models._trust.domain import MAX_PLACES, Domain, looked_at
-from stpredict.models._trust.reliability import LEVELS, SPREAD_90, Reliability
+from stpredict.models._trust.reliability import LEVELS, SPREAD_90, Reliability, central, with_shift
 from stpredict.models._trust.span import Span
 from stpredict.models._trust.texture import Texture
 
@@ -33,6 +33,12 @@ SHIFTED = 2.0
 
 OTHER_PATIENT = 0.5
 """Share of the held-out correlation to expect of a further patient, where training knew fewer than `MIN_GROUPS`. A rule."""
+
+OTHER_LEVEL = 0.3
+"""Standard deviation, in log1p CP10k, by which levels of genes may differ in a further patient; see `OTHER_PATIENT`.
+
+Chosen on 20 pairs of other patients of her2st, D to H, by their counts alone (``benchmarks/trust.py --parts patients``).
+"""
 
 
 @dataclass(frozen=True)
@@ -200,9 +206,15 @@ class Trust:
         reached = np.clip(self.reliability.pcc[columns], 0, 1) * judgement.kept
         half = SPREAD_90 * self.reliability.pcc_sd[columns]
         reached = np.stack([reached, np.maximum(reached - half, 0), np.minimum(reached + half, 1)]).astype(np.float64)
-        errors = self.reliability.errors[:, columns] * np.float32(judgement.widening)
+        errors = self._errors(self.reliability, judgement)[:, columns]
         reached[:, columns < 0], errors[:, columns < 0] = np.nan, np.nan
         return reached, errors
+
+    @staticmethod
+    def _errors(reliability: Reliability, judgement: Judgement) -> np.ndarray:
+        """float32 (levels, genes): quantiles of the errors to expect on a section."""
+        errors = with_shift(reliability.errors, OTHER_LEVEL) if judgement.other_patient else reliability.errors
+        return errors * np.float32(judgement.widening)
 
     def error_width(self, judgement: Judgement, has_spread: bool) -> np.ndarray | None:
         """float32 (genes,): standard deviation of predictions, or factor of the method's own spread; None where unknown.
@@ -211,7 +223,8 @@ class Trust:
         """
         if self.reliability is None:
             return None
-        width = self.reliability.width() * np.float32(judgement.widening)
+        low, high = central(self._errors(self.reliability, judgement), 0.9)
+        width = (high - low) / np.float32(2 * SPREAD_90)
         if not has_spread:
             return width
         own = self.reliability.spread
