@@ -1,6 +1,6 @@
 """How well a model knows when it is not to be believed: stated against reached correlation, intervals, verdicts.
 
-python benchmarks/trust.py [--method ridge] [--genes 1000] [--parts known new kinds] [--features X_morphology]
+python benchmarks/trust.py [--method ridge] [--genes 1000] [--parts known new kinds patients] [--features X_morphology]
 
 Of spot features alone (``--features X_morphology``), verdicts are those of networks that look at the pixels of tiles, which are
 described by the same numbers.
@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -213,6 +214,46 @@ def told(what: str, judged: list[Judgement], own: list[Judgement] | None = None)
     print(line)
 
 
+def patients(chosen: argparse.Namespace) -> None:
+    """Intervals of one patient's sections on another patient's, by counts alone: the mean of training as prediction.
+
+    Each also with an allowance: errors spread further by levels of genes that differ between patients.
+    """
+    names = [(st.datasets.her2st_counts_only, name) for name in st.datasets.available("her2st_counts_only")]
+    names += [(partial(read_section, "her2st_counts_more"), n) for n in st.datasets.available("her2st_counts_more")]
+    sections = [read(name) for read, name in names if name[0] in "DEFGH"]
+    genes = sorted(set.intersection(*(set(adata.var_names) for adata in sections)))
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for adata in sections:
+        totals = np.asarray(adata.X.sum(axis=1)).ravel()
+        counts = adata[totals >= 50, genes].X.toarray()
+        of_patient = found.setdefault(str(adata.obs["patient"].iloc[0]), [])
+        of_patient.append((np.log1p(1e4 * counts / totals[totals >= 50, None]), totals))
+    allowances, held = (0.0, 0.2, 0.3, 0.4), []
+    for patient, own in found.items():
+        values = [some for some, _ in own]
+        top = np.argsort(-np.concatenate(values).mean(axis=0))[: chosen.genes]
+        values = [some[:, top] for some in values]
+        others = [np.concatenate(values[:i] + values[i + 1 :]).mean(axis=0) for i in range(len(values))]
+        errors = np.concatenate([some - mean for some, mean in zip(values, others, strict=True)])
+        low, middle, high = np.quantile(errors, [0.05, 0.5, 0.95], axis=0)
+        mean = np.concatenate(values).mean(axis=0)
+        for other, theirs in found.items():
+            if other != patient:
+                new = np.concatenate([some[:, top] for some, _ in theirs])
+                wider = [[np.hypot(end - middle, 1.645 * by) for end in (low, high)] for by in allowances]
+                ends = [(np.maximum(mean + middle - down, 0), mean + middle + up) for down, up in wider]
+                held.append([((new >= lower) & (new <= upper)).mean() for lower, upper in ends])
+                depths = [np.median(np.concatenate([totals for _, totals in of])) for of in (own, theirs)]
+                told = "  ".join(f"{share:.3f}" for share in held[-1])
+                print(f"{patient} → {other}  depth {depths[0]:.0f} → {depths[1]:.0f}  intervals hold {told}")
+    for by, shares in zip(allowances, np.transpose(held), strict=True):
+        print(
+            f"allowance {by}: {shares.mean():.3f} on average, {shares.min():.3f} to {shares.max():.3f}; of {len(shares)} pairs "
+            f"{np.sum(shares < 0.85)} below .85, {np.sum(shares > 0.95)} above .95"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="ridge")
@@ -226,7 +267,7 @@ def main() -> None:
         PARTS[part](chosen)
 
 
-PARTS = {"known": known, "new": new_patients, "kinds": kinds}
+PARTS = {"known": known, "new": new_patients, "kinds": kinds, "patients": patients}
 
 if __name__ == "__main__":
     main()

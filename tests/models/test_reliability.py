@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stpredict.models._trust.reliability import LEVELS, NORMAL_QUANTILES, Reliability
+from stpredict.models._trust.reliability import LEVELS, NORMAL_QUANTILES, Reliability, with_shift
 
 
 def drawn(correlations, n=400, seed=0):
@@ -122,3 +122,10 @@ def test_a_base_model_counts_like_fifty_measured_spots():
     even = own.drawn_to(base, columns, as_sure)
     np.testing.assert_allclose(even.pcc, [0.5, 0.2], atol=0.01)
     np.testing.assert_allclose(even.pcc_sd, [np.sqrt(0.1**2 / 2 + 0.08**2), 0.3], rtol=0.01)
+
+
+def test_a_shift_of_level_that_all_spots_share_widens_errors_around_their_median():
+    normal = NORMAL_QUANTILES[:, None]
+    shifted = with_shift(normal * np.array([3.0, 0.0]) + 1, 4.0)
+    np.testing.assert_allclose(shifted, normal * np.array([5.0, 4.0]) + 1, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(with_shift(normal * 3, 0.0), normal * 3, rtol=1e-6)

@@ -1,17 +1,22 @@
 """What models say of how far they can be believed."""
 
+from dataclasses import replace
+
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import stpredict as st
 from stpredict._sections.open import open_sections
+from stpredict.models._base.contract import Prediction
 from stpredict.models._data import features
 from stpredict.models._trust import sight
 from stpredict.models._trust.reliability import LEVELS, Reliability
 from stpredict.models._trust.span import Span
 from stpredict.models._trust.trust import FAR, NEAR, Judgement, Trust
+from stpredict.tl._prediction.believed import Believed
 
 GENES = ["ERBB2", "COL1A1", "KRT8", "EPCAM"]
 
@@ -117,6 +122,105 @@ def st_section(adata):
     return section_from_anndata(adata)
 
 
+def resized(adata, factor: float, *, jitter: float = 15):
+    """The same section on a slide that was scaled, its microns per pixel left as they were; not yet encoded.
+
+    Its spots lie `jitter` pixels off their lattice, so that this does not tell the scale.
+    """
+    new = adata.copy()
+    (library,) = new.uns["spatial"].values()
+    slide = Image.fromarray(library["images"]["hires"])
+    size = [round(side * factor) for side in slide.size]
+    library["images"] = {"hires": np.asarray(slide.resize(size, Image.Resampling.BICUBIC))}
+    library["scalefactors"]["spot_diameter_fullres"] *= factor
+    library["metadata"]["spot_pitch_um"] *= factor
+    off = np.random.default_rng(0).normal(0, jitter, (new.n_obs, 2))
+    new.obsm = {"spatial": (new.obsm["spatial"] + off) * factor}
+    del new.uns["tiles"], new.uns["X_morphology"], new.uns["X_morphology_niche"]
+    return new
+
+
+@pytest.fixture(scope="module")
+def at_wrong_scale(sections):
+    """A section that looks half as large as it is, and one that looks twice as large."""
+    found = [resized(sections[3], 0.5), resized(sections[3], 2)]
+    for adata in found:
+        st.pp.tiles(adata)
+        st.pp.encode(adata, show_progress=False)
+    return found
+
+
+def test_a_slide_at_a_wrong_scale_is_outside_and_the_reason_says_so(model, at_wrong_scale, tmp_path):
+    model.save(tmp_path / "model")
+    again = st.models.load(tmp_path / "model")
+    for adata, looks, true in zip(at_wrong_scale, ("half", "twice"), ("twice", "half"), strict=True):
+        judgement = again.judge(st_section(adata))
+        assert judgement.verdict == "outside"
+        assert judgement.kept == 0
+        assert judgement.widening > 1.15
+        assert f"its tissue looks about {looks} as large as that of training" in judgement.why
+        assert f"they may be about {true} those that were taken" in judgement.why
+        assert "features differ most" not in judgement.why
+    new = at_wrong_scale[0].copy()
+    with pytest.warns(UserWarning, match="check its microns per pixel"):
+        st.tl.predict_expression(new, model)
+    assert (new.var.loc[GENES, "predicted_reliability"] == 0).all()
+    assert new.uns["predicted"]["domain"]["verdict"] == "outside"
+
+
+def test_a_scale_that_the_lattice_of_measured_spots_tells_is_not_doubted(model, sections, at_wrong_scale):
+    small = resized(sections[3], 0.5, jitter=0)
+    for key in ("X_morphology", "X_morphology_niche"):
+        small.obsm[key], small.uns[key] = at_wrong_scale[0].obsm[key], at_wrong_scale[0].uns[key]
+    assert st_section(small).is_scale_measured
+    assert model.judge(st_section(small)).size == 1
+    laid_by_the_scale = st_section(small[:, :0].copy())
+    assert not laid_by_the_scale.is_scale_measured
+    assert model.judge(laid_by_the_scale).size == 0.5
+
+
+def test_models_of_earlier_versions_judge_by_the_distance_alone(model, at_wrong_scale, tmp_path):
+    model.save(tmp_path / "model")
+    earlier = st.models.load(tmp_path / "model")
+    for name in [name for name in earlier.arrays if name.startswith("domain_texture_")]:
+        del earlier.arrays[name]
+    earlier.save(tmp_path / "earlier")
+    earlier = st.models.load(tmp_path / "earlier")
+    for adata in at_wrong_scale:
+        now, before = (one.judge(st_section(adata)) for one in (model, earlier))
+        assert before.distance == now.distance
+        assert (before.size, before.verdict) == (1, "outside" if before.distance > FAR else "edge")
+
+
+def test_a_model_that_names_no_columns_of_the_texture_is_refused(model, tmp_path):
+    model.save(tmp_path / "model")
+    broken = st.models.load(tmp_path / "model")
+    broken.arrays["domain_texture_columns"] = broken.arrays["domain_texture_columns"] + 1000
+    broken.save(tmp_path / "broken")
+    with pytest.raises(ValueError, match="must name all columns of the texture"):
+        st.models.load(tmp_path / "broken")
+
+
+def test_measured_spots_at_another_scale_tell_that_it_is_meant(model, at_wrong_scale):
+    new = at_wrong_scale[0].copy()
+    new.obs["measured"] = np.arange(new.n_obs) % 3 == 0
+    adapted = st.tl.adapt(new, model, measured="measured")
+    assert (model.judge(st_section(new)).size, adapted.judge(st_section(new)).size) == (0.5, 1)
+    assert adapted.judge(st_section(at_wrong_scale[1])).size == 2
+
+
+def test_of_several_sections_one_at_a_wrong_scale_is_told_before_a_farther_one(model, sections, at_wrong_scale):
+    told = Believed()
+    for name, adata in (("far", moved(sections[3], 2)), ("half", at_wrong_scale[0])):
+        judgement = model.judge(st_section(adata))
+        told.take(st_section(adata), Prediction(np.zeros((0, 0)), np.zeros((0, 0)), [], judgement=judgement))
+        if name == "far":
+            assert judgement.verdict == "edge"
+            farther = judgement.distance
+    assert told.domain()["verdict"] == "outside"
+    assert told.domain()["distance"] < farther
+
+
 def test_some_spots_of_another_kind_show_one_by_one(model, sections):
     mixed, other = sections[3].copy(), moved(sections[3], 8)
     rows = np.arange(0, mixed.n_obs, 4)
@@ -217,6 +321,22 @@ def test_another_patient_than_the_only_one_of_training_halves_what_is_promised(s
     assert "another patient" in other.why
 
 
+@pytest.mark.parametrize("has_spread", [False, True])
+def test_errors_on_another_patient_allow_for_other_levels_of_genes(model, has_spread):
+    own = Judgement("edge", 1.0, "", "", np.ones(1))
+    other, columns = replace(own, other_patient=True), np.arange(len(GENES))
+    (_, before), (_, after) = (model.trust.expected(one, columns) for one in (own, other))
+    middle, low = len(LEVELS) // 2, list(LEVELS).index(0.05)
+    np.testing.assert_allclose(after[middle], before[middle], atol=1e-6)
+    allowed = np.square(after[low] - after[middle]) - np.square(before[low] - before[middle])
+    np.testing.assert_allclose(allowed, (1.645 * 0.3) ** 2, rtol=1e-3)
+    model.trust.reliability.spread[:] = float(has_spread)
+    wider = model.trust.error_width(other, has_spread) / model.trust.error_width(own, has_spread)
+    model.trust.reliability.spread[:] = 0
+    ends = [(errors[-1 - low] - errors[low]) for errors in (after, before)]
+    np.testing.assert_allclose(wider, ends[0] / ends[1], rtol=1e-5)
+
+
 def trained_on_one_donor(adata, **options):
     """A model of one section whose patient is called A, and its donor 1."""
     train = adata.copy()
@@ -315,6 +435,7 @@ def test_networks_that_look_at_pixels_tell_another_kind_of_slide_by_its_tiles(of
     assert inside.distance < NEAR
     assert outside.verdict == "outside"
     assert "tile:" in outside.why
+    assert model.judge(st_section(resized(near, 0.5))).size == 0.5
     part = model.judge(st_section(near[5:15].copy()))
     np.testing.assert_allclose(part.spots, inside.spots[5:15], rtol=1e-4)
     with pytest.warns(UserWarning, match="outside of what the model was trained on"):

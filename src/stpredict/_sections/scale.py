@@ -102,7 +102,7 @@ def resolve_mpp(hints: ScaleHints, lattice: Lattice | None, name: str) -> tuple[
 
     Raises ValueError if no source knows the scale, the number is implausible, or two sources contradict each other.
     """
-    from_lattice = _lattice_mpp(hints, lattice)
+    from_lattice = lattice_mpp(hints, lattice)
     candidates = [
         (hints.argument, "argument"),
         (hints.remembered[0], hints.remembered[1]) if hints.remembered else (None, ""),
@@ -155,7 +155,7 @@ def check_image_file(
 
     Raises ValueError if they differ by more than a quarter.
     """
-    if _lattice_mpp(hints, lattice) is not None or 1 / TOLD <= mpp / in_file <= TOLD:
+    if lattice_mpp(hints, lattice) is not None or 1 / TOLD <= mpp / in_file <= TOLD:
         return
     msg = (
         f"Section {name!r}: {source} says {mpp:.3g} µm per pixel, and the image file says {in_file:.3g}; there is no lattice of "
@@ -238,7 +238,8 @@ def check_full_resolution(
         raise ValueError(msg)
 
 
-def _lattice_mpp(hints: ScaleHints, lattice: Lattice | None) -> float | None:
+def lattice_mpp(hints: ScaleHints, lattice: Lattice | None) -> float | None:
+    """Microns per pixel by the lattice of spots; None where it is irregular, or their distance is not known."""
     if lattice is None or lattice.kind == "irregular":
         return None
     pitch_um = hints.pitch_um or (VISIUM_PITCH_UM if lattice.kind == "hexagonal" else None)
@@ -247,7 +248,7 @@ def _lattice_mpp(hints: ScaleHints, lattice: Lattice | None) -> float | None:
 
 def _is_confirmed(hints: ScaleHints, lattice: Lattice) -> bool:
     """Whether the caller's scale and the lattice agree, so that a recorded diameter must be what is wrong."""
-    from_lattice = _lattice_mpp(hints, lattice)
+    from_lattice = lattice_mpp(hints, lattice)
     return bool(hints.argument and from_lattice and 1 / TOLD <= hints.argument / from_lattice <= TOLD)
 
 

@@ -19,6 +19,7 @@ from stpredict._sections.scale import (
     check_image_file,
     check_inside,
     find_lattice,
+    lattice_mpp,
     resolve_mpp,
 )
 from stpredict._sections.totals import known_totals, row_sums, warn_of_few_genes
@@ -143,6 +144,12 @@ class Section:
     def mpp_source(self) -> str:
         """Where the scale was found."""
         return self._mpp[1]
+
+    @property
+    def is_scale_measured(self) -> bool:
+        """Whether the distance of measured spots confirms the scale; spots that were laid by the scale, without genes, do not."""
+        lattice = find_lattice(self.centres / self.image_scale)
+        return self.adata.n_vars > 0 and lattice_mpp(self._hints, lattice) is not None
 
     @property
     def spot_diameter(self) -> float:

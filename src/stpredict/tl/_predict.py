@@ -100,7 +100,7 @@ def predict_expression(
     - ``uns["predicted"]["domain"]``: ``verdict``, whether the section is ``"inside"`` of what the model was trained on, at
       its ``"edge"`` or ``"outside"`` (``"unknown"`` for models that look at no encoded features, were saved by earlier
       versions, or that others trained, until `stpredict.tl.calibrate`); ``distance``, the median over spots; ``nearest_section``; and ``why``. Of several sections, those of the
-      farthest, and of each in ``sections``
+      farthest, one that is outside before others, and of each in ``sections``
     - ``uns["predicted"]``: ``model_id``, ``method``, ``encoder``, ``mpp``, ``units``, ``versions``, ``parameters``,
       ``date``; of a model that others trained (`stpredict.models.pretrained`) also ``published``, with its ``licence``,
       ``revision``, ``sha256``, ``source`` and ``paper``

@@ -30,17 +30,15 @@ def rebuilt(stored: Stored, path: str | Path, methods: Mapping[str, type[Any]]) 
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         msg = f"The model at {path} is damaged: {REST} describes no model of method {stored.method!r} ({told})."
         raise ValueError(msg) from error
-    domain, n = model.trust.domain, len(model.trained_on)
+    domain, texture, n = model.trust.domain, model.trust.texture, len(model.trained_on)
+    wrong = ""
     if domain is not None and len(domain.level) != model.sight.width:
-        msg = (
-            f"The model at {path} is damaged: {REST} describes no model of method {stored.method!r} (config.features and "
-            "config.tiles must name all columns that distances are measured in)."
-        )
-        raise ValueError(msg)
-    if domain is not None and not ((domain.place_section >= 0) & (domain.place_section < n)).all():
-        msg = (
-            f"The model at {path} is damaged: {REST} describes no model of method {stored.method!r} (config.sections must "
-            "name the sections of all training spots)."
-        )
+        wrong = "config.features and config.tiles must name all columns that distances are measured in"
+    elif domain is not None and not ((domain.place_section >= 0) & (domain.place_section < n)).all():
+        wrong = "config.sections must name the sections of all training spots"
+    elif texture is not None and not ((texture.columns >= 0) & (texture.columns < model.sight.width)).all():
+        wrong = "config.features and config.tiles must name all columns of the texture"
+    if wrong:
+        msg = f"The model at {path} is damaged: {REST} describes no model of method {stored.method!r} ({wrong})."
         raise ValueError(msg)
     return model

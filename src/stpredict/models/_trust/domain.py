@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,6 +29,15 @@ MAX_PLACES = 250
 """Training spots that others are compared with."""
 
 N_AXES = 16
+
+
+def looked_at(
+    sections: Sequence[Section], sight: Sight, table: Table, rng: np.random.Generator
+) -> tuple[Table, np.ndarray]:
+    """`MAX_SPOTS` at most of the spots in the training `table`, and the features (spots, d) that are seen of them."""
+    few = table.take(np.sort(rng.permutation(len(table))[:MAX_SPOTS]))
+    seen = [sight.of_rows(sections[i], few.row[few.section == i]) for i in np.unique(few.section)]
+    return few, np.concatenate(seen)
 
 
 @dataclass(frozen=True)
@@ -72,14 +81,12 @@ class Domain(StoredArrays):
     }
 
     @classmethod
-    def learn(cls, sections: Sequence[Section], sight: Sight, table: Table) -> Self:
-        """Learn from the spots in the training `table`; groups are held out in turn as where hyper-parameters are chosen."""
-        rng = np.random.default_rng(0)
-        rows = np.sort(rng.permutation(len(table))[:MAX_SPOTS])
-        few = table.take(rows)
-        numbers = np.unique(few.section)
-        features = np.concatenate([sight.of_rows(sections[i], few.row[few.section == i]) for i in numbers])
-        within = [features[few.section == i] for i in numbers]
+    def learn(cls, few: Table, features: np.ndarray, rng: np.random.Generator) -> Self:
+        """Learn from `few` training spots and their `features`.
+
+        Groups are held out in turn as where hyper-parameters are chosen.
+        """
+        within = [features[few.section == i] for i in np.unique(few.section)]
         level = features.mean(axis=0, dtype=np.float64)
         scale = np.sqrt(np.mean([own.var(axis=0, dtype=np.float64) for own in within], axis=0))
         scale[scale <= 1e-6 * np.abs(level) + 1e-12] = 0
@@ -89,7 +96,7 @@ class Domain(StoredArrays):
         places = centred @ axes
         held, _ = inner_folds(few)
         usual = [_distances(places[own], places[~own], rng) for own in held if 0 < own.sum() < len(own)]
-        kept = np.sort(rng.permutation(len(rows))[:MAX_PLACES])
+        kept = np.sort(rng.permutation(len(few))[:MAX_PLACES])
         return cls(
             level=level.astype(np.float32),
             scale=scale.astype(np.float32),
@@ -99,24 +106,19 @@ class Domain(StoredArrays):
             usual=np.mean(usual, axis=0).astype(np.float32),
         )
 
-    def joined_by(self, section: Section, sight: Sight, rows: np.ndarray, number: int) -> Domain:
-        """The same with spots in `rows` of a further `section` among those that others are compared with."""
-        few = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:MAX_PLACES])]
-        places = self._placed(sight.of_rows(section, few))
-        fields = vars(self) | {
-            "places": np.concatenate([self.places, places]),
-            "place_section": np.concatenate([self.place_section, np.full(len(few), number)]),
-        }
-        return Domain(**fields)
+    def joined_by(self, features: np.ndarray, number: int) -> Domain:
+        """The same with the spots of section `number`, by their `features`, among those that others are compared with."""
+        sections = np.concatenate([self.place_section, np.full(len(features), number)])
+        return replace(self, places=np.concatenate([self.places, self._placed(features)]), place_section=sections)
 
-    def distances(self, section: Section, sight: Sight) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+    def distances(self, section: Section, sight: Sight) -> tuple[np.ndarray, np.ndarray, float, np.ndarray, np.ndarray]:
         """How far a section is.
 
         Returns
         -------
         Of every spot the distance to the most similar training spot, 1 = as far as held-out training spots were, and the
-        number of that one's section; the distance of the mean features, 1 likewise; and how far the mean of every
-        feature lies from that of training spots, in standard deviations within sections.
+        number of that one's section; the distance of the mean features, 1 likewise; how far the mean of every
+        feature lies from that of training spots, in standard deviations within sections; and this mean itself.
         """
         away, of, total = [], [], np.zeros(len(self.level))
         for features in Parts(partial(sight.part, section), len(section), ROWS):
@@ -126,11 +128,12 @@ class Domain(StoredArrays):
             away.append(np.sqrt(np.maximum(squares[np.arange(len(nearest)), nearest], 0)))
             of.append(self.place_section[nearest])
             total += features.sum(axis=0, dtype=np.float64)
-        shift = (total / len(section) - self.level) * _inverse(self.scale)
+        mean = total / len(section)
+        shift = (mean - self.level) * _inverse(self.scale)
         means = np.stack([self.places[self.place_section == i].mean(axis=0) for i in np.unique(self.place_section)])
         between = np.sqrt(np.square(shift @ self.axes - means).mean(axis=1).min())
         spot_unit, mean_unit = np.maximum(self.usual, 1e-6)
-        return np.concatenate(away) / spot_unit, np.concatenate(of), float(between / mean_unit), shift
+        return np.concatenate(away) / spot_unit, np.concatenate(of), float(between / mean_unit), shift, mean
 
     def _placed(self, features: np.ndarray) -> np.ndarray:
         return ((features - self.level) * _inverse(self.scale)) @ self.axes

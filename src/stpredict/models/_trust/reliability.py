@@ -129,6 +129,13 @@ def central(errors: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     return _at(errors, (1 - level) / 2), _at(errors, (1 + level) / 2)
 
 
+def with_shift(errors: np.ndarray, sd: float) -> np.ndarray:
+    """Quantiles (levels, genes) of errors to which a normal one with standard deviation `sd` comes, which all spots share."""
+    middle, normal = errors[len(LEVELS) // 2], NORMAL_QUANTILES[:, None]
+    wider: np.ndarray = middle + np.sign(normal) * np.hypot(errors - middle, sd * normal)
+    return wider.astype(np.float32)
+
+
 def _at(errors: np.ndarray, level: float) -> np.ndarray:
     """Quantile `level` of every gene's errors, between those that are kept."""
     above = int(np.clip(np.searchsorted(LEVELS, level), 1, len(LEVELS) - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -148,13 +149,10 @@ class Adapted(StoredModel):
         self, sections: Sequence[Section], spots: residuals.Spots, left_out: np.ndarray, columns: Sequence[int]
     ) -> dict[str, np.ndarray]:
         """Join what is known of the base model with measured spots and what was predicted for them without them."""
-        base = self.base.trust
-        domain, ends = base.domain, np.cumsum([0, *(len(section) for section in sections)])
-        if domain is not None:
-            for number, section in enumerate(sections, len(self.base.trained_on)):
-                start = ends[number - len(self.base.trained_on)]
-                own = spots.rows[(spots.rows >= start) & (spots.rows < start + len(section))] - start
-                domain = domain.joined_by(section, self.base.sight, own, number) if len(own) else domain
+        base, start = self.base.trust, 0
+        for number, section in enumerate(sections, len(self.base.trained_on)):
+            own = spots.rows[(spots.rows >= start) & (spots.rows < start + len(section))] - start
+            base, start = base.joined_by(section, self.base.sight, own, number), start + len(section)
         predicted = left_out[:, columns].astype(np.float32)
         learned = Reliability.learn(spots.expression[:, columns], predicted, spots.section[spots.rows])
         span = Span.learn(predicted)
@@ -164,7 +162,7 @@ class Adapted(StoredModel):
             learned = learned.drawn_to(base.reliability, of_base, len(spots.rows))
         if base.span is not None:
             span = span.joined(base.span, of_base)
-        self.trust = Trust(domain, learned, span)
+        self.trust = replace(base, reliability=learned, span=span)
         return self.trust.arrays()
 
     @property

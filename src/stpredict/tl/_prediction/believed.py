@@ -39,10 +39,10 @@ class Believed:
             self._reached.append(pd.DataFrame(prediction.reached.T, index=prediction.genes, columns=list(ENDS)))
 
     def domain(self) -> dict[str, Any]:
-        """What ``uns`` keeps: the judgement of the section that is farthest, and where there are several, of each."""
+        """What ``uns`` keeps: the judgement of the section that is farthest outside, and where there are several, of each."""
         if not self._judged:
             return {}
-        _, worst = max(self._judged, key=lambda pair: np.nan_to_num(pair[1].distance, nan=np.inf))
+        worst = max((one for _, one in self._judged), key=_badness)
         names = ("verdict", "distance", "nearest_section", "why")
         kept: dict[str, Any] = {name: getattr(worst, name) for name in names}
         if len(self._judged) > 1:
@@ -78,6 +78,11 @@ class Believed:
                 f"believe its prediction; {do} on sections of this kind, or check the scale and the stain of the image."
             )
             warn(msg)
+
+
+def _badness(judgement: Judgement) -> tuple[bool, float]:
+    """How little a section is to be believed: whether it is outside, and how far it is."""
+    return judgement.verdict == OUTSIDE, float(np.nan_to_num(judgement.distance, nan=np.inf))
 
 
 def judgement_of(record: Mapping[str, Any], name: str) -> tuple[str, str]:
