@@ -8,7 +8,9 @@ import sys
 import warnings
 from pathlib import Path
 
+import anndata
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -27,7 +29,9 @@ EXACT = {
         "companions": 1,
     },
 }
-OTHERS = {"align_st": {"method": "align_st", "text_layers": 0, "axes": 4, "batch_size": None, "epochs": 1}}
+ALIGN_ST = {"method": "align_st", "text_layers": 0, "axes": 4, "batch_size": None}
+EXACT["align_st"] = ALIGN_ST | {"feature_dropout": 0.0, "dropout": 0.0}
+OTHERS = {"align_st_text": ALIGN_ST | {"text_layers": 1, "gene_neighbours": 2, "genes_per_step": 7, "epochs": 1}}
 
 
 def train(stores, name, checkpoint=None):
@@ -39,10 +43,11 @@ def train(stores, name, checkpoint=None):
     own = FAST | (EXACT | OTHERS)[name]
     own = {option: value for option, value in own.items() if value is not None}
     sections = stores
-    if name == "align_st":
-        import anndata
-
+    if own["method"] == "align_st":
         sections = [anndata.read_h5ad(path) for path in sorted(Path(stores).iterdir())]
+    if name == "align_st_text":
+        names = sections[0].var_names
+        own["gene_embeddings"] = pd.DataFrame(np.random.default_rng(0).standard_normal((len(names), 8)), names)
     try:
         return st.tl.train(sections, checkpoint=checkpoint, **own)
     finally:
