@@ -1,11 +1,11 @@
 """Training by several processes beside training by one: the same network? how many spots a second?
 
-    python benchmarks/ddp.py [--methods cmrcnet st_align] [--sections 4] [--epochs 4] [--processes 2]
+    python benchmarks/ddp.py [--methods cmrcnet st_align align_st] [--sections 4] [--epochs 4] [--processes 2]
 
-Simulated sections with features of the default encoder are written to stores, and streamed from there by every process.
-Lines marked "exact" train without anything random but the order of the spots (no dropout, no masks), so that processes
-must come to the same network: the table tells the largest difference of the bank's embeddings and of the training loss.
-The other lines train as users do. Spots/s counts the spots of all steps over the time of both training runs, with what
+Simulated sections with features of the default encoder are written to stores, and streamed from there by every process;
+ALIGN-ST has them in memory. Lines marked "exact" train without anything random but the order of the spots or sections (no
+dropout, no masks), so that processes must come to the same network: the table tells the largest difference of the bank's
+embeddings, or of the weights of ALIGN-ST, which keeps none, and of the training loss. The other lines train as users do. Spots/s counts the spots of all steps over the time of both training runs, with what
 follows each epoch. With CUDA every process takes a GPU of its own; without, one core.
 """
 
@@ -21,6 +21,7 @@ import time
 import warnings
 from pathlib import Path
 
+import anndata
 import numpy as np
 
 import stpredict as st
@@ -28,6 +29,7 @@ import stpredict as st
 EXACT = {
     "cmrcnet": {"feature_dropout": 0.0, "mask_share": 0.0},
     "st_align": {"feature_dropout": 0.0, "hidden_expression": 0.0},
+    "align_st": {"feature_dropout": 0.0, "dropout": 0.0},
 }
 
 
@@ -71,7 +73,10 @@ def train(args):
         run = run_once(network, tensors, plan, **kwargs)
         seen["seconds"] += time.perf_counter() - start
         size = min(plan.batch_size, len(tensors[0]))
-        seen["spots"] += len(run.values["train_total"]) * max(len(tensors[0]) // size, 6) * size
+        steps = len(run.values["train_total"]) * max(len(tensors[0]) // size, 6)
+        if args.method == "align_st":
+            size = np.mean([len(rows) for _, rows, _ in network._sections if len(rows)])
+        seen["spots"] += steps * size
         return run
 
     ensemble.train_network = timed
@@ -79,15 +84,19 @@ def train(args):
     if args.exact:
         ensemble.seeded = lambda *given: without_dropout(seeded(*given))
         own |= EXACT[args.method]
-    model = st.tl.train(args.stores, method=args.method, show_progress=False, **own)
+    sections = args.stores
+    if args.method == "align_st":
+        sections = [anndata.read_h5ad(path) for path in sorted(Path(args.stores).iterdir())]
+    model = st.tl.train(sections, method=args.method, show_progress=False, **own)
     if os.environ.get("RANK", "0") == "0":
-        np.save(f"{args.out}.npy", model.arrays["bank"])
+        weights = [values.ravel() for name, values in model.arrays.items() if name.startswith("network.")]
+        np.save(f"{args.out}.npy", model.arrays["bank"] if "bank" in model.arrays else np.concatenate(weights))
         told = {"values": model.history.values, "speed": seen["spots"] / seen["seconds"]}
         Path(f"{args.out}.json").write_text(json.dumps(told))
 
 
 def measured(folder, method, *, exact, processes, epochs):
-    """Bank, history and speed of a training by so many processes."""
+    """Bank or weights, history and speed of a training by so many processes."""
     out = folder / f"{method}{exact}{processes}"
     command = [sys.executable]
     if processes > 1:
@@ -107,7 +116,7 @@ def compare(args, folder):
     gpus = torch.cuda.device_count()
     where = f"{gpus} GPU(s): {torch.cuda.get_device_name()}" if gpus else "CPU, one core a process; not measured on GPU"
     print(f"{args.sections} simulated sections, {args.epochs} epochs; {where}.\n")
-    print("| method | processes | val PCC | spots/s | difference of the bank | of the training loss |")
+    print("| method | processes | val PCC | spots/s | difference of the bank or weights | of the training loss |")
     print("|---|---|---|---|---|---|")
     for method in args.methods:
         for exact in (True, False):

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from stpredict.models._training.processes import ALONE, Share, agreed, is_first, started
-from stpredict.models.align_st import Options
+from stpredict.models.align_st import Options, _network
 from stpredict.models.align_st._network import AlignStNetwork, Described, SlideTensors
 
 SCRIPT = Path(__file__).with_name("train_in_processes.py")
@@ -141,6 +142,7 @@ SECTIONS = {
     "graph": TEXT | {"gene_neighbours": 2},
     "fewer genes than processes": TEXT | {"gene_neighbours": 2, "genes_per_step": 2},
     "text alone": TEXT | {"coordinates": False},
+    "nuclei": {"nuclei": True},
 }
 
 
@@ -151,9 +153,12 @@ def test_processes_that_share_a_section_get_its_losses_and_gradients(monkeypatch
         **{"width": 8, "axes": 5, "dropout": 0.0, "feature_dropout": 0.0, "genes_per_step": 7} | SECTIONS[name]
     )
     torch.manual_seed(0)
-    network = AlignStNetwork(7, 6, 0, options).double()
+    network = AlignStNetwork(7, 6, 2 * options.nuclei, options).double()
+    for norm in network.modules():
+        norm.train(not isinstance(norm, nn.BatchNorm2d))  # on a CPU each process has statistics of its own
+    monkeypatch.setattr(_network, "SPOTS_AT_ONCE", 2)
     near = torch.randint(-1, 11, (11, 3))
-    slide = SlideTensors(torch.randn(11, 7).double(), near, near.flip(0))
+    slide = SlideTensors(torch.randn(11, 7).double(), near, near.flip(0), torch.randn(11, 2, 16, 16).double())
     facts, known = torch.randn(9, 3, 6).double(), torch.rand(9, 3) < 0.7
     genes = Described(torch.randn(9, 5).double(), torch.zeros(9).double(), facts, known)
     by_text = torch.where(torch.arange(9)[:, None] % 2 > 0, torch.nan, torch.randn(9, 5).double())

@@ -28,10 +28,17 @@ EXACT = {
         "clusters": 3,
         "companions": 1,
     },
+    "align_st": {
+        "method": "align_st",
+        "feature_dropout": 0.0,
+        "dropout": 0.0,
+        "text_layers": 1,
+        "gene_neighbours": 2,
+        "axes": 4,
+        "batch_size": None,
+    },
 }
-ALIGN_ST = {"method": "align_st", "text_layers": 0, "axes": 4, "batch_size": None}
-EXACT["align_st"] = ALIGN_ST | {"feature_dropout": 0.0, "dropout": 0.0}
-OTHERS = {"align_st_text": ALIGN_ST | {"text_layers": 1, "gene_neighbours": 2, "genes_per_step": 7, "epochs": 1}}
+OTHERS = {"align_st_few": {"method": "align_st", "axes": 4, "batch_size": None, "genes_per_step": 7, "epochs": 1}}
 
 
 def train(stores, name, checkpoint=None):
@@ -45,7 +52,7 @@ def train(stores, name, checkpoint=None):
     sections = stores
     if own["method"] == "align_st":
         sections = [anndata.read_h5ad(path) for path in sorted(Path(stores).iterdir())]
-    if name == "align_st_text":
+    if own.get("text_layers"):
         names = sections[0].var_names
         own["gene_embeddings"] = pd.DataFrame(np.random.default_rng(0).standard_normal((len(names), 8)), names)
     try:

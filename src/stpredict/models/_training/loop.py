@@ -93,7 +93,7 @@ def train_network(
     """Train `network` in place; with a `monitor`, it ends as it was after its best epoch.
 
     In processes that ``torchrun`` started, all call this with the same arguments and get the same network: each embeds
-    its share of every batch, losses are those of the whole batch, and gradients are averaged. What a network draws at
+    its share of every step, losses are those of the whole batch, and gradients are averaged. What a network draws at
     random (dropout, masks) differs from that of a single process.
 
     Parameters

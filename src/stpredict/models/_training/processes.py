@@ -111,6 +111,6 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
-        slope = slope.contiguous().clone()
+        slope = slope.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(slope)
         return ctx.share.rows(slope), None, None
