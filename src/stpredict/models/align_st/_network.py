@@ -288,11 +288,10 @@ class AlignStNetwork(nn.Module):
 
     def tiles(self, slide: SlideTensors, share: Share = ALONE) -> Tensor:
         """(n, width): refined tiles of a section, of which each process embeds its `share`."""
-        n = len(slide.features)
-        share = share.over(n)
+        share = share.over(len(slide.features))
         tile = self.look(share.rows(slide.features))
         if self.nuclei is not None:
-            parts = -(-n // (SPOTS_AT_ONCE * share.of))  # the same in all processes
+            parts = -(-share.n // (SPOTS_AT_ONCE * share.of))  # the same in all processes
             ask = self.nuclei if parts == 1 else partial(_forgetful, self.nuclei)
             pairs = zip(tile.tensor_split(parts), share.rows(slide.nuclei).tensor_split(parts), strict=True)
             tile = torch.cat([ask(*pair) for pair in pairs])
