@@ -143,9 +143,10 @@ def train(
     expect many counts, was not measured there: it is learned from the others alone. Where a method needs a value,
     the one that a ridge regression on those sections predicts stands in. ``model.config["not_measured"]`` lists such genes.
 
-    In processes that ``torchrun`` starts, ``"cmrcnet"``, also as a part of ``"consensus"``, and ``"st_align"`` share every batch: losses are those of the whole,
-    contrastive ones with negatives from all processes, and each process returns the same model, the one that a single
-    process trains but for rounding and what is left out at random. Each takes a GPU of its own, where there are some.
+    In processes that ``torchrun`` starts, ``"cmrcnet"``, also as a part of ``"consensus"``, and ``"st_align"`` share every
+    batch, and ``"align_st"`` the spots and genes of every section: losses are those of the whole, contrastive ones with
+    negatives from all processes, and each process returns the same model, the one that a single process trains but for
+    rounding and what is left out at random. Each takes a GPU of its own, where there are some.
 
     Streamed from stores, sections give the model that they would give in memory, to the bit. What is kept of every spot
     in memory is about 200 bytes; on disk it is its features, and its expression and that of its niche up to four

@@ -8,7 +8,9 @@ import sys
 import warnings
 from pathlib import Path
 
+import anndata
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -26,8 +28,17 @@ EXACT = {
         "clusters": 3,
         "companions": 1,
     },
+    "align_st": {
+        "method": "align_st",
+        "feature_dropout": 0.0,
+        "dropout": 0.0,
+        "text_layers": 1,
+        "gene_neighbours": 2,
+        "axes": 4,
+        "batch_size": None,
+    },
 }
-OTHERS = {"align_st": {"method": "align_st", "text_layers": 0, "axes": 4, "batch_size": None, "epochs": 1}}
+OTHERS = {"align_st_few": {"method": "align_st", "axes": 4, "batch_size": None, "genes_per_step": 7, "epochs": 1}}
 
 
 def train(stores, name, checkpoint=None):
@@ -39,10 +50,11 @@ def train(stores, name, checkpoint=None):
     own = FAST | (EXACT | OTHERS)[name]
     own = {option: value for option, value in own.items() if value is not None}
     sections = stores
-    if name == "align_st":
-        import anndata
-
+    if own["method"] == "align_st":
         sections = [anndata.read_h5ad(path) for path in sorted(Path(stores).iterdir())]
+    if own.get("text_layers"):
+        names = sections[0].var_names
+        own["gene_embeddings"] = pd.DataFrame(np.random.default_rng(0).standard_normal((len(names), 8)), names)
     try:
         return st.tl.train(sections, checkpoint=checkpoint, **own)
     finally:

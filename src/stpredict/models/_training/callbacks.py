@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from stpredict._core.progress import progress_bar
@@ -44,7 +45,7 @@ class Saves(Checkpoint):
         if trainer.fit_loop.epoch_loop.batch_idx + 1 == trainer.num_training_batches:
             return
         waited = time.monotonic() - self.last
-        if agreed([waited], module.device)[0] >= SECONDS:
+        if agreed(torch.tensor(waited), module.device) >= SECONDS:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

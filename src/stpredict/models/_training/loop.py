@@ -93,15 +93,16 @@ def train_network(
     """Train `network` in place; with a `monitor`, it ends as it was after its best epoch.
 
     In processes that ``torchrun`` started, all call this with the same arguments and get the same network: each embeds
-    its share of every batch, losses are those of the whole batch, and gradients are averaged. What a network draws at
+    its share of every step, losses are those of the whole batch, and gradients are averaged. What a network draws at
     random (dropout, masks) differs from that of a single process.
 
     Parameters
     ----------
     network
-        Has ``losses(*batch)`` that returns a dataclass of losses with ``total``. If its ``shares`` is True, also
-        ``losses(*own, share=share)``, which returns the same from the rows of one process; otherwise every process
-        goes through the whole batch. If its ``decay_vectors`` is False, biases and weights of norms are not decayed.
+        Has ``losses(*batch)`` that returns a dataclass of losses with ``total``, and ``losses(*own, share=share)``, which
+        returns the same from the rows of one process; from the whole batch, if its ``shares_rows`` is False, of
+        which it then takes its share itself. If its ``decay_vectors`` is False, biases and weights of norms are not
+        decayed.
     tensors
         Spots to learn from, each tensor with one row per spot.
     plan
@@ -142,7 +143,7 @@ def train_network(
         trainer = L.Trainer(
             max_epochs=plan.epochs,
             accelerator=device.type,
-            **_processes(device, module),
+            **_processes(device),
             precision="bf16-mixed" if bf16 else "32-true",
             callbacks=callbacks,
             logger=False,
@@ -159,7 +160,7 @@ def train_network(
     return TrainingRun(module.values, best)
 
 
-def _processes(device: torch.device, module: _Module) -> dict[str, Any]:
+def _processes(device: torch.device) -> dict[str, Any]:
     """Arguments of Lightning's trainer: all processes of ``torchrun``, or this one, whatever a cluster offers."""
     here, machines = started()
     if here * machines == 1:
@@ -168,7 +169,7 @@ def _processes(device: torch.device, module: _Module) -> dict[str, Any]:
     return {
         "devices": here,
         "num_nodes": machines,
-        "strategy": DDPStrategy(static_graph=module.shared, find_unused_parameters=not module.shared),
+        "strategy": DDPStrategy(static_graph=True),
         "sync_batchnorm": device.type == "cuda",
         "plugins": [SafeCheckpointIO()],
     }
@@ -195,7 +196,7 @@ class _Module(L.LightningModule):
         super().__init__()
         self.network, self.tensors, self.plan, self.hard_negatives = network, tensors, plan, hard_negatives
         self.monitor, self.monitored, self.identity = monitor, monitored, identity
-        self.shared = getattr(network, "shares", False)
+        self.shares_rows = getattr(network, "shares_rows", True)
         self.size = min(plan.batch_size, len(tensors[0]))
         self.steps = max(len(tensors[0]) // self.size, LEAST_STEPS)
         self.values: dict[str, list[float]] = {}
@@ -231,7 +232,7 @@ class _Module(L.LightningModule):
             self.optimizers().param_groups[0]["weight_decay"] = plan.weight_decay + change
 
     def on_train_start(self) -> None:
-        if self.shared and self.trainer.world_size > self.size:
+        if self.shares_rows and self.trainer.world_size > self.size:
             msg = f"A batch of {self.size} spots cannot be shared by {self.trainer.world_size} processes; start fewer."
             raise ValueError(msg)
         if self._random:  # goes on where it was cut, perhaps within an epoch
@@ -258,10 +259,10 @@ class _Module(L.LightningModule):
         if self.hard_negatives is not None:
             rows = torch.cat([rows, self.hard_negatives(rows)])
         how: dict[str, Any] = {}
-        if of > 1 and self.shared:
+        if of > 1:
             torch.manual_seed((self.plan.seed * 1_000_003 + self.global_step) * of + rank)
-            how["share"] = Share(len(rows), rank, of)
-            rows = how["share"].rows(rows)
+            how["share"] = share = Share(len(rows), rank, of)
+            rows = share.rows(rows) if self.shares_rows else rows
         losses = self.network.losses(*(tensor[rows].to(self.device) for tensor in self.tensors), **how)
         for name, loss in vars(losses).items():
             self._sums[name] = self._sums.get(name, 0.0) + loss.detach()
@@ -281,7 +282,8 @@ class _Module(L.LightningModule):
             with torch.inference_mode():
                 values |= self.monitor()
             self.network.train()
-        values = dict(zip(values, agreed(list(values.values()), self.device), strict=True))
+        told = agreed(torch.tensor(list(values.values()), dtype=torch.float64), self.device)
+        values = dict(zip(values, told.tolist(), strict=True))
         for name, value in values.items():
             self.values.setdefault(name, []).append(value)
         self.log_dict({name: torch.tensor(value) for name, value in values.items()})

@@ -1,10 +1,10 @@
-"""Several processes that train one network: each embeds its share of every batch, and all know the losses of the whole."""
+"""Several processes that train one network: each embeds its share of every step, and all know the losses of the whole."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,13 +31,13 @@ def is_first() -> bool:
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
 
 
-def agreed(values: list[float], device: torch.device) -> list[float]:
-    """What the first process has for `values`; every process must ask."""
+def agreed(values: Tensor, device: torch.device) -> Tensor:
+    """What the first process has for `values`, told by way of `device`; every process must ask."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return values
-    told = torch.tensor(values, dtype=torch.float64, device=device)
+    told = values.to(device)
     distributed.broadcast(told, 0)
-    return told.tolist()
+    return told.to(values.device)
 
 
 def share_buffers(network: nn.Module) -> None:
@@ -49,7 +49,7 @@ def share_buffers(network: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Share:
-    """The rows of a batch that this process embeds: every `of`-th, from row `rank` on.
+    """The rows of a batch, spots or genes, that this process embeds: every `of`-th, from row `rank` on.
 
     Attributes
     ----------
@@ -67,6 +67,10 @@ class Share:
         """Own rows of `values` of the whole batch."""
         return values[self.rank :: self.of]
 
+    def over(self, n: int) -> Share:
+        """The share of this process in other `n` rows."""
+        return replace(self, n=n)
+
     def first(self, n: int | None) -> slice:
         """Which of the own rows are among the first `n` of the batch (None: all).
 
@@ -80,8 +84,8 @@ class Share:
     def whole(self, own: Tensor, n: int | None = None) -> Tensor:
         """Rows of all processes, in the order of the batch, from the `own`; `n` where only the first have been taken.
 
-        Gradients flow back to every process as if it had them all, provided that all compute the same from them and
-        the gradients of processes are averaged.
+        Where all processes end with the same loss and their gradients are averaged, these are the gradients of one
+        process that has all rows.
         """
         return own if self.of == 1 else _Whole.apply(own, self, self.n if n is None else min(n, self.n))
 
@@ -107,4 +111,6 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.share.rows(slope) * ctx.share.of, None, None
+        slope = slope.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(slope)
+        return ctx.share.rows(slope), None, None

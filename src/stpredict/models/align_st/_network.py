@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from stpredict.models._training.processes import ALONE, agreed
 from stpredict.models.nn._losses import correlation
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from stpredict.models._training.processes import Share
     from stpredict.models.align_st._options import Options
 
 HEADS = 4
@@ -130,12 +133,12 @@ def _forgetful(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
     """What `function` returns; what its gradient needs is not kept, but computed once more."""
     if not torch.is_grad_enabled():
         return function(*given)
-    norms = [part for part in getattr(function, "modules", list)() if isinstance(part, nn.BatchNorm2d)]
+    norms = [part for part in getattr(function, "modules", list)() if isinstance(part, _BatchNorm)]
     return checkpoint(function, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), _not_counted(norms)))
 
 
 @contextmanager
-def _not_counted(norms: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
+def _not_counted(norms: Sequence[_BatchNorm]) -> Iterator[None]:
     """What `norms` see here they have counted already."""
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -154,10 +157,13 @@ class SpatialRefinement(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(3 * width, width) for _ in range(layers))
 
-    def forward(self, tile: Tensor, near: Tensor, alike: Tensor) -> Tensor:
-        """Tiles (n, width) and row numbers of their neighbours."""
+    def forward(self, tile: Tensor, near: Tensor, alike: Tensor, share: Share = ALONE) -> Tensor:
+        """Tiles (n, width) and row numbers of their neighbours; each process refines its `share`, and all get the whole."""
+        near, alike = share.rows(near), share.rows(alike)
         for layer in self.layers:
-            tile = tile + F.gelu(layer(torch.cat([tile, _mean_over(tile, near), _mean_over(tile, alike)], dim=1)))
+            own = share.rows(tile)
+            around = torch.cat([own, _mean_over(tile, near), _mean_over(tile, alike)], dim=1)
+            tile = share.whole(own + F.gelu(layer(around)))
         return tile
 
 
@@ -259,6 +265,9 @@ class AlignStNetwork(nn.Module):
         See `Options`.
     """
 
+    shares_rows = False
+    """A step is a section, of which several processes share spots and genes."""
+
     def __init__(self, n_features: int, n_facts: int, n_channels: int, options: Options) -> None:
         super().__init__()
         width = options.width
@@ -277,15 +286,16 @@ class AlignStNetwork(nn.Module):
         self.text = PromptedText(n_facts, options) if options.text_layers else None
         self.graph = GeneGraph(width, options.gene_neighbours) if options.gene_neighbours else None
 
-    def tiles(self, slide: SlideTensors) -> Tensor:
-        """(n, width): refined tiles of a section."""
-        tile = self.look(slide.features)
+    def tiles(self, slide: SlideTensors, share: Share = ALONE) -> Tensor:
+        """(n, width): refined tiles of a section, of which each process embeds its `share`."""
+        share = share.over(len(slide.features))
+        tile = self.look(share.rows(slide.features))
         if self.nuclei is not None:
-            parts = -(-len(tile) // SPOTS_AT_ONCE)
+            parts = -(-share.n // (SPOTS_AT_ONCE * share.of))  # the same in all processes
             ask = self.nuclei if parts == 1 else partial(_forgetful, self.nuclei)
-            pairs = zip(tile.tensor_split(parts), slide.nuclei.tensor_split(parts), strict=True)
+            pairs = zip(tile.tensor_split(parts), share.rows(slide.nuclei).tensor_split(parts), strict=True)
             tile = torch.cat([ask(*pair) for pair in pairs])
-        return self.refine(tile, slide.near, slide.alike)
+        return self.refine(share.whole(tile), slide.near, slide.alike, share)
 
     def described(self, genes: Described, tiles: Tensor) -> Tensor:
         """(g, width): genes before they listen to each other."""
@@ -310,29 +320,32 @@ class AlignStNetwork(nn.Module):
         """(n, g): standardised expression."""
         return tiles @ genes.T / self.options.width**0.5
 
-    def losses(self, number: Tensor) -> Losses:
-        """Losses of one whole section over some of the genes, as seen and as if unseen; see `learn_from`."""
+    def losses(self, number: Tensor, *, share: Share = ALONE) -> Losses:
+        """Losses of one whole section over some of the genes, as seen and as if unseen; see `learn_from`.
+
+        Each process embeds its `share` of the spots, and predicts its share of the genes for all of them.
+        """
         slide, rows, targets = self._sections[int(number[0])]
         device = number.device
         n = targets.shape[1]
-        drawn = torch.randperm(n)[: self.options.genes_per_step or n]
-        tiles = self.tiles(slide.to(device))
+        drawn = agreed(torch.randperm(n)[: self.options.genes_per_step or n], device)
+        tiles = self.tiles(slide.to(device), share)
         rows = rows.to(device)
-        share = self.options.as_unseen if self.place is not None and self._unseen is not None else 0.0
-        parts = [(1 - share, self._seen, drawn)]
-        if share:
+        as_unseen = self.options.as_unseen if self.place is not None and self._unseen is not None else 0.0
+        parts = [(1 - as_unseen, self._seen, drawn)]
+        if as_unseen:
             has = torch.isfinite(self._unseen.coordinates[drawn, 0])
             if has.any():
-                parts.append((share, self._unseen, drawn[has]))
+                parts.append((as_unseen, self._unseen, drawn[has]))
         mse = away = torch.zeros((), device=device)
         for weight, genes, some in parts:
-            described = self.described(genes.take(some).to(device), tiles)
-            final = self.genes(
-                described, self._heard(described, genes, some, tiles), torch.arange(len(some), device=device)
-            )
-            errors, alike = self._agreement(tiles, rows, final, targets, some)
-            mse = mse + weight * errors
-            away = away + weight * (1 - alike)
+            among = share.over(len(some)) if len(some) >= share.of else ALONE  # too few to share
+            own, itself = among.rows(some), among.rows(torch.arange(len(some), device=device))
+            described = self.described(genes.take(own).to(device), tiles)
+            final = self.genes(described, self._heard(described, genes, some, tiles, among), itself)
+            errors, alike = self._agreement(tiles, rows, final, targets, own)
+            mse = mse + weight * among.mean(errors)
+            away = away + weight * (1 - among.mean(alike))
         return Losses(mse + PCC_WEIGHT * away, mse, away)
 
     def _agreement(
@@ -352,22 +365,26 @@ class AlignStNetwork(nn.Module):
         mse, alike = sum(_forgetful(sums, own, *part) for part in parts) / len(some)
         return mse, alike
 
-    def _heard(self, described: Tensor, genes: Described, drawn: Tensor, tiles: Tensor) -> Tensor:
+    def _heard(self, described: Tensor, genes: Described, drawn: Tensor, tiles: Tensor, share: Share) -> Tensor:
         """(p, width): the `genes` that a step's `drawn` ones may listen to, these first; all, as in prediction.
 
-        The others speak as they do in prediction, without dropout, and do not learn in this step.
+        Of the drawn, those in the `share` of this process are `described`. The others speak as they do in prediction,
+        without dropout, and do not learn in this step.
         """
         if self.graph is None:
             return described
+        described = share.whole(described)
         left = torch.isfinite(genes.coordinates[:, 0])
         left[drawn] = False
         if not left.any():
             return described
+        rest = left.nonzero()[:, 0]
+        share = share.over(len(rest))
         training = self.training
         self.eval()
         with torch.no_grad():
-            rest = genes.take(left.nonzero()[:, 0]).to(tiles.device)
-            others = self.described_in_parts(rest, tiles, size=64)  # measured: the fastest on a CPU
+            own = genes.take(share.rows(rest)).to(tiles.device)
+            others = share.whole(self.described_in_parts(own, tiles, size=64))  # measured: the fastest on a CPU
         self.train(training)
         return torch.cat([described, others])
 

@@ -49,9 +49,6 @@ class CmrcnetNetwork(nn.Module):
         See `stpredict.models.cmrcnet._options.Options`.
     """
 
-    shares = True
-    """Several processes can share a batch."""
-
     def __init__(self, tokens: nn.Module, n_genes: int, options: Options) -> None:
         super().__init__()
         self.options = options

@@ -58,9 +58,6 @@ class StAlignNetwork(nn.Module):
         See `stpredict.models.st_align._options.Options`.
     """
 
-    shares = True
-    """Several processes can share a batch."""
-
     def __init__(
         self, spot_tokens: nn.Module, niche_tokens: nn.Module, *, n_inputs: int, n_genes: int, options: Options
     ) -> None:
