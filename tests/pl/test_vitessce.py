@@ -113,6 +113,6 @@ def test_only_a_folder_of_its_own_is_replaced(section, tmp_path):
 
 
 def test_columns_of_numbers_are_refused_and_nothing_is_written(section, tmp_path):
-    with pytest.raises(ValueError, match="truth_nuclei.* holds numbers"):
+    with pytest.raises(ValueError, match=r"truth_nuclei.* holds numbers"):
         st.pl.vitessce(section, tmp_path / "section", genes="ERBB2", predicted="truth", columns="truth_nuclei")
     assert list(tmp_path.iterdir()) == []
