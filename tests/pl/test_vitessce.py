@@ -51,7 +51,10 @@ def test_measured_and_predicted_values_lie_where_the_config_says(folder, log_cp1
     before, after = (
         store[dataset["files"][0]["options"]["obsFeatureMatrix"]["path"]][:] for dataset in config_of(path)["datasets"]
     )
-    assert list(spatialdata.read_zarr(path / "section.zarr").tables["predicted"].var_names) == ["VEGFA", "ERBB2"]
+    table = spatialdata.read_zarr(path / "section.zarr").tables["predicted"]
+    assert list(table.var_names) == ["VEGFA", "ERBB2"]
+    assert set(table.obs["region"]) >= set(adata.obs["region"].astype(str)) - {"nan"}
+    assert list(table.obs["domains"].astype(str)) == list(adata.obs["domains"].astype(str))
     np.testing.assert_allclose(before[:, 1], log_cp10k(adata, "ERBB2"), rtol=1e-6)
     assert np.isnan(before[:, 0]).all()  # was not measured
     np.testing.assert_array_equal(after[:, 0], np.arange(adata.n_obs))

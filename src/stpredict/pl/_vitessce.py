@@ -136,13 +136,15 @@ def _store(section: Section, sides: dict[str, pd.DataFrame], drawn: list[Map]) -
 
     values = {side: table.to_numpy(np.float32) for side, table in sides.items()}
     obs = pd.DataFrame({one.column: pd.Categorical(one.values) for one in drawn}, index=section.obs_names)
-    obs["region"], obs["spot_id"] = pd.Categorical([section.name] * len(obs)), section.obs_names.to_numpy(object)
+    obs["library_id"], obs["spot_id"] = pd.Categorical([section.name] * len(obs)), section.obs_names.to_numpy(object)
     table = AnnData(values["predicted"], obs=obs, var=pd.DataFrame(index=sides["predicted"].columns))
     table.layers.update({side: matrix for side, matrix in values.items() if side != "predicted"})
     sdata = SpatialData(
         images=dict([image_of(section)]) if section.has_image else {},
         shapes={section.name: circles_of(section)},
-        tables={"predicted": TableModel.parse(table, region=section.name, region_key="region", instance_key="spot_id")},
+        tables={
+            "predicted": TableModel.parse(table, region=section.name, region_key="library_id", instance_key="spot_id")
+        },
     )
     for elements, mpp in ((sdata.images, section.mpp), (sdata.shapes, section.mpp_of_coordinates)):
         for element in elements.values():  # in µm, so that Vitessce's scale bar is right
@@ -157,7 +159,9 @@ def _config(
     from matplotlib.colors import to_rgb
 
     place = {"region": section.name, "tablePath": TABLE}
-    options = {"obsSpots": {"path": f"shapes/{section.name}", "coordinateSystem": section.name, **place}}
+    options: dict[str, Any] = {
+        "obsSpots": {"path": f"shapes/{section.name}", "coordinateSystem": section.name, **place}
+    }
     for image in sdata.images:
         options["image"] = {"path": f"images/{image}", "coordinateSystem": section.name}
     if drawn:
