@@ -28,6 +28,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx_copybutton",
+    "sphinx_design",
 ]
 suppress_warnings = ["toc.empty_glob"]
 exclude_patterns = ["_build", "jupyter_execute", "**.ipynb_checkpoints"]

@@ -54,6 +54,14 @@ def test_large_models_are_mapped_and_are_the_same(paired, tmp_path, monkeypatch)
             st.models.load(path)
 
 
+@pytest.mark.parametrize("options", [{"method": "ridge"}, {"method": "cmrcnet", "epochs": 2, "members": 1}])
+def test_the_same_training_writes_the_same_files(paired, tmp_path, options):
+    for name in ("one", "other"):
+        st.tl.train(paired(3), genes=["GENE1", "GENE4"], seed=3, **options).save(tmp_path / name)
+    for file in ("model.json", "model.safetensors"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+
+
 def test_identity_tells_models_apart(paired):
     sections = paired(3)
     first, same, other = (st.tl.train(sections, genes=g, method="ridge") for g in (["GENE1"], ["GENE1"], ["GENE2"]))

@@ -102,8 +102,8 @@ title
 show
     Show the figure. By default it is shown, unless `ax`, `save` or `return_fig` is given.
 save
-    File to save the figure to; its ending says the format. A map on tissue takes about 120 kB a panel as ``.png`` and
-    20 kB as ``.jpg``, which is the better one for grids of many genes.
+    File to save the figure to; its ending says the format. A map on tissue takes 100 to 230 kB a panel as ``.png`` and
+    15 to 35 kB as ``.jpg``, which is the better one for grids of more than four genes.
 dpi
     Dots per inch of the figure; by default 100 in a file, and what matplotlib is set to on the screen. Print needs about 300.
 return_fig

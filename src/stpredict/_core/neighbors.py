@@ -39,7 +39,7 @@ def _approximate(n: int, seed: int) -> Any:
     """
     from pynndescent import PyNNDescentTransformer
 
-    class AsMatrix(PyNNDescentTransformer):  # type: ignore[misc]
+    class AsMatrix(PyNNDescentTransformer):
         def fit_transform(self, *points: Any, **how: Any) -> sparse.csr_matrix:
             return sparse.csr_matrix(super().fit_transform(*points, **how))
 

@@ -66,13 +66,14 @@ def to_spatialdata(adata: AnnData, *, library_key: str | None = None, table_name
     images: dict[str, Any] = {}
     for section in sections:
         if section.has_image:
-            key, image = _image(section)
+            key, image = image_of(section)
             images[key] = image
-    shapes = {section.name: _circles(section) for section in sections}
+    shapes = {section.name: circles_of(section) for section in sections}
     return SpatialData(images=images, shapes=shapes, tables={table_name: _table(adata, sections)})
 
 
-def _image(section: Section) -> tuple[str, Any]:
+def image_of(section: Section) -> tuple[str, Any]:
+    """A section's image as an element of a SpatialData, and the element's name; its pixels stay on disk."""
     from dask import array as da
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Identity, Scale
@@ -112,7 +113,8 @@ class _ChannelsFirst:
         return np.moveaxis(pixels, -1, 0)[channels]
 
 
-def _circles(section: Section) -> Any:
+def circles_of(section: Section) -> Any:
+    """A section's spots as circles in full-resolution pixels."""
     from spatialdata.models import ShapesModel
     from spatialdata.transformations import Identity, Scale
 

@@ -22,6 +22,7 @@ from stpredict.pl._scores import scores
 from stpredict.pl._tiles import tiles
 from stpredict.pl._trust import trust
 from stpredict.pl._tumor import tumor
+from stpredict.pl._vitessce import vitessce
 
 __all__ = [
     "attention",
@@ -43,6 +44,7 @@ __all__ = [
     "tiles",
     "trust",
     "tumor",
+    "vitessce",
 ]
 
 __getattr__, __dir__ = offers(__name__, __all__)

@@ -130,8 +130,8 @@ def browse(
     _check(file, image_size=image_size, max_mb=max_mb)
     check_bokeh()
     section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key, image_key))
-    names = _names(section, genes, predicted)
-    sides = _sides(section, names, measured, predicted)
+    names = names_of(section, genes, predicted)
+    sides = sides_of(section, names, measured, predicted)
     drawn, notes = chosen_columns(section, columns, predicted, cmap)
 
     slide = _slide(section, image_size)
@@ -167,7 +167,7 @@ def _check(file: Path, *, image_size: int, max_mb: float) -> None:
         raise ValueError(msg)
 
 
-def _names(section: Section, genes: str | Iterable[str] | None, predicted: str) -> list[str]:
+def names_of(section: Section, genes: str | Iterable[str] | None, predicted: str) -> list[str]:
     """Genes as they were asked for; by default those that were predicted, the most reliable first."""
     adata = section.adata
     beside = adata.obsm.get(keys.extra_genes(predicted))
@@ -197,7 +197,7 @@ def _most_reliable_first(var: pd.DataFrame, predicted: str) -> list[str]:
     return list(map(str, var.index))
 
 
-def _sides(section: Section, names: list[str], measured: str | None, predicted: str) -> dict[str, pd.DataFrame]:
+def sides_of(section: Section, names: list[str], measured: str | None, predicted: str) -> dict[str, pd.DataFrame]:
     """(spots, genes) of every side there is, ``"measured"`` and ``"predicted"``; NaN for genes that were not measured."""
     after = expression_of(section, names, predicted)
     if measured is None and not _has_counts(section, predicted):

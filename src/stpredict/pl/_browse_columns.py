@@ -56,7 +56,7 @@ def chosen_columns(
     Raises KeyError if a column is not there, ValueError if a column has more categories than there are colours.
     """
     obs = section.adata.obs
-    names = _own(section, predicted) if columns is None else list(dict.fromkeys(gene_names(columns, "columns")))
+    names = own_columns(section, predicted) if columns is None else list(dict.fromkeys(gene_names(columns, "columns")))
     if unknown := [name for name in names if name not in obs]:
         msg = f"There is no obs[{unknown[0]!r}]; obs has {', '.join(map(str, obs.columns)) or 'no columns'}."
         raise KeyError(msg + meant(unknown[0], obs.columns))
@@ -64,7 +64,7 @@ def chosen_columns(
     return maps, _notes(section, names, predicted)
 
 
-def _own(section: Section, predicted: str) -> list[str]:
+def own_columns(section: Section, predicted: str) -> list[str]:
     """The tumour score, the domains, the labels that either was compared with, and the distance, where they are there."""
     uns = section.adata.uns
     labels = (_record(uns, key).get("label_key") for key in (keys.TUMOR, keys.DOMAINS))

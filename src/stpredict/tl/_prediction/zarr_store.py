@@ -77,7 +77,7 @@ def new_store(path: Path) -> None:
     """Make a store that has nothing yet, in the format that anndata's settings name."""
     from anndata import AnnData
 
-    with _whichever_format():
+    with whichever_format():
         AnnData().write_zarr(path)
     for name in ("obs", "var"):  # (their index may get another name)
         shutil.rmtree(path / name)
@@ -89,7 +89,7 @@ def matrices_of(path: Path, shape: tuple[int, int], names: Sequence[str], rows: 
     from anndata.io import write_elem
 
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
-    with _whichever_format():
+    with whichever_format():
         write_elem(group, "layers", {})
     return [RowsOnDisk(_array(group, f"layers/{name}", shape, rows)) for name in names]
 
@@ -118,7 +118,7 @@ def _write_all_else(path: Path, adata: AnnData, version: Literal[2, 3]) -> None:
     from anndata.io import write_elem
 
     made: dict[str, Any] = {}
-    with _whichever_format():
+    with whichever_format():
         group = zarr.open_group(zarr.storage.MemoryStore(made), mode="w", zarr_format=version)
         for name in ("obs", "var"):
             write_elem(group, name, getattr(adata, name))
@@ -150,7 +150,7 @@ def mark_store(path: Path) -> None:
 
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     group.attrs.update(MARK)
-    with _whichever_format():
+    with whichever_format():
         zarr.consolidate_metadata(group.store)
 
 
@@ -178,7 +178,7 @@ def most_variable(path: Path, layer: str) -> int:
 
 
 @contextmanager
-def _whichever_format() -> Iterator[None]:
+def whichever_format() -> Iterator[None]:
     """No warning about versions of the format: which one is for anndata's settings to say."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Writing zarr v2 data")
