@@ -506,6 +506,18 @@ def test_features_that_are_no_real_numbers_are_refused(both):
         open_sections(both, Where("sample"))[1].features("X_m")
 
 
+def test_features_in_a_table_with_columns_of_several_kinds(both):
+    columns = {"size": np.arange(100.0), "lumen": np.arange(100) % 2 == 0, "n": pd.array([*range(99), None], "Int64")}
+    both.obsm["X_m"] = pd.DataFrame(columns, index=both.obs_names)
+    features = open_sections(both, Where("sample"))[1].features("X_m")
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features[[0, -2]], [[64, 1, 64], [98, 1, 98]])
+    np.testing.assert_array_equal(features[-1], [99, 0, np.nan])
+    both.obsm["X_m"]["kind"] = "a"
+    with pytest.raises(TypeError, match="must hold real numbers, not object"):
+        open_sections(both, Where("sample"))[1].features("X_m")
+
+
 # ---------------------------------------------------------------------- advice that works, followed to the letter
 
 

@@ -236,7 +236,10 @@ class Section:
             known = ", ".join(map(repr, self.adata.obsm)) or "nothing"
             msg = f"Section {self.name!r} has no obsm[{key!r}] (it has {known}): run stpredict.pp.encode first."
             raise KeyError(msg)
-        values = np.asarray(self.adata.obsm[key])
+        values = self.adata.obsm[key]
+        if hasattr(values, "dtypes") and all(dtype.kind in "fiub" for dtype in values.dtypes):
+            values = values.to_numpy(np.float32, na_value=np.nan)  # columns of several kinds would become objects
+        values = np.asarray(values)
         if values.dtype.kind not in "fiub":
             msg = f"obsm[{key!r}] of section {self.name!r} must hold real numbers, not {values.dtype}."
             raise TypeError(msg)
