@@ -177,6 +177,9 @@ def test_a_scale_that_the_lattice_of_measured_spots_tells_is_not_doubted(model, 
     laid_by_the_scale = st_section(small[:, :0].copy())
     assert not laid_by_the_scale.is_scale_measured
     assert model.judge(laid_by_the_scale).size == 0.5
+    (library,) = small.uns["spatial"].values()
+    library["metadata"]["technology"] = "pseudo-spots"  # with genes, as predictions for a grid have
+    assert model.judge(st_section(small)).size == 0.5
 
 
 def test_models_of_earlier_versions_judge_by_the_distance_alone(model, at_wrong_scale, tmp_path):

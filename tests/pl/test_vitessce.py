@@ -82,11 +82,11 @@ def test_slide_and_spots_lie_on_each_other_in_microns(section, tmp_path):
     section.uns["spatial"]["sim_1"]["scalefactors"]["tissue_hires_scalef"] = 0.5
     st.pl.vitessce(section, tmp_path / "section", genes="ERBB2", predicted="truth")
     sdata = spatialdata.read_zarr(tmp_path / "section" / "section.zarr")
-    spots, (image,) = sdata.shapes["sim_1"], sdata.images.values()
+    spots, (image,) = sdata.shapes["spots"], sdata.images.values()
     np.testing.assert_allclose(np.stack([spots.geometry.x, spots.geometry.y], axis=1), section.obsm["spatial"])
     assert list(spots.index) == list(section.obs_names)
     for element, microns in ((spots, 1.0), (image, 2.0)):
-        matrix = get_transformation(element, "sim_1").to_affine_matrix(("x", "y"), ("x", "y"))
+        matrix = get_transformation(element, "microns").to_affine_matrix(("x", "y"), ("x", "y"))
         np.testing.assert_allclose(matrix, np.diag([microns, microns, 1]), rtol=0.01)
 
 
@@ -100,17 +100,49 @@ def test_a_section_without_counts_is_one_map(section, tmp_path):
     assert [view["component"] for view in config["layout"]] == [
         "spatialBeta",
         "featureList",
-        "obsSets",
         "layerControllerBeta",
     ]
 
 
+def test_columns_and_sections_may_have_any_name(section, tmp_path):
+    section.obs["Tissue type"] = section.obs["tissue/type"] = section.obs["region"]
+    section.uns["spatial"] = {"Block A (1)": section.uns["spatial"].pop("sim_1")}
+    names = ["Tissue type", "tissue/type", "region"]
+    st.pl.vitessce(section, tmp_path / "section", genes="ERBB2", predicted="truth", columns=names)
+    config = config_of(tmp_path / "section")
+    assert config["name"] == "Block A (1)"
+    columns = config["datasets"][0]["files"][0]["options"]["obsSets"]["obsSets"]
+    assert [column["name"] for column in columns] == names
+    obs = spatialdata.read_zarr(tmp_path / "section" / "section.zarr").tables["predicted"].obs
+    for column in columns:
+        written = obs[column["path"].rpartition("/")[2]]
+        assert list(written.astype(str)) == list(section.obs["region"].astype(str))
+
+
+def test_without_an_image_there_is_none_in_the_config(section, tmp_path):
+    section.uns["spatial"]["sim_1"]["images"] = {}
+    section.uns["spatial"]["sim_1"]["metadata"].pop("source_image_path", None)
+    st.pl.vitessce(section, tmp_path / "section", genes="ERBB2", predicted="truth")
+    config = config_of(tmp_path / "section")
+    assert "image" not in config["datasets"][0]["files"][0]["options"]
+    assert "imageLayer" not in config["coordinationSpace"]
+    assert "metaCoordinationScopes" not in config["layout"][0]["coordinationScopes"]
+
+
+def test_names_of_spots_must_be_unique(section, tmp_path):
+    section.obs_names = ["spot", "spot", *section.obs_names[2:]]
+    with pytest.raises(ValueError, match=r"not unique; run adata\.obs_names_make_unique"):
+        st.pl.vitessce(section, tmp_path / "section", genes="ERBB2", predicted="truth")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_only_a_folder_of_its_own_is_replaced(section, tmp_path):
     st.pl.vitessce(section, tmp_path / "section", genes="ERBB2", predicted="truth")
+    (tmp_path / "section" / ".DS_Store").touch()
     st.pl.vitessce(section, tmp_path / "section", genes="COL1A1", predicted="truth")
     assert config_of(tmp_path / "section")["coordinationSpace"]["featureSelection"] == {"A": ["COL1A1"]}
     (tmp_path / "section" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="was not written by"):
+    with pytest.raises(FileExistsError, match="holds more than"):
         st.pl.vitessce(section, tmp_path / "section", genes="ERBB2", predicted="truth")
     assert (tmp_path / "section" / "notes.txt").read_text() == "mine"
 

@@ -502,7 +502,7 @@ def test_features_of_the_section_and_their_absence(both):
 
 def test_features_that_are_no_real_numbers_are_refused(both):
     both.obsm["X_m"] = np.arange(100.0)[:, None] * 1j
-    with pytest.raises(TypeError, match=r"obsm\['X_m'\] .* must hold real numbers, not complex128"):
+    with pytest.raises(TypeError, match=r"obsm\['X_m'\] .* must be a dense array of real numbers, not complex128"):
         open_sections(both, Where("sample"))[1].features("X_m")
 
 
@@ -514,7 +514,7 @@ def test_features_in_a_table_with_columns_of_several_kinds(both):
     np.testing.assert_array_equal(features[[0, -2]], [[64, 1, 64], [98, 1, 98]])
     np.testing.assert_array_equal(features[-1], [99, 0, np.nan])
     both.obsm["X_m"]["kind"] = "a"
-    with pytest.raises(TypeError, match="must hold real numbers, not object"):
+    with pytest.raises(TypeError, match="must be a dense array of real numbers, not object"):
         open_sections(both, Where("sample"))[1].features("X_m")
 
 

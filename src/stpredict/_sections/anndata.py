@@ -12,7 +12,7 @@ from stpredict._core.labels import as_text, column_of
 from stpredict._images import SlideImage, open_image
 from stpredict._sections.cells import refuse_microns
 from stpredict._sections.picture import check_same_picture
-from stpredict._sections.scale import ScaleHints, check_full_resolution
+from stpredict._sections.scale import LAID, ScaleHints, check_full_resolution
 from stpredict._sections.section import Section
 
 X_NAMES = frozenset({"x", "pxl_col_in_fullres", "pixel_x", "imagecol", "array_x", "col"})
@@ -246,13 +246,15 @@ def scale_hints(adata: AnnData, name: str, mpp: float | None) -> ScaleHints:
     """What the table knows of the scale of section `name`, in pixels of its spots' own coordinates."""
     library = libraries_of(adata).get(name, {})
     factors = numbers(part_of(library, "scalefactors", name), name)
-    pitch_um = part_of(library, "metadata", name).get("spot_pitch_um")
+    metadata = part_of(library, "metadata", name)
+    pitch_um = metadata.get("spot_pitch_um")
     try:
         tiles = adata.uns.get(keys.TILES, {}).get(name, {})
         return ScaleHints(
             argument=mpp,
             metadata=factors.get("microns_per_pixel"),
             pitch_um=float(pitch_um) if pitch_um else None,
+            is_laid=metadata.get("technology") == LAID,
             spot_diameter_px=_spot_diameter(factors),
             remembered=(float(tiles["mpp"]), str(tiles["mpp_source"])) if tiles else None,
             scalefactors=factors,

@@ -35,6 +35,9 @@ PITCH_PER_DIAMETER = (0.8, 2.8)
 """Pitch over spot diameter: 1.0 for bins, 1.5–1.8 for Visium, 2.0 for legacy ST."""
 
 
+LAID = "pseudo-spots"
+"""Technology of spots that were laid over a slide."""
+
 SPOT_UM = 112.0
 """Width of a spot window: 224 px at 0.5 µm, what pathology encoders are trained on, and enough to cover a spot."""
 
@@ -66,6 +69,8 @@ class ScaleHints:
     cells: tuple[float, str] | None = None
     """What a reader's table of cells says, and where."""
     pitch_um: float | None = None
+    is_laid: bool = False
+    """Whether the spots were laid over the tissue by the scale itself, so that their distance tells nothing."""
     spot_diameter_px: float | None = None
     remembered: tuple[float, str] | None = None
     scalefactors: Mapping[str, float] = field(default_factory=dict)

@@ -147,9 +147,10 @@ class Section:
 
     @property
     def is_scale_measured(self) -> bool:
-        """Whether the distance of measured spots confirms the scale; spots that were laid by the scale, without genes, do not."""
+        """Whether the distance of measured spots confirms the scale; spots that were laid by the scale do not."""
         lattice = find_lattice(self.centres / self.image_scale)
-        return self.adata.n_vars > 0 and lattice_mpp(self._hints, lattice) is not None
+        is_laid = self._hints.is_laid or not self.adata.n_vars
+        return not is_laid and lattice_mpp(self._hints, lattice) is not None
 
     @property
     def spot_diameter(self) -> float:
@@ -241,7 +242,7 @@ class Section:
             values = values.to_numpy(np.float32, na_value=np.nan)  # columns of several kinds would become objects
         values = np.asarray(values)
         if values.dtype.kind not in "fiub":
-            msg = f"obsm[{key!r}] of section {self.name!r} must hold real numbers, not {values.dtype}."
+            msg = f"obsm[{key!r}] of section {self.name!r} must be a dense array of real numbers, not {values.dtype}."
             raise TypeError(msg)
         return np.asarray(values[self.rows[part]], dtype=np.float32)
 

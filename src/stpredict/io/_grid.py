@@ -16,7 +16,7 @@ from stpredict._images import open_image
 from stpredict._images.mask import check_tissue, find_tissue, stained, tissue_fraction
 from stpredict._sections.anndata import section_from_anndata
 from stpredict._sections.open import copy_of
-from stpredict._sections.scale import PITCH_PER_DIAMETER
+from stpredict._sections.scale import LAID, PITCH_PER_DIAMETER
 from stpredict._sections.spatialdata import (
     only_image,
     region_centres,
@@ -221,7 +221,7 @@ def _factors(mpp: float, spot_um: float) -> dict[str, float]:
 
 
 def _metadata(pitch_um: float, spot_um: float) -> dict[str, Any]:
-    return {"technology": "pseudo-spots", "spot_pitch_um": float(pitch_um), "spot_diameter_um": float(spot_um)}
+    return {"technology": LAID, "spot_pitch_um": float(pitch_um), "spot_diameter_um": float(spot_um)}
 
 
 def _on_spatialdata(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._core import keys
-from stpredict._core.checks import check_section_names
 from stpredict._core.docs import with_shared_texts
 from stpredict._core.files import expanded, recovered, replacing
 from stpredict._core.renamed import SCANPY_NAMES, also_called
@@ -30,9 +29,23 @@ if TYPE_CHECKING:
     from stpredict._sections.section import Section
 
 STORE, CONFIG = "section.zarr", "vitessce.json"
+SPOTS, SLIDE, MICRONS = "spots", "slide", "microns"
+"""Names of the circles, of the image, and of the coordinate system that both are in."""
+
+LINK = {"region_key": "region_of_spot", "instance_key": "name_of_spot"}
+"""Columns of the table that link its rows to the circles."""
+
 TABLE = "tables/predicted"
 MATRIX = {"measured": "layers/measured", "predicted": "X"}
 """Where a side of the table is."""
+
+IN_ITS_COLOURS = {
+    "imageLayer": {"slide": "__dummy__"},
+    "photometricInterpretation": {"slide": "RGB"},
+    "metaCoordinationScopes": {"slide": {"imageLayer": ["slide"]}},
+    "metaCoordinationScopesBy": {"slide": {"imageLayer": {"photometricInterpretation": {"slide": "slide"}}}},
+}
+"""Without this each of the slide's three channels would have a colour of Vitessce's choice."""
 
 VERSION = "1.0.18"
 """Of Vitessce's view configs."""
@@ -84,8 +97,8 @@ def vitessce(
 
     Returns
     -------
-    None; the folder is written whole or not at all. ``section.zarr`` has the image, ``shapes[<section>]`` and
-    ``tables["predicted"]``, with the prediction in ``X`` and what was measured in ``layers["measured"]``, all in µm.
+    None; the folder is written whole or not at all. ``section.zarr`` has ``images["slide"]``, ``shapes["spots"]``
+    and ``tables["predicted"]``, with the prediction in ``X`` and what was measured in ``layers["measured"]``, all in µm.
 
     Raises
     ------
@@ -94,8 +107,8 @@ def vitessce(
     KeyError
         If the prediction, a gene, a column or the section is not there.
     ValueError
-        If no gene is given, a column holds numbers or too many categories, the scale is unknown, the section's name
-        holds ``/``, or there are several sections and none is chosen.
+        If no gene is given, a column holds numbers or too many categories, the scale is unknown, names of spots are not
+        unique, or there are several sections and none is chosen.
     OSError
         If the folder cannot be written.
 
@@ -106,11 +119,11 @@ def vitessce(
     >>> st.pl.vitessce(adata, "section", genes=["ERBB2", "COL1A1"], columns="region", predicted="truth")
     """
     folder = recovered(expanded(path))
-    if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} == {STORE, CONFIG}):
-        msg = f"{folder} exists and was not written by stpredict.pl.vitessce; choose another path, or remove it."
-        raise FileExistsError(msg)
+    _check_place(folder)
     section = _canvas.section_to_draw(data, library_id, Where(library_key, table_key, image_key))
-    check_section_names([section.name])
+    if not section.obs_names.is_unique:
+        msg = f"Names of spots of section {section.name!r} are not unique; run adata.obs_names_make_unique() first."
+        raise ValueError(msg)
     sides = sides_of(section, names_of(section, genes, predicted), measured, predicted)
     own = [*own_columns(section, predicted), *({keys.TUMOR} & set(section.adata.obs))]
     drawn, _ = chosen_columns(section, own if columns is None else columns, predicted, "viridis")
@@ -126,29 +139,41 @@ def vitessce(
         (new / CONFIG).write_text(dumps(_config(section, sdata, sides, drawn, url.rstrip("/")), indent=1))
 
 
+def _check_place(folder: Path) -> None:
+    """Refuse to replace what an earlier call did not write; an empty folder and hidden files may be there."""
+    if not folder.exists():
+        return
+    if not folder.is_dir() or any(file.name not in (STORE, CONFIG) for file in folder.glob("[!.]*")):
+        msg = f"{folder} exists and holds more than stpredict.pl.vitessce writes; choose another path, or remove it."
+        raise FileExistsError(msg)
+
+
 def _store(section: Section, sides: dict[str, pd.DataFrame], drawn: list[Map]) -> SpatialData:
-    """Slide, spots, and a table of the prediction, with what was measured as a layer."""
+    """Slide, spots, and a table of the prediction, with what was measured as a layer.
+
+    The first columns of its ``obs`` are those that are `drawn`, under names that a SpatialData can have.
+    """
     import pandas as pd
     from anndata import AnnData
-    from spatialdata import SpatialData
+    from spatialdata import SpatialData, sanitize_table
     from spatialdata.models import TableModel
     from spatialdata.transformations import Scale, set_transformation
 
     values = {side: table.to_numpy(np.float32) for side, table in sides.items()}
     obs = pd.DataFrame({one.column: pd.Categorical(one.values) for one in drawn}, index=section.obs_names)
-    obs["library_id"], obs["spot_id"] = pd.Categorical([section.name] * len(obs)), section.obs_names.to_numpy(object)
+    obs[LINK["region_key"]] = pd.Categorical([SPOTS] * len(obs))
+    obs[LINK["instance_key"]] = section.obs_names.to_numpy(object)
     table = AnnData(values["predicted"], obs=obs, var=pd.DataFrame(index=sides["predicted"].columns))
     table.layers.update({side: matrix for side, matrix in values.items() if side != "predicted"})
+    sanitize_table(table)
     sdata = SpatialData(
-        images=dict([image_of(section)]) if section.has_image else {},
-        shapes={section.name: circles_of(section)},
-        tables={
-            "predicted": TableModel.parse(table, region=section.name, region_key="library_id", instance_key="spot_id")
-        },
+        images={SLIDE: image_of(section)[1]} if section.has_image else {},
+        shapes={SPOTS: circles_of(section)},
+        tables={"predicted": TableModel.parse(table, region=SPOTS, **LINK)},
     )
     for elements, mpp in ((sdata.images, section.mpp), (sdata.shapes, section.mpp_of_coordinates)):
         for element in elements.values():  # in µm, so that Vitessce's scale bar is right
-            set_transformation(element, {section.name: Scale([mpp, mpp], ("x", "y"))}, set_all=True)
+            set_transformation(element, {MICRONS: Scale([mpp, mpp], ("x", "y"))}, set_all=True)
     return sdata
 
 
@@ -158,14 +183,15 @@ def _config(
     """The view config: a map for each of the `sides`, linked, beside the lists of genes, categories and layers."""
     from matplotlib.colors import to_rgb
 
-    place = {"region": section.name, "tablePath": TABLE}
-    options: dict[str, Any] = {
-        "obsSpots": {"path": f"shapes/{section.name}", "coordinateSystem": section.name, **place}
-    }
-    for image in sdata.images:
-        options["image"] = {"path": f"images/{image}", "coordinateSystem": section.name}
+    place = {"region": SPOTS, "tablePath": TABLE}
+    options: dict[str, Any] = {"obsSpots": {"path": f"shapes/{SPOTS}", "coordinateSystem": MICRONS, **place}}
+    if section.has_image:
+        options["image"] = {"path": f"images/{SLIDE}", "coordinateSystem": MICRONS}
     if drawn:
-        columns = [{"name": one.column, "path": f"{TABLE}/obs/{one.column}"} for one in drawn]
+        written = sdata.tables["predicted"].obs.columns
+        columns = [
+            {"name": one.column, "path": f"{TABLE}/obs/{name}"} for one, name in zip(drawn, written, strict=False)
+        ]
         options["obsSets"] = {"obsSets": columns, **place}
     datasets_of = list(zip("AB", sides, strict=False))  # named as Vitessce's Python package names them
     datasets = [
@@ -179,7 +205,7 @@ def _config(
                     "coordinationValues": {"obsType": "spot"},
                     "options": {
                         **options,
-                        "obsFeatureMatrix": {"path": f"{TABLE}/{MATRIX[side]}", "region": section.name},
+                        "obsFeatureMatrix": {"path": f"{TABLE}/{MATRIX[side]}", "region": SPOTS},
                     },
                 }
             ],
@@ -201,7 +227,7 @@ def _config(
         "spatialTargetY": None,
     }
     scopes = dict.fromkeys(shared, "A")
-    meta = {"metaCoordinationScopes": ["slide"], "metaCoordinationScopesBy": ["slide"]}
+    meta = {"metaCoordinationScopes": ["slide"], "metaCoordinationScopesBy": ["slide"]} if section.has_image else {}
     width, right = (4, 8) if len(sides) > 1 else (9, 9)
     layout = [
         _view("spatialBeta", uid, {**scopes, **meta}, x=width * i, y=0, w=width, h=12, title=side)
@@ -210,9 +236,10 @@ def _config(
     last = datasets_of[-1][0]
     layout += [
         _view("featureList", last, scopes, x=right, y=0, w=12 - right, h=5),
-        _view("obsSets", last, scopes, x=right, y=5, w=12 - right, h=3),
         _view("layerControllerBeta", last, {**scopes, **meta}, x=right, y=8, w=12 - right, h=4),
     ]
+    if drawn:
+        layout.append(_view("obsSets", last, scopes, x=right, y=5, w=12 - right, h=3))
     return {
         "version": VERSION,
         "name": section.name,
@@ -222,11 +249,7 @@ def _config(
         "coordinationSpace": {
             "dataset": {uid: uid for uid, _ in datasets_of},
             **{kind: {"A": value} for kind, value in shared.items()},
-            # The slide in its own colours: each of its three channels would have a colour of Vitessce's choice.
-            "imageLayer": {"slide": "__dummy__"},
-            "photometricInterpretation": {"slide": "RGB"},
-            "metaCoordinationScopes": {"slide": {"imageLayer": ["slide"]}},
-            "metaCoordinationScopesBy": {"slide": {"imageLayer": {"photometricInterpretation": {"slide": "slide"}}}},
+            **(IN_ITS_COLOURS if section.has_image else {}),
         },
         "layout": layout,
     }
