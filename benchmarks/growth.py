@@ -1,10 +1,11 @@
-"""Time and peak memory of the main functions against the number of spots, genes and cells, over two decades.
+"""Time and peak memory of the main functions against the number of spots, genes, cells and pixels, over two decades.
 
     python benchmarks/growth.py --figure docs/_static/growth.png    # about ten minutes on two cores
     python benchmarks/growth.py --axis genes --keep growth.json     # a part; what the file has is not measured again
 
 Synthetic sections: bins of 8 µm on simulated tissue at 0.5 µm per pixel, read from a tiled JPEG pyramid, and counts that follow
 a few programmes. Spots grow at 200 genes, genes at 1,000 spots; cells are those of a reference without images, of 200 genes.
+Pixels are those of a slide that is tissue all over, on which about 256 spots are laid whatever its size.
 Every axis is a process of its own, which has run all
 functions once on something small, so that nothing is loaded or compiled while the clock runs. Time is that of the processor,
 all threads together, so that it does not depend on what else the machine does; the shortest of up to three runs. Models that predict were trained on at most 1,000 spots, since exact retrieval costs the product of both numbers.
@@ -35,11 +36,12 @@ SIZES = {
     "spots": (100, 316, 1_000, 3_162, 10_000),
     "genes": (180, 569, 1_800, 5_692, 18_000),
     "cells": (1_000, 3_162, 10_000, 31_623, 100_000),
+    "pixels": tuple(side**2 for side in (3_072, 5_376, 9_728, 17_408, 30_720)),
 }
-AT = {"spots": "200 genes", "genes": "1,000 spots", "cells": "200 genes"}
+AT = {"spots": "200 genes", "genes": "1,000 spots", "cells": "200 genes", "pixels": "256 spots"}
 FIXED = {"spots": 1_000, "genes": 200}
 """What the other axis stays at."""
-SMALL = {"spots": 300, "genes": 60, "cells": 300}
+SMALL = {"spots": 300, "genes": 60, "cells": 300, "pixels": 2_816**2}
 MPP, BIN_UM, MARGIN_PX = 0.5, 8.0, 300
 PROGRAMMES = 8
 RUNS, LONG = 3, 2.0
@@ -118,6 +120,21 @@ def of_cells(folder: Path, cells: int) -> dict:
     }
 
 
+def of_pixels(folder: Path, pixels: int) -> dict:
+    """Functions that read a slide without spots, on which as many are laid whatever its size."""
+    side = round(pixels**0.5)
+    path = folder / f"{side}.tif"
+    write_slide(path, side, mpp=MPP)
+    slide, pitch_um = st.read_wsi(path), side * MPP / 16
+    spots = st.io.grid(slide, pitch_um=pitch_um)
+    return {
+        "read_wsi": lambda: st.read_wsi(path),
+        "io.grid": lambda: st.io.grid(slide, pitch_um=pitch_um),
+        "pp.tiles": lambda: st.pp.tiles(spots),
+        "pp.encode": lambda: st.pp.encode(spots, show_progress=False),
+    }
+
+
 def resident(what: str) -> float:
     """Resident memory of this process in MiB: ``"VmRSS"``, now, or ``"VmHWM"``, the highest."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -139,8 +156,8 @@ def cost(function) -> tuple[float, float]:
 
 def functions_of(folder: Path, axis: str, size: int) -> dict:
     """Functions by name at one size, each to be called in this order."""
-    if axis == "cells":
-        return of_cells(folder, size)
+    if axis in ("cells", "pixels"):
+        return {"cells": of_cells, "pixels": of_pixels}[axis](folder, size)
     adata, new = (section(folder, **FIXED | {axis: size}, seed=seed) for seed in (0, 1))
     for one in (adata, new):
         st.pp.tiles(one)
