@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import anndata as ad
 import geopandas as gpd
 import numpy as np
@@ -333,11 +335,13 @@ def test_to_spatialdata_of_two_sections(two_sections):
         assert section.mpp == pytest.approx(1.0)
 
 
-def test_names_that_cannot_be_written_are_refused_until_they_are_changed_as_told(section):
-    section.uns["spatial"] = {"her2st/A1": section.uns["spatial"].pop("sim_1")}
-    with pytest.raises(ValueError, match=r"names hold '/' cannot be written: her2st/A1. Rename them right after"):
+@pytest.mark.parametrize("name", ["her2st/A1", "Block A (1)"])
+def test_names_that_cannot_be_written_are_refused_until_they_are_changed_as_told(section, name):
+    section.uns["spatial"] = {name: section.uns["spatial"].pop("sim_1")}
+    told = rf"than letters, digits, '_', '.' and '-' cannot be written: {re.escape(name)}\. Rename them right after"
+    with pytest.raises(ValueError, match=told):
         st.io.to_spatialdata(section)
-    section.uns["spatial"]["A1"] = section.uns["spatial"].pop("her2st/A1")
+    section.uns["spatial"]["A1"] = section.uns["spatial"].pop(name)
     assert list(st.io.to_spatialdata(section).shapes) == ["A1"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -98,11 +99,14 @@ def check_named_once(genes: Sequence[str]) -> None:
         raise ValueError(msg)
 
 
-def check_section_names(names: Iterable[str]) -> None:
-    """Refuse names of sections that are no keys in a file."""
-    if bad := [name for name in names if "/" in name]:
+def check_section_names(names: Iterable[str], *, as_elements: bool = False) -> None:
+    """Refuse names of sections that are no keys in a file or, `as_elements`, no names of elements of a SpatialData."""
+    allowed, wrong = r"[^/]+", "'/'"
+    if as_elements:
+        allowed, wrong = r"[\w.-]+", "characters other than letters, digits, '_', '.' and '-'"
+    if bad := [name for name in names if not re.fullmatch(allowed, name)]:
         msg = (
-            f"Sections whose names hold '/' cannot be written: {', '.join(bad[:5])}. Rename them right after reading: "
+            f"Sections whose names hold {wrong} cannot be written: {', '.join(bad[:5])}. Rename them right after reading: "
             "the key in adata.uns['spatial'], and the values of the obs column that names each spot's section."
         )
         raise ValueError(msg)

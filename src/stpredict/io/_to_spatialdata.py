@@ -46,7 +46,7 @@ def to_spatialdata(adata: AnnData, *, library_key: str | None = None, table_name
     Raises
     ------
     ValueError
-        If a section has no spots or a name that holds ``/``, spots lie outside of their image, or the image cannot be read.
+        If a section has no spots or a name that holds other characters than letters, digits, ``_``, ``.`` and ``-``, spots lie outside of their image, or the image cannot be read.
     KeyError
         If there are several sections and `library_key` is not a column of ``obs``.
     FileNotFoundError
@@ -62,7 +62,7 @@ def to_spatialdata(adata: AnnData, *, library_key: str | None = None, table_name
     from spatialdata import SpatialData
 
     sections = open_sections(adata, Where(library_key))
-    check_section_names(section.name for section in sections)
+    check_section_names((section.name for section in sections), as_elements=True)
     images: dict[str, Any] = {}
     for section in sections:
         if section.has_image:
