@@ -87,8 +87,8 @@ NAMED: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "ALIGN-ST: GraphSAGE": (
         ALIGN_ST + "_network.py",
-        "return self.refine(tile, slide.near, slide.alike)",
-        "return tile",
+        "return self.refine(share.whole(tile), slide.near, slide.alike, share)",
+        "return share.whole(tile)",
         [PARTS],
     ),
     "ALIGN-ST: GraphSAGE over the lattice": (
