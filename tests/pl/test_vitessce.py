@@ -142,9 +142,13 @@ def test_only_a_folder_of_its_own_is_replaced(section, tmp_path):
     st.pl.vitessce(section, tmp_path / "section", genes="COL1A1", predicted="truth")
     assert config_of(tmp_path / "section")["coordinationSpace"]["featureSelection"] == {"A": ["COL1A1"]}
     (tmp_path / "section" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds more than"):
-        st.pl.vitessce(section, tmp_path / "section", genes="ERBB2", predicted="truth")
-    assert (tmp_path / "section" / "notes.txt").read_text() == "mine"
+    for name in (".env", "section.zarr"):  # a hidden file or a store of the user's alone
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+    for kept in ("section/notes.txt", ".env/.env", "section.zarr/section.zarr"):
+        with pytest.raises(FileExistsError, match="holds something else than"):
+            st.pl.vitessce(section, (tmp_path / kept).parent, genes="ERBB2", predicted="truth")
+        assert (tmp_path / kept).read_text() == "mine"
 
 
 def test_columns_of_numbers_are_refused_and_nothing_is_written(section, tmp_path):

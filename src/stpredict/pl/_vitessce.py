@@ -47,6 +47,9 @@ IN_ITS_COLOURS = {
 }
 """Without this each of the slide's three channels would have a colour of Vitessce's choice."""
 
+DROPPED = ".DS_Store"
+"""What macOS leaves in a folder that was looked at."""
+
 VERSION = "1.0.18"
 """Of Vitessce's view configs."""
 
@@ -140,11 +143,12 @@ def vitessce(
 
 
 def _check_place(folder: Path) -> None:
-    """Refuse to replace what an earlier call did not write; an empty folder and hidden files may be there."""
+    """Refuse to replace what an earlier call did not write; an empty folder may be there."""
     if not folder.exists():
         return
-    if not folder.is_dir() or any(file.name not in (STORE, CONFIG) for file in folder.glob("[!.]*")):
-        msg = f"{folder} exists and holds more than stpredict.pl.vitessce writes; choose another path, or remove it."
+    found = {file.name for file in folder.iterdir()} - {DROPPED} if folder.is_dir() else None
+    if found not in (set(), {STORE, CONFIG}):
+        msg = f"{folder} exists and holds something else than what stpredict.pl.vitessce writes; choose another path, or remove it."
         raise FileExistsError(msg)
 
 

@@ -1,4 +1,4 @@
-"""Files of published models: on the hub or in a folder of the user's, checked, and read without unpickling anything."""
+"""Files of published models: on the hub or in a folder of the user's, checked, and read without unpickling objects."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def _digests(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a file of weights, mapped from the disk rather than read; nothing is unpickled.
+    """Tensors of a file of weights, mapped from the disk rather than read; no objects are unpickled.
 
     Checkpoints of torch are read once with ``weights_only=True`` and kept as safetensors in
     ``stpredict.settings.cache_dir``, under their digest. Raises ValueError if the file is damaged, or holds something
