@@ -5,6 +5,7 @@ import pytest
 
 import stpredict as st
 from stpredict._sections.open import open_sections
+from stpredict.models._trust.reliability import central
 from stpredict.models.baselines.mixture import mix
 
 GENES = [f"GENE{i}" for i in range(15)]
@@ -26,7 +27,7 @@ def test_it_is_half_of_each(paired):
     result = predicted(mixture, new)
     np.testing.assert_allclose(result.mean, expected, atol=1e-4)
     np.testing.assert_array_equal(result.std, np.tile(result.std[0], (new.n_obs, 1)))
-    low, high = mixture.trust.reliability.interval(0.9)
+    low, high = central(mixture.trust.reliability.errors, 0.9)
     np.testing.assert_allclose(result.std[0], (high - low) / 3.29 * result.judgement.widening, rtol=1e-3)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stpredict.models._trust.reliability import LEVELS, NORMAL_QUANTILES, Reliability, with_shift
+from stpredict.models._trust.reliability import LEVELS, NORMAL_QUANTILES, Reliability, central, width, with_shift
 
 
 def drawn(correlations, n=400, seed=0):
@@ -64,12 +64,12 @@ def test_ten_held_out_spots_of_a_section_count():
 def test_intervals_are_interpolated_between_the_kept_quantiles():
     uniform = told(LEVELS[:, None] * np.array([1.0, 10.0]))
     for level, ends in ((0.9, (0.05, 0.95)), (0.85, (0.075, 0.925)), (0.0, (0.5, 0.5)), (0.9999, (0.005, 0.995))):
-        for found, end in zip(uniform.interval(level), ends, strict=True):
+        for found, end in zip(central(uniform.errors, level), ends, strict=True):
             np.testing.assert_allclose(found, [end, 10 * end], rtol=1e-5)
 
 
 def test_the_width_of_normal_errors_is_their_standard_deviation():
-    np.testing.assert_allclose(told(NORMAL_QUANTILES[:, None] * np.array([1.0, 3.0])).width(), [1, 3], rtol=1e-5)
+    np.testing.assert_allclose(width(NORMAL_QUANTILES[:, None] * np.array([1.0, 3.0])), [1, 3], rtol=1e-5)
 
 
 def test_errors_on_one_section_are_as_much_wider_as_sections_differ():
@@ -78,10 +78,10 @@ def test_errors_on_one_section_are_as_much_wider_as_sections_differ():
     predicted = rng.standard_normal((4000, 2))
     measured = predicted + rng.standard_normal((4000, 2)) + 4
     known = Reliability.learn(measured, predicted, np.zeros(4000, dtype=int), between=np.array([3.0, 0.0]))
-    np.testing.assert_allclose(known.width(), [2, 1], rtol=0.05)
+    np.testing.assert_allclose(width(known.errors), [2, 1], rtol=0.05)
     np.testing.assert_allclose(known.errors[len(LEVELS) // 2], 0, atol=0.1)
     two = Reliability.learn(measured, predicted, np.arange(4000) % 2, between=np.array([3.0, 0.0]))
-    np.testing.assert_allclose(two.width(), 1, rtol=0.05)
+    np.testing.assert_allclose(width(two.errors), 1, rtol=0.05)
     np.testing.assert_allclose(two.errors[len(LEVELS) // 2], 4, atol=0.1)
 
 
@@ -90,7 +90,7 @@ def test_errors_of_genes_that_nobody_held_out_are_as_large_as_those_of_others_fo
     measured[:, 0] *= 3
     predicted[:, 0] = np.nan
     known = Reliability.learn(measured, predicted, section)
-    np.testing.assert_allclose(known.width()[0], 3 * known.width()[1:].mean(), rtol=0.1)
+    np.testing.assert_allclose(width(known.errors)[0], 3 * width(known.errors)[1:].mean(), rtol=0.1)
     assert known.pcc[0] == pytest.approx(0.5, abs=0.1)
     nothing = Reliability.learn(measured, np.full_like(measured, np.nan), section)
     np.testing.assert_array_equal(nothing.errors, 0)
@@ -100,7 +100,7 @@ def test_genes_missing_in_one_section_are_judged_by_the_other():
     measured, predicted, section = drawn(np.full((2, 40), 0.8))
     measured[section == 1, 0] = np.nan
     known = Reliability.learn(measured, predicted, section)
-    np.testing.assert_allclose(known.width()[0], known.width()[1:].mean(), rtol=0.15)
+    np.testing.assert_allclose(width(known.errors)[0], width(known.errors)[1:].mean(), rtol=0.15)
     assert known.pcc[0] == pytest.approx(0.8, abs=0.05)
 
 

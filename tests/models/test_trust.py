@@ -13,7 +13,7 @@ from stpredict._sections.open import open_sections
 from stpredict.models._base.contract import Prediction
 from stpredict.models._data import features
 from stpredict.models._trust import sight
-from stpredict.models._trust.reliability import LEVELS, Reliability
+from stpredict.models._trust.reliability import LEVELS, Reliability, central, width
 from stpredict.models._trust.span import Span
 from stpredict.models._trust.trust import FAR, NEAR, Judgement, Trust
 from stpredict.tl._prediction.believed import Believed
@@ -91,7 +91,7 @@ def test_intervals_hold_what_they_promise_of_skewed_errors():
     rng = np.random.default_rng(2)
     predicted = rng.normal(size=(2000, 5)).astype(np.float32)
     draw = lambda: predicted + rng.exponential(size=predicted.shape) ** 2 - 2  # noqa: E731
-    low, high = Reliability.learn(draw(), predicted, np.zeros(2000, int)).interval(0.9)
+    low, high = central(Reliability.learn(draw(), predicted, np.zeros(2000, int)).errors, 0.9)
     fresh = draw() - predicted
     assert ((fresh >= low) & (fresh <= high)).mean() == pytest.approx(0.9, abs=0.015)
     assert ((fresh < low).mean(), (fresh > high).mean()) == pytest.approx((0.05, 0.05), abs=0.015)
@@ -415,7 +415,9 @@ def test_a_spread_of_its_own_is_as_wide_as_the_errors_on_held_out_spots(sections
     model = st.tl.train(sections[:3], method="knn", genes=GENES)
     known = model.trust.reliability
     inside = Judgement("inside", 1.0, "", "", np.ones(1))
-    assert known.spread * model.trust.error_width(inside, has_spread=True) == pytest.approx(known.width(), rel=1e-4)
+    assert known.spread * model.trust.error_width(inside, has_spread=True) == pytest.approx(
+        width(known.errors), rel=1e-4
+    )
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import stpredict as st
 from stpredict._sections.open import open_sections
 from stpredict.models._base.card import model_card
 from stpredict.models._base.files import identity
+from stpredict.models._trust.reliability import central
 
 GENES = ["ERBB2", "KRT8", "COL1A1", "EPCAM", "CD3D", "PTPRC", "VIM"]
 FIELDS = ("reliability", "reliability_lower", "reliability_upper")
@@ -122,7 +123,7 @@ def test_errors_are_those_on_sections_that_units_were_not_learned_from(cohort, s
     """One of two sections is predicted far too high: intercepts learned from both would hide it."""
     first, second = informed(cohort, np.zeros(7))[:2]
     second.obsm["X_ctranspath"][:, :7] += 20
-    low, high = st.tl.calibrate([first, second], seeing).trust.reliability.interval(0.9)
+    low, high = central(st.tl.calibrate([first, second], seeing).trust.reliability.errors, 0.9)
     assert (high - low > 20).all()
 
 

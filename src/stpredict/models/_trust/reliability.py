@@ -114,19 +114,16 @@ class Reliability(StoredArrays):
         errors = np.where(known, share * self.errors + (1 - share) * base.errors[:, columns], self.errors)
         return Reliability(pcc.astype(np.float32), sd.astype(np.float32), errors.astype(np.float32), self.spread)
 
-    def interval(self, level: float) -> tuple[np.ndarray, np.ndarray]:
-        """(genes,) each: from the prediction to the ends of the central interval that holds a share `level` of spots."""
-        return central(self.errors, level)
-
-    def width(self) -> np.ndarray:
-        """(genes,): standard deviation of the normal distribution whose 90 % interval is as wide as that of the errors."""
-        low, high = self.interval(0.9)
-        return (high - low) / (2 * SPREAD_90)
-
 
 def central(errors: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """(genes,) each: ends of the central interval that holds a share `level` of errors with quantiles (levels, genes)."""
     return _at(errors, (1 - level) / 2), _at(errors, (1 + level) / 2)
+
+
+def width(errors: np.ndarray) -> np.ndarray:
+    """(genes,): standard deviation of the normal distribution whose 90 % interval is as wide as that of the `errors`."""
+    low, high = central(errors, 0.9)
+    return (high - low) / np.float32(2 * SPREAD_90)
 
 
 def with_shift(errors: np.ndarray, sd: float) -> np.ndarray:

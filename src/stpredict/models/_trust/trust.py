@@ -10,7 +10,7 @@ import numpy as np
 from stpredict._sections.groups import group_name
 from stpredict.models._data.folds import MIN_GROUPS
 from stpredict.models._trust.domain import MAX_PLACES, Domain, looked_at
-from stpredict.models._trust.reliability import LEVELS, SPREAD_90, Reliability, central, with_shift
+from stpredict.models._trust.reliability import LEVELS, SPREAD_90, Reliability, width, with_shift
 from stpredict.models._trust.span import Span
 from stpredict.models._trust.texture import Texture
 
@@ -223,12 +223,11 @@ class Trust:
         """
         if self.reliability is None:
             return None
-        low, high = central(self._errors(self.reliability, judgement), 0.9)
-        width = (high - low) / np.float32(2 * SPREAD_90)
+        needed = width(self._errors(self.reliability, judgement))
         if not has_spread:
-            return width
+            return needed
         own = self.reliability.spread
-        return np.where(own > 0, width / np.where(own > 0, own, 1), np.float32(judgement.widening)).astype(np.float32)
+        return np.where(own > 0, needed / np.where(own > 0, own, 1), np.float32(judgement.widening)).astype(np.float32)
 
     def learn_spread(self, spread: np.ndarray) -> dict[str, np.ndarray]:
         """Learn how wide a method's own spread (spots, genes) is; returns what a model stores of it."""
