@@ -16,6 +16,7 @@ from stpredict._core.warning import warn
 from stpredict._images.stain import TARGET, check_stain_norm
 from stpredict._sections.niches import Niche, niche_windows
 from stpredict._sections.open import Opened, Where
+from stpredict._sections.places import places_record
 from stpredict._sections.spread import SECTIONS, spread_record
 from stpredict.pp._encoders.catalogue import build_encoder
 from stpredict.pp._encoders.modules import lent
@@ -120,7 +121,8 @@ def encode(
     ``std`` as far as they were given, ``niche`` in place of ``niche_um`` where niches are not windows, with `stain_norm` that,
     ``stain_white``, what was taken for white, and ``stain_target``, the optical densities (red, green, blue) of haematoxylin and eosin that stains were brought to, and
     ``sections``: of every library ``n_spots`` and, over these, ``mean`` and ``sd`` (float64) of the features, by which
-    models standardise the section and any part of it.
+    models standardise the section and any part of it, and ``places_um``, where up to 64 of its ``spots`` lie, (spots, 2)
+    float64, by which models tell that coordinates were changed since.
 
     Raises
     ------
@@ -205,9 +207,11 @@ def encode(
     if len(tool.feature_names):
         record["feature_names"] = np.array(tool.feature_names)
     adata = opened.target
+    places = {section.name: places_record(section) for section in sections}
     for name, features in zip(written, outputs, strict=True):
         adata.obsm[name] = features
-        adata.uns[name] = record | {SECTIONS: {s.name: spread_record(features[s.rows]) for s in sections}}
+        kept = {section.name: spread_record(features[section.rows]) | places[section.name] for section in sections}
+        adata.uns[name] = record | {SECTIONS: kept}
     for um in further:
         adata.uns[keys.niche(key, um)]["niche_um"] = um
     if kind.members != "window":

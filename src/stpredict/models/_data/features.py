@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._sections.niches import call, is_wider, spot_key
+from stpredict._sections.places import warn_if_moved
 from stpredict._sections.scale import NICHE_UM
 from stpredict._sections.spread import ROWS, moments, whole_moments
 from stpredict.models._data.chunks import Parts
@@ -160,7 +161,7 @@ def check_features(section: Section, expected: Mapping[str, Mapping[str, Any]]) 
     """Refuse a section whose features were not made as `expected` (what `describe_features` returned in training).
 
     Raises ValueError if features are missing, or differ in encoder, windows or scale; the message names the call that
-    mends it.
+    mends it. Warns where spots were moved since.
     """
     for key in expected:
         if key not in section.adata.obsm:
@@ -185,6 +186,7 @@ def check_features(section: Section, expected: Mapping[str, Mapping[str, Any]]) 
                     f"Run {_mend(key, expected)} on this section, or train on features made like these."
                 )
                 raise ValueError(msg)
+    warn_if_moved(section, list(expected))
 
 
 def _check_niche(section: Section, key: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
