@@ -4,7 +4,7 @@
 
 Features are those of the default encoder, or of all that ``--encoders`` names, with niches of 336, 560, 1000 and 1600 µm; every
 method may use all of them, and chooses on inner folds whether it does. ``sections``: C2 … C5 of her2st in turn, trained on B4 and the other sections of patient
-C. ``patient``: C → B4, ``back``: B4 → C2 … C5. ``one``: a single section of patient C, C2, → C3. ``bulbs``: one bulb of
+C. ``patient``: C → B4, ``coarse``: C → A1, both at the coarse scale of A1's image, ``back``: B4 → C2 … C5. ``one``: a single section of patient C, C2, → C3. ``bulbs``: one bulb of
 spatial transcriptomics → the other, both ways. ``colon``: one half of the roll → the other, both ways. ``simulated``: three
 simulated patients → a fourth, half of whose expression no image shows. ``+ reference`` learns gene structure from the counts-only
 sections of other patients.
@@ -29,13 +29,13 @@ import stpredict as st
 
 WIDTHS = (560, 336, 1000, 1600)
 METHODS = ("mean", "density", "ridge", "knn", "mixture", "cmrcnet", "st_align", "consensus")
-TASKS = ("sections", "patient", "back", "one", "bulbs", "colon", "simulated")
+TASKS = ("sections", "patient", "coarse", "back", "one", "bulbs", "colon", "simulated")
 
 
-def encoded(adata, encoders):
+def encoded(adata, encoders, mpp=None):
     st.pp.tiles(adata, niche_um=WIDTHS)
     for encoder in encoders:
-        st.pp.encode(adata, encoder, show_progress=False)
+        st.pp.encode(adata, encoder, mpp=mpp, show_progress=False)
     return adata
 
 
@@ -59,6 +59,15 @@ def folds(task, encoders):
             }[task]
             others = [adata for name, adata in only.items() if not name.startswith(test[0])]
             yield test, [sections[name] for name in trained], sections[test], others
+    elif task == "coarse":
+        test = encoded(st.datasets.her2st_midres("A1"), encoders)
+        scale = next(iter(test.uns["tiles"].values()))["mpp"]
+        others = [
+            st.datasets.her2st_counts_only(name)
+            for name in st.datasets.available("her2st_counts_only")
+            if name[0] != "A"
+        ]
+        yield "A1", [encoded(st.datasets.her2st(name), encoders, scale) for name in C], test, others
     elif task == "bulbs":
         first, second = (encoded(st.datasets.mob(name), encoders) for name in ("MOB1", "MOB2"))
         yield "MOB2", [first], second, None
