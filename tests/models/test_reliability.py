@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stpredict._evaluation.metrics import pearson
 from stpredict.models._trust.reliability import LEVELS, NORMAL_QUANTILES, Reliability, central, width, with_shift
 
 
@@ -129,3 +130,26 @@ def test_a_shift_of_level_that_all_spots_share_widens_errors_around_their_median
     shifted = with_shift(normal * np.array([3.0, 0.0]) + 1, 4.0)
     np.testing.assert_allclose(shifted, normal * np.array([5.0, 4.0]) + 1, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(with_shift(normal * 3, 0.0), normal * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sd", [0.05, 0.25])
+def test_what_one_section_of_few_spots_promises_is_as_far_off_as_it_says(sd):
+    """Genes differ by `sd`; 30 spots of a section tell their correlations, and 30 of another one are promised them."""
+    truth = np.clip(np.random.default_rng(0).normal(0.4, sd, 3000), -0.9, 0.9)
+    known = Reliability.learn(*drawn(truth[None], n=30, seed=1))
+    measured, predicted, _ = drawn(truth[None], n=30, seed=2)
+    away = pearson(measured, predicted)[0] - known.pcc
+    assert np.sqrt(np.square(away).mean() + 0.08**2) == pytest.approx(np.sqrt(np.square(known.pcc_sd).mean()), rel=0.03)
+    assert abs(away.mean()) < 0.01
+
+
+def test_genes_without_any_prediction_are_promised_what_genes_of_their_level_reached():
+    """Genes of high level are predicted well; one beyond them all is taken for the highest, and not for more."""
+    level = np.linspace(0, 4, 80)
+    measured, predicted, section = drawn(np.tile(0.2 + 0.15 * level, (2, 1)))
+    measured += level
+    measured[:, 0] += 20
+    predicted[:, :2] = np.nan
+    known = Reliability.learn(measured, predicted, section)
+    assert known.pcc[0] == pytest.approx(0.8, abs=0.05)
+    assert known.pcc[1] == pytest.approx(0.2, abs=0.05)
