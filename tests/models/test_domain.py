@@ -42,9 +42,10 @@ def test_distances_are_to_the_nearest_training_spot_and_to_the_nearest_mean(monk
 
 def test_spots_that_are_joined_are_near_from_then_on():
     joined = known().joined_by(np.array([[21.0, -1.0, 5.0]], dtype=np.float32), 4)  # placed at (10, -3)
-    away, of, *_ = distances(joined, SPOTS)
+    away, of, between, *_ = distances(joined, SPOTS)
     np.testing.assert_allclose(away, [2, 0, 0, 1], atol=1e-6)
     np.testing.assert_array_equal(of, [0, 4, 0, 0])
+    assert between == pytest.approx(distances(known(), SPOTS)[2])  # the mean of another section is nearer than its own
 
 
 def test_places_in_a_large_space_that_coincide_are_not_apart():
@@ -60,7 +61,9 @@ def spots(n, rng, sections=4):
     section = np.repeat(np.arange(sections), n)
     first, second = 3 * rng.standard_normal(n * sections), rng.standard_normal(n * sections) + section
     nothing = np.zeros((len(section), 1), dtype=np.float32)
-    table = Table(nothing, nothing, section, section, section, np.tile(np.arange(n), sections), np.zeros((len(section), 2)))
+    table = Table(
+        nothing, nothing, section, section, section, np.tile(np.arange(n), sections), np.zeros((len(section), 2))
+    )
     return table, np.column_stack([first, second, np.full(len(section), 4.0), first + second]) + 10
 
 

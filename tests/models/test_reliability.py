@@ -108,12 +108,12 @@ def test_genes_missing_in_one_section_are_judged_by_the_other():
 def test_a_base_model_counts_like_fifty_measured_spots():
     levels = np.zeros((len(LEVELS), 1))
     base = told(levels + 3, pcc=0.8, pcc_sd=0.1)
-    own = told(np.tile(levels + 1, 2), pcc=0.2, pcc_sd=0.3)
+    own = told(np.tile(levels + 4, 2), pcc=0.2, pcc_sd=0.3)
     columns = np.array([0, -1])
     half, most, few = (own.drawn_to(base, columns, n) for n in (50, 10**6, 2))
-    np.testing.assert_allclose(half.errors[0], [2, 1])
-    np.testing.assert_allclose(most.errors[0], [1, 1], atol=1e-3)
-    np.testing.assert_allclose(few.errors[0], [(2 + 50 * 3) / 52, 1], rtol=1e-5)
+    np.testing.assert_allclose(half.errors[0], [3.5, 4])
+    np.testing.assert_allclose(most.errors[0], [4, 4], atol=1e-3)
+    np.testing.assert_allclose(few.errors[0], [(2 * 4 + 50 * 3) / 52, 4], rtol=1e-5)
     np.testing.assert_allclose(most.pcc, 0.2, atol=1e-3)
     np.testing.assert_allclose(few.pcc, [0.8, 0.2], atol=0.01)
     for n, of_it in ((1, 1), (3, 2)):  # a correlation from n spots has n - 1 to tell its error from

@@ -35,6 +35,7 @@ def turned(microns=MICRONS, mpp=MPP):
 
 def test_centroids_in_microns_tell_the_scale_however_the_image_lies():
     every = np.arange(len(MICRONS))
+    assert mpp_of_microns(table(), every, turned(mpp=200.0)) == pytest.approx(200)
     assert mpp_of_microns(table(), every, turned()) == pytest.approx(MPP)
     some = every[::3]
     assert mpp_of_microns(table(), some, turned()[some]) == pytest.approx(MPP)
@@ -48,7 +49,7 @@ def test_three_cells_tell_it_and_two_do_not():
     assert mpp_of_microns(table(microns), np.arange(2), turned(microns)[:2]) is None
 
 
-@pytest.mark.parametrize("spoil", ["columns", "spatial", "nan", "shape", "others", "one place"])
+@pytest.mark.parametrize("spoil", ["columns", "spatial", "nan", "shape", "others", "one place", "stretched"])
 def test_where_cells_do_not_tell_there_is_no_scale(spoil):
     adata, centres = table(), turned()
     if spoil == "columns":
@@ -61,6 +62,8 @@ def test_where_cells_do_not_tell_there_is_no_scale(spoil):
         adata.obsm["spatial"] = np.column_stack([MICRONS, np.zeros(144)])
     elif spoil == "others":
         centres = centres[::-1]
+    elif spoil == "stretched":
+        centres = centres * [1.06, 1]
     else:
         centres = np.zeros_like(centres)
     assert mpp_of_microns(adata, np.arange(144), centres) is None
@@ -123,4 +126,9 @@ def test_bins_of_the_same_sample_tell_the_scale_of_its_cells(beside, mpp):
 
 
 def test_bins_say_their_size_by_name():
-    assert [bin_um(name) for name in ("s_square_008um", "s_square_016um", "s_square_008um_of", "cells")] == [8, 16, None, None]
+    assert [bin_um(name) for name in ("s_square_008um", "s_square_016um", "s_square_008um_of", "cells")] == [
+        8,
+        16,
+        None,
+        None,
+    ]

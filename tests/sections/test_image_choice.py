@@ -32,7 +32,9 @@ def sdata(*keys, **images):
 
 
 def test_corners_are_those_of_the_image_in_the_coordinates_of_the_spots():
-    turned = Candidate("a", np.array([[0, -2.0, 400], [2, 0, -30], [0, 0, 1]]), (240, 160))  # x' = 400 - 2 y, y' = 2 x - 30
+    turned = Candidate(
+        "a", np.array([[0, -2.0, 400], [2, 0, -30], [0, 0, 1]]), (240, 160)
+    )  # x' = 400 - 2 y, y' = 2 x - 30
     np.testing.assert_allclose(turned.corners(), [[15, 200], [95, 80]])
     assert turned.fineness == pytest.approx(4)
 
