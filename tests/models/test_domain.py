@@ -45,7 +45,7 @@ def test_spots_that_are_joined_are_near_from_then_on():
     away, of, between, *_ = distances(joined, SPOTS)
     np.testing.assert_allclose(away, [2, 0, 0, 1], atol=1e-6)
     np.testing.assert_array_equal(of, [0, 4, 0, 0])
-    assert between == pytest.approx(distances(known(), SPOTS)[2])  # the mean of another section is nearer than its own
+    assert between == pytest.approx(distances(known(), SPOTS)[2])  # the first section is still the nearest
 
 
 def test_places_in_a_large_space_that_coincide_are_not_apart():
