@@ -49,7 +49,8 @@ class Candidate(NamedTuple):
     def corners(self) -> np.ndarray:
         """First and last of the image, (2, 2), in the region's coordinates."""
         ends = np.array([(0, 0), self.size]) - self.affine[:2, 2]
-        return ends @ np.linalg.inv(self.affine[:2, :2]).T
+        corners: np.ndarray = ends @ np.linalg.inv(self.affine[:2, :2]).T
+        return corners
 
 
 def levels_of(image: Any) -> list[Any]:
