@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stpredict._evaluation.metrics import pearson
 from stpredict.models._trust.reliability import LEVELS, NORMAL_QUANTILES, Reliability, central, width, with_shift
 
 
@@ -107,12 +108,12 @@ def test_genes_missing_in_one_section_are_judged_by_the_other():
 def test_a_base_model_counts_like_fifty_measured_spots():
     levels = np.zeros((len(LEVELS), 1))
     base = told(levels + 3, pcc=0.8, pcc_sd=0.1)
-    own = told(np.tile(levels + 1, 2), pcc=0.2, pcc_sd=0.3)
+    own = told(np.tile(levels + 4, 2), pcc=0.2, pcc_sd=0.3)
     columns = np.array([0, -1])
     half, most, few = (own.drawn_to(base, columns, n) for n in (50, 10**6, 2))
-    np.testing.assert_allclose(half.errors[0], [2, 1])
-    np.testing.assert_allclose(most.errors[0], [1, 1], atol=1e-3)
-    np.testing.assert_allclose(few.errors[0], [(2 + 50 * 3) / 52, 1], rtol=1e-5)
+    np.testing.assert_allclose(half.errors[0], [3.5, 4])
+    np.testing.assert_allclose(most.errors[0], [4, 4], atol=1e-3)
+    np.testing.assert_allclose(few.errors[0], [(2 * 4 + 50 * 3) / 52, 4], rtol=1e-5)
     np.testing.assert_allclose(most.pcc, 0.2, atol=1e-3)
     np.testing.assert_allclose(few.pcc, [0.8, 0.2], atol=0.01)
     for n, of_it in ((1, 1), (3, 2)):  # a correlation from n spots has n - 1 to tell its error from
@@ -129,3 +130,26 @@ def test_a_shift_of_level_that_all_spots_share_widens_errors_around_their_median
     shifted = with_shift(normal * np.array([3.0, 0.0]) + 1, 4.0)
     np.testing.assert_allclose(shifted, normal * np.array([5.0, 4.0]) + 1, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(with_shift(normal * 3, 0.0), normal * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sd", [0.05, 0.25])
+def test_what_one_section_of_few_spots_promises_is_as_far_off_as_it_says(sd):
+    """Genes differ by `sd`; 30 spots of a section tell their correlations, and 30 of another one are promised them."""
+    truth = np.clip(np.random.default_rng(0).normal(0.4, sd, 3000), -0.9, 0.9)
+    known = Reliability.learn(*drawn(truth[None], n=30, seed=1))
+    measured, predicted, _ = drawn(truth[None], n=30, seed=2)
+    away = pearson(measured, predicted)[0] - known.pcc
+    assert np.sqrt(np.square(away).mean() + 0.08**2) == pytest.approx(np.sqrt(np.square(known.pcc_sd).mean()), rel=0.03)
+    assert abs(away.mean()) < 0.01
+
+
+def test_genes_without_any_prediction_are_promised_what_genes_of_their_level_reached():
+    """Genes of high level are predicted well; one beyond them all is taken for the highest, and not for more."""
+    level = np.linspace(0, 4, 80)
+    measured, predicted, section = drawn(np.tile(0.2 + 0.15 * level, (2, 1)))
+    measured += level
+    measured[:, 0] += 20
+    predicted[:, :2] = np.nan
+    known = Reliability.learn(measured, predicted, section)
+    assert known.pcc[0] == pytest.approx(0.8, abs=0.05)
+    assert known.pcc[1] == pytest.approx(0.2, abs=0.05)

@@ -9,6 +9,8 @@ import pytest
 
 import stpredict as st
 from stpredict.models._base import files
+from stpredict.models._base.schema import check_options
+from stpredict.models.st_align._options import Options
 
 GENES = [f"GENE{i}" for i in range(15)]
 NETWORK = {"epochs": 1, "members": 1, "show_progress": False}
@@ -139,3 +141,26 @@ def test_the_file_and_the_field_are_named(saved, method, place, wrong, told):
                 load(folder / method)
     finally:
         file.write_text(original)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [
+        ("image_encoder", 3, "vit_tiny_patch16_224"),  # text or nothing, by default nothing
+        ("image_encoder", ["x"], None),
+        ("negatives", None, "batch"),
+        ("members", 2.5, 2),
+        ("members", True, 1),
+        ("learning_rate", "fast", 1e-3),
+        ("learning_rate", float("nan"), 1),
+        ("pretrained", 1, True),
+        ("members", 0, 3),
+    ],
+)
+def test_options_are_of_their_kinds(name, wrong, right):
+    def check(value):
+        check_options(files.Stored("st_align", [], {"options": {name: value}}, {}), Options(), "here")
+
+    check(right)
+    with pytest.raises(ValueError, match=rf"The model at here is damaged: .*config\.options.*{name} must be"):
+        check(wrong)

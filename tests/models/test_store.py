@@ -54,6 +54,18 @@ def test_large_models_are_mapped_and_are_the_same(paired, tmp_path, monkeypatch)
             st.models.load(path)
 
 
+def test_models_of_usual_size_are_read_whole_and_do_not_follow_their_file(saved):
+    model = st.models.load(saved)
+    before = {name: array.copy() for name, array in model.arrays.items()}
+    with (saved / "model.safetensors").open("r+b") as file:
+        file.seek(0, 2)
+        n = file.tell()
+        file.seek(n // 2)
+        file.write(bytes(n - n // 2))
+    for name, array in model.arrays.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
 @pytest.mark.parametrize("options", [{"method": "ridge"}, {"method": "cmrcnet", "epochs": 2, "members": 1}])
 def test_the_same_training_writes_the_same_files(paired, tmp_path, options):
     for name in ("one", "other"):

@@ -158,6 +158,17 @@ def test_absurd_mpp(picture, mpp):
         _ = section_from_anndata(section_of(square(), picture), mpp=mpp).mpp
 
 
+def test_the_distance_of_measured_spots_confirms_the_scale_and_nothing_else_does():
+    def measured(adata, **hints):
+        return section_from_anndata(adata, **hints).is_scale_measured
+
+    assert measured(section_of(hexagonal()))
+    assert measured(section_of(square(), metadata={"spot_pitch_um": 200.0}))
+    assert not measured(section_of(square()), mpp=2.0)  # of a pitch that nobody knows
+    assert not measured(section_of(np.random.default_rng(0).uniform(0, 400, (60, 2))), mpp=2.0)
+    assert not measured(section_of(hexagonal())[:, :0].copy())  # laid over a slide
+
+
 def test_metadata_that_contradicts_the_lattice(picture):
     adata = section_of(hexagonal(), picture, scalefactors={"microns_per_pixel": 0.5})
     with pytest.raises(ValueError, match=r"says 0\.5 µm per pixel, but the spots lie 50\.0 px apart.* 2 µm per pixel"):

@@ -93,9 +93,9 @@ def mpp_of_bins(sdata: SpatialData, region: str) -> float | None:
         shared = next((system for system in systems if system in of_bins), None)
         if shared is None:
             continue
-        one = sdata.shapes[name].iloc[:1]
-        width = 2 * float(one["radius"].iloc[0]) if "radius" in one else float(np.sqrt(one.geometry.area.iloc[0]))
-        return um / width * _scale(systems[shared]) / _scale(of_bins[shared])
+        one = sdata.shapes[name].iloc[0]
+        width = 2 * one["radius"] if "radius" in one else np.sqrt(one["geometry"].area)
+        return float(um / width) * _scale(systems[shared]) / _scale(of_bins[shared])
     return None
 
 

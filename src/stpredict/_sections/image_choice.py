@@ -47,9 +47,10 @@ class Candidate(NamedTuple):
         return float(((places >= 0) & (places < self.size)).all(axis=1).mean()) if len(points) else 1.0
 
     def corners(self) -> np.ndarray:
-        """Of the image, (2, 2), in the region's coordinates."""
-        ends = np.array([[0, 0, 1], [*self.size, 1]], dtype=float)
-        return (ends @ np.linalg.inv(self.affine).T)[:, :2]
+        """First and last of the image, (2, 2), in the region's coordinates."""
+        ends = np.array([(0, 0), self.size]) - self.affine[:2, 2]
+        corners: np.ndarray = ends @ np.linalg.inv(self.affine[:2, :2]).T
+        return corners
 
 
 def levels_of(image: Any) -> list[Any]:

@@ -135,7 +135,6 @@ def _mean_of(links: sparse.spmatrix) -> sparse.csr_matrix:
     """Turn links into means: every spot linked to itself, rows summing to 1."""
     own = sparse.eye(links.shape[0], dtype=np.float32, format="csr")
     links = sparse.csr_matrix(links, dtype=np.float32) + own
-    links.sort_indices()
     n_members = np.diff(links.indptr)
     links.data = np.repeat((1 / n_members).astype(np.float32), n_members)
     return links
