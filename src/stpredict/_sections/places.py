@@ -64,5 +64,5 @@ def _distances(section: Section, kept: Mapping[str, Any], key: str) -> np.ndarra
     names = section.obs_names[here]
     if not len(here) or names.has_duplicates:
         return np.zeros(0)
-    now = section.centres[here] * section.mpp
-    return np.linalg.norm(now - np.array([then[name] for name in names]), axis=1)
+    away = section.centres[here] * section.mpp - np.array([then[name] for name in names])
+    return np.hypot(away[:, 0], away[:, 1])
