@@ -65,4 +65,4 @@ def _distances(section: Section, kept: Mapping[str, Any], key: str) -> np.ndarra
     if not len(here) or names.has_duplicates:
         return np.zeros(0)
     away = section.centres[here] * section.mpp - np.array([then[name] for name in names])
-    return np.hypot(away[:, 0], away[:, 1])
+    return np.asarray(np.hypot(*away.T))
