@@ -90,9 +90,10 @@ def _one_draw(rng: np.random.Generator, counts: np.ndarray, others: np.ndarray, 
             with_rest += _covariance(log_one, rest) / 2
             of_rest += _covariance(rest, rest) / 2
     signal = (with_rest > 0) & (between > 0) & (of_rest > 0)
-    squared = np.minimum(np.square(with_rest) / np.where(signal, between * of_rest, 1), 1)
+    squared = np.divide(np.square(with_rest), between * of_rest, out=np.zeros_like(between), where=signal)
+    squared = np.minimum(squared, 1)
     gain = 1 / (1 - share.mean())
-    return np.where(signal, np.sqrt(gain * squared / (1 + (gain - 1) * squared)), 0)
+    return np.sqrt(gain * squared / (1 + (gain - 1) * squared))
 
 
 def _thin(

@@ -64,10 +64,10 @@ def tiles_at(centres: np.ndarray, mpp: float) -> GeoDataFrame:
 
 def tile_side(mpp: float) -> int:
     """Side of a tile, px."""
-    return max(1, round(SPOT_UM / mpp))
+    return round(SPOT_UM / mpp)
 
 
 def tile_spec(mpp: float, pitch_um: float) -> dict[str, Any]:
     """What ``attrs`` says of such tiles."""
-    side, stride = tile_side(mpp), max(1, round(pitch_um / mpp))
+    side, stride = tile_side(mpp), round(pitch_um / mpp)
     return {"height": side, "width": side, "stride_height": stride, "stride_width": stride, "mpp": mpp}

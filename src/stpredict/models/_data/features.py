@@ -61,7 +61,7 @@ def mean_features(section: Section, keys: Sequence[str]) -> np.ndarray:
 def section_moments(section: Section, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """float64 (d,): mean and standard deviation of features under `keys` over the whole section as it was encoded."""
     mean, sd = moments(Parts(partial(raw_features, section, keys), len(section), ROWS))
-    ends = np.cumsum([section.features(key, slice(0)).shape[1] for key in keys])
+    ends = np.cumsum([section.adata.obsm[key].shape[1] for key in keys])
     for key, end, width in zip(keys, ends, np.diff(ends, prepend=0), strict=True):
         own = slice(end - width, end)
         mean[own], sd[own] = whole_moments(section, key, mean[own], sd[own])
@@ -135,7 +135,7 @@ def describe_features(section: Section, keys: Sequence[str]) -> dict[str, dict[s
                 f"and stpredict.pp.encode(adata, ...) with the encoder that made them."
             )
             raise ValueError(msg)
-        shape = section.features(key, slice(0)).shape
+        shape = section.adata.obsm[key].shape
         parts = Parts(partial(section.features, key), len(section), ROWS)
         if len(shape) != 2 or not all(np.isfinite(part).all() for part in parts):
             msg = f"obsm[{key!r}] of section {section.name!r} must be a matrix without NaN; run stpredict.pp.encode again."

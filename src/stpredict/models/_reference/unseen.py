@@ -117,7 +117,7 @@ class UnseenGenes:
         towards *= np.where(varies, 1 / np.where(varies, size, 1), 0)[:, None]
         expected = means.map(lambda mean: (mean - level) @ towards)
         spread = moments(expected)[1]
-        factor = np.where(spread > 0, self.sd[rows] / np.where(spread > 0, spread, 1), 0)
+        factor = self.sd[rows] / np.where(spread > 0, spread, 1)  # (those that do not vary are 0)
         return expected.map(lambda values: (values * factor + self.level[rows]).astype(np.float32))
 
     def filled(self, prediction: Prediction, columns: np.ndarray, values: np.ndarray, rows: np.ndarray) -> Prediction:

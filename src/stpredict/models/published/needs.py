@@ -44,7 +44,7 @@ def check_needs(section: Section, key: str, card: Card, *, vouched: bool = False
     if key not in section.adata.obsm:
         msg = f"Section {section.name!r} has no obsm[{key!r}], which {card.title} needs. Run {calls(card, key)} on it."
         raise ValueError(msg)
-    shape = section.features(key, slice(0)).shape
+    shape = section.adata.obsm[key].shape
     if len(shape) != 2 or shape[1] != card.width:
         told = f"{shape[1]} features per spot" if len(shape) == 2 else f"{len(shape)} dimensions"
         _refuse(section, key, card, f"has {told}, where {card.title} needs {card.width} of {card.encoder!r}")
