@@ -64,6 +64,14 @@ def test_genes_without_counts_have_ceiling_zero_and_seeds_repeat():
     assert (first != noise_ceiling(counts, totals, seed=4)).any()
 
 
+def test_chance_lifts_no_ceiling_above_one():
+    """Six deep spots: what two replicates have in common is now and then less than each has with the rest."""
+    rng = np.random.default_rng(0)
+    rate = np.exp(rng.normal(size=(6, 500)))
+    counts = rng.poisson(3000 * rate / rate.sum(axis=1, keepdims=True))
+    assert ceiling_draws(counts, counts.sum(axis=1), seed=0).max() == 1
+
+
 def test_seeds_hardly_move_the_ceiling_of_few_shallow_spots_and_the_spread_says_by_how_much():
     """All noise known: the mean over genes is right, and moves between seeds as far as the spread of its draws says."""
     rng = np.random.default_rng(0)

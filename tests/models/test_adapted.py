@@ -9,7 +9,8 @@ from stpredict.models._base import files
 from stpredict.models.adapted import model as adapted
 from stpredict.models.adapted.gaussian_process import LENGTHS, Points, Process, choose_rest, choose_weights, kernel
 from stpredict.models.adapted.model import Adapted
-from stpredict.models.adapted.residuals import gene_axes
+from stpredict.models.adapted.residuals import gene_axes, median_square
+from stpredict.models.adapted.units import slope_and_intercept
 
 GENES = [f"GENE{i}" for i in range(12)]
 
@@ -106,6 +107,19 @@ def test_space_counts_only_in_the_section_that_was_measured(base, new, sections)
         assert model._number(open_sections(moved)[0]) == number
 
 
+def test_measured_spots_of_every_section_are_known_from_then_on(base, sections):
+    """Two sections of other stains: each is most like itself once some of its own spots were measured."""
+    for adata, away in zip(sections[2:], (20, -20), strict=True):
+        adata.obsm["X_fake"] = adata.obsm["X_fake"] + np.float32(away)
+        adata.obs["measured"] = np.arange(adata.n_obs) % 2 == 0
+    model = st.tl.adapt(sections[2:], base, measured="measured")
+    for adata in sections[2:]:
+        (section,) = open_sections(adata)
+        before, after = base.judge(section), model.judge(section)
+        assert (before.verdict, after.nearest_section) == ("outside", section.name)
+        assert after.distance < 0.2 * before.distance
+
+
 def test_many_measured_spots_are_thinned_in_every_section(base, monkeypatch):
     rows = [np.arange(0, 600, 2), np.arange(5, 105)]
     monkeypatch.setattr(adapted, "MAX_SPOTS", 400)
@@ -169,3 +183,18 @@ def test_gene_axes_are_those_of_predictions_within_sections():
     axes, variances = gene_axes(predicted, section, np.ones(4, dtype=bool))
     np.testing.assert_allclose(np.abs(axes.T), [np.abs(direction)], atol=1e-5)
     np.testing.assert_allclose(variances, 1)
+
+
+@pytest.mark.parametrize("unit", [1, 1e-3, 1e3])
+def test_distances_between_spots_are_in_the_unit_of_their_coordinates(unit):
+    assert median_square(unit * np.array([[0.0], [0.3], [0.3], [0.5]]), seed=0) == pytest.approx(0.09 * unit**2)
+
+
+def test_units_are_found_as_one_slope_and_a_level_of_every_gene():
+    predicted = np.random.default_rng(5).normal(size=(30, 2))
+    slope, level = slope_and_intercept(predicted, 0.5 * predicted + [1, -2])
+    assert slope == pytest.approx(0.5)
+    np.testing.assert_allclose(level, [1, -2])
+    assert slope_and_intercept(predicted, -predicted)[0] == pytest.approx(
+        0.1
+    )  # what is the other way round is not turned

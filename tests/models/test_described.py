@@ -80,6 +80,13 @@ def test_an_adapted_model_tells_what_it_was_trained_on_and_adapted_to(paired, ri
     assert "each left out; before adapting" in told
 
 
+def test_genes_that_a_model_did_not_learn_from_are_counted():
+    model = st.models.METHODS["consensus"]()
+    model.genes, model.arrays = list("ABCD"), {"weights": np.ones(1)}
+    model.config = {"vocabulary": list("ABCDEF"), "history": {"values": {}, "notes": []}}
+    assert facts_of(repr(model))["genes"] == "4: A, B, C, …; it also predicts 2 genes that it did not learn from"
+
+
 def test_a_history_tells_score_remarks_and_values():
     history = History(
         {"val_pcc": [0.1, 0.25], "train_total": [2.0, 1.0], "best_epoch": [2]}, ["two epochs", "no folds"]

@@ -12,7 +12,7 @@ from stpredict._sections.open import open_sections
 from stpredict.models._aligned.hard_negatives import HardNegatives
 from stpredict.models.nn._losses import info_nce
 from stpredict.models.st_align import PRESETS, Options
-from stpredict.models.st_align._niches import expression_clusters, niche_mean, niche_mean_of
+from stpredict.models.st_align._niches import check_niches, expression_clusters, niche_mean, niche_mean_of
 
 FAST = {"method": "st_align", "show_progress": False, "epochs": 10, "width": 64, "feature_dropout": 0.1, "members": 1}
 
@@ -156,6 +156,18 @@ def test_niches_of_another_kind_are_refused(sections):
     assert "X_st_align" not in new.obsm
     with pytest.raises(ValueError, match="niches 'nearest 6'"):
         train([sections[0], new], epochs=1)
+
+
+def test_windows_may_differ_by_a_little_and_numbers_of_spots_by_none(paired):
+    adata = paired()
+    st.pp.niches(adata, um=560)
+    check_niches(opened(adata), "window 570.5")
+    with pytest.raises(ValueError, match="niches 'window 560', where the model was trained on 'window 600'"):
+        check_niches(opened(adata), "window 600")
+    st.pp.niches(adata, members="nearest", n_neighbors=40)
+    check_niches(opened(adata), "nearest 40")
+    with pytest.raises(ValueError, match="niches 'nearest 40', where the model was trained on 'nearest 41'"):
+        check_niches(opened(adata), "nearest 41")
 
 
 def test_cell_embeddings_take_the_place_of_expression(sections, tmp_path):

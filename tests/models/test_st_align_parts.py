@@ -138,6 +138,14 @@ def test_spots_of_one_cluster_of_a_section_are_not_told_apart():
     assert min(losses.spot, losses.niche, losses.fused) > 0.1
 
 
+def test_soft_targets_are_as_sharp_as_the_temperature():
+    """Two spots unlike each other: the least that a soft target costs is its own entropy, which the temperature gives."""
+    share = 1 / (1 + np.exp(-1 / 0.5))
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    apart = torch.eye(2)
+    assert float(info_nce(apart, apart, temperature=0.5, soft=True)) == pytest.approx(entropy, rel=1e-5)
+
+
 def test_images_and_expression_of_spot_and_niche_are_rebuilt():
     """Layers that rebuild zeros are wrong by the mean square of each input."""
     model = network(**HARD)

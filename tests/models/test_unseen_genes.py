@@ -75,6 +75,24 @@ def test_what_is_seen_tells_the_rest(learned, tissue):
     assert pearson(truth[:, len(SEEN) :], wrong)[0].mean() < 0.3
 
 
+def test_an_unseen_gene_is_the_weighted_mean_of_standardised_seen_ones():
+    """Two patterns at right angles, of very different strength and level, and a gene that is the same everywhere."""
+    patterns = np.array([[1, -1, 1, -1], [1, 1, -1, -1]]).T
+    seen = np.column_stack([5 + 0.01 * patterns[:, 0], 2 + 3.0 * patterns[:, 1], np.full(4, 7.0)])
+    unseen = UnseenGenes(
+        names=["MIXED", "FLAT"],
+        similar=np.array([[0, 1], [2, 2]], dtype=np.int32),
+        weights=np.array([[0.3, 0.4], [0.5, 0.5]], dtype=np.float32),
+        level=np.array([2.0, 1.0], dtype=np.float32),
+        sd=np.array([0.5, 0.25], dtype=np.float32),
+        reliability=np.zeros(4),
+        error=np.ones(2, dtype=np.float32),
+    )
+    (values,) = unseen.of(Parts(lambda part: seen[part], 4, 4), np.arange(2))
+    mixed = 2 + 0.5 * (0.6 * patterns[:, 0] + 0.8 * patterns[:, 1])
+    np.testing.assert_allclose(values, np.column_stack([mixed, np.ones(4)]), rtol=1e-5)
+
+
 def test_parts_put_together_are_the_whole(learned, tissue):
     unseen, *_ = learned
     seen, rows = tissue(300)[:, : len(SEEN)], np.arange(5)

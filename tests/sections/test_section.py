@@ -18,7 +18,7 @@ from scipy import sparse
 
 import stpredict as st
 from stpredict._sections.anndata import section_from_anndata
-from stpredict._sections.open import Where, one_section, open_sections
+from stpredict._sections.open import Where, one_section, open_sections, separate
 from stpredict._sections.scale import find_lattice
 
 PITCH, SIDE = 50.0, 480
@@ -343,6 +343,17 @@ def test_interleaved_rows_keep_their_place(both):
 def test_subset_to_one_section_leaves_the_other_out(both):
     (only,) = open_sections(both[both.obs["sample"] == "b"], Where("sample"))
     assert only.name == "b"
+
+
+def test_sections_taken_apart_keep_their_own_slide(both):
+    st.pp.tiles(both, library_key="sample")
+    parts = separate(both, Where("sample", None))
+    assert [set(part.obs["sample"]) for part in parts] == [{"a"}, {"b"}]
+    for part, name in zip(parts, "ab", strict=True):
+        assert list(part.uns["spatial"]) == list(part.uns["tiles"]) == [name]
+        (alone,) = open_sections(part)
+        assert alone.name == name
+        assert (alone.image.read(0, 0, 9, 9) == 90).all() == (name == "b")
 
 
 def test_library_key_must_be_told(both):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import stpredict as st
 from stpredict._core.warning import StpredictWarning
 from stpredict._sections.open import open_sections
+from stpredict._sections.references import log_rows
 
 GENES = ["ERBB2", "KRT8", "COL1A1"]
 
@@ -117,3 +119,11 @@ def test_references_are_normalised_by_their_totals(two_sections):
         for reference in (second, second[:, GENES].copy())
     ]
     np.testing.assert_array_equal(*(model.arrays["reference_variances"] for model in models))
+
+
+def test_expression_of_references_is_log1p_of_counts_per_ten_thousand():
+    """A shallow cell is left out; totals that are told count in place of those that are left."""
+    counts, nothing = np.array([[3, 1, 0], [1, 0, 0], [0, 2, 6]], dtype=np.float32), pd.DataFrame(index=list("abc"))
+    values, enough = log_rows(counts, nothing, 2, [0, 1])
+    assert enough.tolist() == [True, False, True]
+    np.testing.assert_allclose(values.toarray(), np.log1p([[7500, 2500], [0, 2500]]), rtol=1e-12)

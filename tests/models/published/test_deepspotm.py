@@ -79,6 +79,22 @@ def test_the_network_is_the_published_one(deepspotm, deepspotm_tensors):
     torch.testing.assert_close(got, expected[:, [6, 0, 3]], rtol=1e-3, atol=1e-4)
 
 
+def test_a_network_of_another_gene_embedding_has_its_name_and_modality(deepspotm, deepspotm_folder, deepspotm_tensors):
+    """What scGPT is to one network Evo 2 is to another: the same weights by its name, and its row of modalities."""
+    tiles = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = deepspotm._network(np.arange(7))(tiles)
+    named = {name: value for name, value in deepspotm_tensors.items() if "evo2" not in name}
+    named = {name.replace("scgpt", "evo2"): value for name, value in named.items()}
+    named["gene_decoder.multi_source.modality_emb"] = named["gene_decoder.multi_source.modality_emb"].roll(-3, dims=0)
+    save_file(named, deepspotm_folder / "model.safetensors")
+    told = json.loads((deepspotm_folder / "config.json").read_text()) | {"init_gene_embeddings": ["evo2"]}
+    (deepspotm_folder / "config.json").write_text(json.dumps(told))
+    other = st.models.pretrained("deepspotm", path=deepspotm_folder)
+    with torch.inference_mode():
+        torch.testing.assert_close(other._network(np.arange(7))(tiles), expected)
+
+
 def test_it_predicts_from_the_image_at_its_own_scale(few, deepspotm):
     st.tl.predict_expression(few, deepspotm)
     network = deepspotm._network(np.arange(7))

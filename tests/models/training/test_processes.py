@@ -108,6 +108,13 @@ def together(monkeypatch, of, work):
         return list(pool.map(run, range(of)))
 
 
+def test_one_process_of_several_writes(monkeypatch):
+    ranks = iter(range(3))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: next(ranks))
+    assert [is_first() for _ in range(3)] == [True, False, False]
+
+
 @pytest.mark.parametrize("first", [None, 3, 7, 20])
 def test_shares_make_the_batch_and_its_gradients(monkeypatch, first):
     n, of = 10, 3
