@@ -114,10 +114,10 @@ class UnseenGenes:
         level, size = moments(means)
         varies = size > 1e-6 * np.abs(level) + 1e-9
         towards = _towards(self.similar[rows], self.weights[rows], len(level))
-        towards *= np.where(varies, 1 / np.where(varies, size, 1), 0)[:, None]
+        towards /= np.where(varies, size, np.inf)[:, None]
         expected = means.map(lambda mean: (mean - level) @ towards)
         spread = moments(expected)[1]
-        factor = self.sd[rows] / np.where(spread > 0, spread, 1)  # (those that do not vary are 0)
+        factor = self.sd[rows] / np.where(spread > 0, spread, np.inf)
         return expected.map(lambda values: (values * factor + self.level[rows]).astype(np.float32))
 
     def filled(self, prediction: Prediction, columns: np.ndarray, values: np.ndarray, rows: np.ndarray) -> Prediction:

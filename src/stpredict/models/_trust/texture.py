@@ -114,7 +114,7 @@ class Texture(StoredArrays):
         """Inverse of the covariance of some of the features, made sure that there is one."""
         covariance = self.covariance[np.ix_(own, own)].astype(np.float64)
         spread = np.sqrt(np.maximum(np.diag(covariance), 0))
-        unit = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0)
+        unit = 1 / np.where(spread > 0, spread, np.inf)
         units = np.outer(unit, unit)
         inverse: np.ndarray = np.linalg.inv(covariance * units + RIDGE * np.eye(len(own))) * units
         return inverse
