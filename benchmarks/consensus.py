@@ -44,11 +44,16 @@ def her2st(name, encoders):
     return encoded(st.datasets.her2st(name), encoders)
 
 
+def of_other_patients(test):
+    """Counts-only sections of all patients but that of section `test`."""
+    names = st.datasets.available("her2st_counts_only")
+    return [st.datasets.her2st_counts_only(name) for name in names if not name.startswith(test[0])]
+
+
 def folds(task, encoders):
     """Training sections and test section of every fold, and references without images."""
     if task in ("sections", "patient", "back", "one"):
         sections = {name: her2st(name, encoders) for name in ("B4", *C)}
-        only = {name: st.datasets.her2st_counts_only(name) for name in st.datasets.available("her2st_counts_only")}
         tests = {"sections": C, "patient": ("B4",), "back": C, "one": ("C3",)}[task]
         for test in tests:
             trained = {
@@ -57,17 +62,11 @@ def folds(task, encoders):
                 "back": ("B4",),
                 "one": ("C2",),
             }[task]
-            others = [adata for name, adata in only.items() if not name.startswith(test[0])]
-            yield test, [sections[name] for name in trained], sections[test], others
+            yield test, [sections[name] for name in trained], sections[test], of_other_patients(test)
     elif task == "coarse":
         test = encoded(st.datasets.her2st_midres("A1"), encoders)
         scale = next(iter(test.uns["tiles"].values()))["mpp"]
-        others = [
-            st.datasets.her2st_counts_only(name)
-            for name in st.datasets.available("her2st_counts_only")
-            if name[0] != "A"
-        ]
-        yield "A1", [encoded(st.datasets.her2st(name), encoders, scale) for name in C], test, others
+        yield "A1", [encoded(st.datasets.her2st(name), encoders, scale) for name in C], test, of_other_patients("A1")
     elif task == "bulbs":
         first, second = (encoded(st.datasets.mob(name), encoders) for name in ("MOB1", "MOB2"))
         yield "MOB2", [first], second, None
