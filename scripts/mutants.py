@@ -26,6 +26,7 @@ from mutants_of_networks import NETWORKS
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS, PRESETS = "tests/models/test_align_st_parts.py", "tests/models/test_presets.py"
+NUMBERS = "tests/models/test_same_numbers.py"
 ALIGN_ST = "src/stpredict/models/align_st/"
 LOOP, ENSEMBLE = "src/stpredict/models/_training/loop.py", "src/stpredict/models/_training/ensemble.py"
 SCHEDULE = "tests/models/training/test_schedule.py"
@@ -245,7 +246,7 @@ TESTS: dict[str, list[str]] = {
         "tests/io/test_wsidata.py",
     ],
 }
-"""Tests of each part of the package; the longest beginning of a module's path counts."""
+"""Tests of each part of the package; the longest beginning of a module's path counts. `NUMBERS` comes after them."""
 
 OPPOSITE: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.GtE,
@@ -301,7 +302,7 @@ def drawn(n: int, seed: int) -> list[Mutant]:
         start = sum(map(len, lines[: node.lineno - 1])) + node.col_offset
         text = (source[:start] + new.encode() + source[start + len(old.encode()) :]).decode()
         place = path.relative_to(package).as_posix()
-        tests = TESTS[max((area for area in TESTS if place.startswith(area)), key=len)]
+        tests = [*TESTS[max((area for area in TESTS if place.startswith(area)), key=len)], NUMBERS]
         where = path.relative_to(ROOT).as_posix()
         mutants.append(Mutant(f"{where}:{node.lineno}  {' '.join(old.split())}  ->  {new}", where, text, tests))
     return mutants
