@@ -193,7 +193,12 @@ TESTS: dict[str, list[str]] = {
     "models/_trust/domain": ["tests/models/test_domain.py", "tests/models/test_trust.py"],
     "models/_trust/reliability": ["tests/models/test_reliability.py", "tests/models/test_trust.py"],
     "models/_trust/texture": ["tests/models/test_texture.py", "tests/models/test_trust.py"],
-    "models/_trust": ["tests/models/test_reliability.py", "tests/models/test_trust.py", "tests/tl/test_predict.py"],
+    "models/_trust": [
+        "tests/models/test_judgement.py",
+        "tests/models/test_reliability.py",
+        "tests/models/test_trust.py",
+        "tests/tl/test_predict.py",
+    ],
     "models/nn": ["tests/models/test_nn.py", "tests/models/test_*_parts.py", "tests/models/test_cmrcnet.py"],
     "models/_base/card": ["tests/models/test_card.py"],
     "models/_base/described": ["tests/models/test_described.py"],
