@@ -183,12 +183,21 @@ TESTS: dict[str, list[str]] = {
     "models/adapted": ["tests/models/test_adapted.py", "tests/tl/test_adapt.py"],
     "models/baselines": ["tests/models/test_baselines.py", "tests/models/test_mixture.py"],
     "models/_retrieval": [
+        "tests/models/test_search.py",
         "tests/models/test_bank.py",
         "tests/tl/test_retrieve.py",
         "tests/models/test_without_bank.py",
     ],
-    "models/_reference": ["tests/models/test_gene_structure.py", "tests/tl/test_reference.py"],
-    "models/_reference/unseen": ["tests/models/test_unseen_genes.py", "tests/tl/test_reference.py"],
+    "models/_reference": [
+        "tests/models/test_reference_numbers.py",
+        "tests/models/test_gene_structure.py",
+        "tests/tl/test_reference.py",
+    ],
+    "models/_reference/unseen": [
+        "tests/models/test_reference_numbers.py",
+        "tests/models/test_unseen_genes.py",
+        "tests/tl/test_reference.py",
+    ],
     "models/_training": ["tests/models/training"],
     "models/_trust/domain": ["tests/models/test_domain.py", "tests/models/test_trust.py"],
     "models/_trust/reliability": ["tests/models/test_reliability.py", "tests/models/test_trust.py"],

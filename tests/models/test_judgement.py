@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from stpredict.models._data.folds import HeldOut
+from stpredict.models._data.table import Table
 from stpredict.models._trust.domain import Domain
 from stpredict.models._trust.reliability import LEVELS, NORMAL_QUANTILES, Reliability
 from stpredict.models._trust.sight import Sight
@@ -147,7 +148,8 @@ def test_correlations_and_errors_to_expect(judgement, reached, middle, sd):
 def test_correlations_to_expect_lie_between_0_and_1():
     trust = trusted()
     trust.reliability.pcc[:] = [-0.3, 1.2, 0.95]
-    found, _ = trust.expected(NEAR, np.arange(3))
+    found, errors = trust.expected(NEAR, np.arange(3))
+    assert np.isfinite(errors).all()
     np.testing.assert_allclose(found, [[0, 1, 0.95], [0, 0.83551, 0.62103], [0.16449, 1, 1]], atol=1e-5)
 
 
@@ -176,6 +178,7 @@ def test_values_lie_between_the_outer_hundredths_of_what_was_predicted():
     np.testing.assert_allclose(base.ends, [[1, 2], [99, 198]])
     own = Span(np.array([[5, 50, 0], [6, 60, 1]], dtype=np.float32))
     np.testing.assert_array_equal(own.joined(base, np.array([0, 1, -1])).ends, [[1, 2, 0], [99, 198, 1]])
+    assert base.ends.shape == (Span.SHAPES["held_out_span_ends"][0], 2)
     inner = Span(np.array([[0, -3, 5], [120, 500, 6]], dtype=np.float32))
     np.testing.assert_array_equal(inner.joined(base, np.array([0, 1, -1])).ends, inner.ends)
 
@@ -192,7 +195,11 @@ def test_its_parts_are_stored_one_by_one():
 
 def test_one_section_that_was_held_out_in_strips_says_nothing_of_the_levels_of_others():
     """Held-out errors of two sections are ± 2: kept as they are; those of one section are widened by how far sections lie apart."""
-    told = {"expression": np.full((40, 1), 2.0), "section": np.repeat([0, 1], 20), "between_sections": lambda: np.ones(1)}
+    told = {
+        "expression": np.full((40, 1), 2.0),
+        "section": np.repeat([0, 1], 20),
+        "between_sections": lambda: np.ones(1),
+    }
     predicted = np.tile([[1.0], [3.0]], (20, 1))
     both = Trust().relearned(SimpleNamespace(**told), HeldOut(np.arange(40), predicted))
     first = Trust().relearned(SimpleNamespace(**told), HeldOut(np.arange(20), predicted[:20]))
@@ -208,6 +215,18 @@ def test_what_looks_at_nothing_learns_of_errors_alone():
     learned = Trust.learn([], Sight(), table, HeldOut(np.arange(20), np.tile([[1.0], [3.0]], (10, 1))))
     assert (learned.domain, learned.texture) == (None, None)
     assert learned.reliability is not None
+
+
+def test_one_section_is_enough_to_learn_where_training_spots_lie():
+    rng = np.random.default_rng(0)
+    features, nothing, number = rng.standard_normal((30, 4)), np.full((30, 1), 2.0), np.zeros(30, dtype=int)
+    table = Table(nothing, nothing, nothing[:, 0], number, number, np.arange(30), rng.random((30, 2)))
+    sight = SimpleNamespace(width=4, names=lambda section: [f"{section}:{i}" for i in range(4)])
+    sight.of_rows = lambda section, rows: features[rows]
+    learned = Trust.learn(["X"], sight, table, HeldOut(np.arange(30), nothing))
+    assert learned.domain.places.shape == (30, 4)
+    assert learned.texture is None
+    np.testing.assert_allclose(learned.reliability.errors, 0)
 
 
 def test_a_section_that_is_joined_is_known_by_its_spots_and_by_its_texture():

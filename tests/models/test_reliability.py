@@ -217,7 +217,9 @@ def test_genes_are_alike_by_mean_and_by_contrast_within_sections():
     measured = np.array([[0.0, 1, 0, NAN], [4, 3, 2, NAN], [10, 5, 5, NAN], [14, 7, 5, NAN]])
     predicted = np.array([[0.0, 0, 0, 0], [1, 9, NAN, 0], [0, 0, 1, 0], [3, 9, 2, 0]])
     told = _properties(measured, predicted, [np.arange(4) < 2, np.arange(4) >= 2])
-    np.testing.assert_allclose(told[:3], [[1, 7, 49, 0.5], [1, 4, 16, 1], [1, 3, 9, 1]])  # (0.5 + 1.5) / 2 over (2 + 2) / 2
+    np.testing.assert_allclose(
+        told[:3], [[1, 7, 49, 0.5], [1, 4, 16, 1], [1, 3, 9, 1]]
+    )  # (0.5 + 1.5) / 2 over (2 + 2) / 2
     assert told[3, 0] == 1
     assert np.isnan(told[3, 1:]).all()
 

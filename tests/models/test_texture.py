@@ -105,7 +105,9 @@ def of_numbers(profile, covariance):
 
 def looks(texture, away, darker=0.0):
     """The size of tissue whose texture is `away` (5,) from that of training in all stains."""
-    return texture.size(texture.means[0].astype(float) + np.concatenate([np.tile(away, 3) + darker, np.full(3, darker)]))
+    return texture.size(
+        texture.means[0].astype(float) + np.concatenate([np.tile(away, 3) + darker, np.full(3, darker)])
+    )
 
 
 STEPS = np.array([0.0, 1, 3, 4, 1])
