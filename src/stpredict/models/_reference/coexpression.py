@@ -58,7 +58,7 @@ class ReferenceGenes:
         """
         known = [gene for gene in seen if gene in self.correlation.columns]
         among = self.correlation.loc[known, known].to_numpy(np.float64)
-        power, vectors = np.linalg.eigh((among + among.T) / 2)
+        power, vectors = np.linalg.eigh(among)
         kept = np.argsort(-power)[:axes]
         kept = kept[power[kept] > LEAST_POWER]
         missing = axes - len(kept)

@@ -108,7 +108,7 @@ class Reliability(StoredArrays):
         own = np.square(1 - np.square(self.pcc)) / max(n_spots - 1, 1)
         before = np.square(base.pcc_sd[columns])
         weight = np.where(known, before / np.maximum(before + own, 1e-12), 1)
-        pcc = weight * self.pcc + (1 - weight) * np.where(known, base.pcc[columns], 0)
+        pcc = weight * self.pcc + (1 - weight) * base.pcc[columns]
         sd = np.where(known, np.sqrt(before * own / np.maximum(before + own, 1e-12) + ONE_UNIT_SD**2), self.pcc_sd)
         share = n_spots / (n_spots + BASE_SPOTS)
         errors = np.where(known, share * self.errors + (1 - share) * base.errors[:, columns], self.errors)
@@ -172,7 +172,7 @@ def _expected(
     """
     n = np.maximum(np.isfinite(reached).sum(axis=0), 1)
     mean = np.nan_to_num(_over(reached, np.nanmean))
-    chance = float((np.square(1 - np.square(mean)) * np.mean(1 / np.maximum(sizes - 1, 1))).mean())
+    chance = float((np.square(1 - np.square(mean)) * np.mean(1 / (sizes - 1))).mean())
     by_section, whole = chance, ONE_UNIT_SD
     if len(reached) > 1 and known.any():
         of_unit = np.nanmean(reached[:, known], axis=1)
@@ -180,7 +180,8 @@ def _expected(
             reached - of_unit[:, None] - (mean - mean[known].mean()), lambda x, axis: np.nanmean(x**2, axis=axis)
         )
         several = known & (n > 1)
-        by_section = max(float((away * n / np.maximum(n - 1, 1))[several].mean()), chance) if several.any() else chance
+        if several.any():
+            by_section = max(float((away[several] * n[several] / (n[several] - 1)).mean()), chance)
         whole = float(of_unit.std(ddof=1)) * np.sqrt(1 + 1 / len(reached))
     noise = by_section / n
     fit = known & np.isfinite(properties).all(axis=1)
