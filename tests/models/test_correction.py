@@ -103,7 +103,9 @@ def spots():
     rng = np.random.default_rng(3)
     process = some(16)
     predicted, rows = rng.normal(size=(16, 4)) * [3, 1, 0.5, 2] + 4, np.delete(np.arange(16), [3, 11])
-    expression = np.column_stack([predicted * 0.9 + rng.normal(size=(16, 4)), rng.normal(2, 1, 16)])[rows]
+    smooth = np.linalg.cholesky(kernel(np.array([1, 0, 0, 0, 0, 9]), process, process) + 0.1 * np.eye(16))
+    errors = smooth @ rng.normal(size=(16, 5))
+    expression = np.column_stack([predicted * 0.9, np.full(16, 2)])[rows] + errors[rows]
     expression[:, 3] = np.nan
     variance = np.tile([0.1, 0.2, 0.05, 0.3], (16, 1))
     return residuals.Spots(
@@ -118,6 +120,7 @@ def learned(spots):
 
 def test_level_and_residuals_make_up_what_was_measured(spots, learned):
     arrays = learned.arrays
+    assert (arrays["rest"][[0, 1, 2, 4]] > 0).all()
     np.testing.assert_allclose(arrays["level"], [0, 0, 0, 0, spots.expression[:, 4].mean()])
     residual = arrays["along"] @ arrays["loadings"].T + arrays["beside"]
     base = np.column_stack([spots.predicted[spots.rows], np.zeros(14)])
