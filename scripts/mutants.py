@@ -181,7 +181,7 @@ TESTS: dict[str, list[str]] = {
     "models/consensus": ["tests/models/test_consensus.py"],
     "models/published": ["tests/models/published"],
     "models/adapted/calibrated": ["tests/models/published/test_calibrate.py", "tests/models/test_adapted.py"],
-    "models/adapted": ["tests/models/test_adapted.py", "tests/tl/test_adapt.py"],
+    "models/adapted": ["tests/models/test_correction.py", "tests/models/test_adapted.py", "tests/tl/test_adapt.py"],
     "models/baselines": ["tests/models/test_baselines.py", "tests/models/test_mixture.py"],
     "models/_retrieval": [
         "tests/models/test_search.py",

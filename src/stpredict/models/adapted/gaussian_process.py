@@ -19,6 +19,7 @@ LEVEL, IMAGE = 0, 1
 """First two weights of a kernel: what all spots share, and likeness to the model; then one for every length."""
 
 ROWS = 4096
+TINY = np.finfo(float).tiny
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Points:
     places
         float64 (n, 2), in pitches of the section's lattice.
     section
-        int64 (n,), number of the section; -1 for one without measured spots, which has no neighbours in space.
+        int64 (n,), number of the section; -1 for one without measured spots, which has no neighbours among these.
     scores
         float64 (n, axes), the base model's prediction along the gene axes, over its scale.
     embedded
@@ -53,7 +54,7 @@ class Points:
 def parts(a: Points, b: Points) -> list[np.ndarray]:
     """Covariances (a, b) that a kernel sums: level, image, and one for every length."""
     alike = (np.exp(-_squares(a.scores, b.scores)) + np.exp(-_squares(a.embedded, b.embedded))) / 2
-    together = (a.section[:, None] == b.section) & (a.section >= 0)[:, None]
+    together = a.section[:, None] == b.section
     away = np.sqrt(_squares(a.places, b.places))
     return [np.ones_like(alike), alike, *(np.where(together, np.exp(-away / length), 0.0) for length in LENGTHS)]
 
@@ -81,7 +82,7 @@ def choose_weights(points: Points, values: np.ndarray, variances: np.ndarray) ->
         turned = np.square(axes.T @ values)
         for amplitude in AMPLITUDES:
             spread = amplitude * root[:, None] * variances + 1
-            likelihood.append(-0.5 * (n * np.log((turned / spread).mean() + 1e-30) + np.log(spread).sum()))
+            likelihood.append(-0.5 * (n * np.log(np.maximum((turned / spread).mean(), TINY)) + np.log(spread).sum()))
             weights.append(amplitude * weight)
     share = np.exp(np.array(likelihood) - max(likelihood))
     return share @ np.array(weights) / share.sum()
@@ -148,7 +149,5 @@ class Process:
 
 def choose_rest(process: Process, values: np.ndarray) -> float:
     """The variance of `REST` with which left-out spots are predicted best."""
-    if not values.size:
-        return 0.0
     errors = [np.square(process.left_out(values, np.array([one]))[0]).sum() for one in REST]
     return REST[int(np.argmin(errors))]

@@ -15,6 +15,7 @@ from stpredict.models._base import files
 from stpredict.models._base.contract import Prediction, needs_spots
 from stpredict.models._base.load import rebuilt
 from stpredict.models._base.stored import StoredModel
+from stpredict.models._data.chunks import Parts
 from stpredict.models._trust.reliability import Reliability
 from stpredict.models._trust.span import Span
 from stpredict.models._trust.trust import Trust
@@ -39,6 +40,9 @@ MAX_SPOTS = 1500
 
 SAME_PLACE = 0.05
 """Coordinates that differ by less than this share of the spots' distance are the same."""
+
+NOWHERE = (np.nan, np.nan)
+"""Coordinates of a spot that is not known."""
 
 BASE = "base."
 """What names of the base model's arrays start with."""
@@ -120,16 +124,18 @@ class Adapted(StoredModel):
         """
         masks = [np.ones(len(section), dtype=bool) for section in sections] if measured is None else measured
         rows = [well_measured(section, mask, self._min_counts) for section, mask in zip(sections, masks, strict=True)]
-        spots, names = self._spots(sections, self._thinned(rows), genes)
+        rows = self._thinned(rows)
+        spots, names = self._spots(sections, rows, genes)
         learned = residuals.learn(spots, seed=self._seed)
         numbers = {gene: number for number, gene in enumerate(names)}
         self.genes = list(genes)
-        own = learned.of(np.array([numbers[gene] for gene in genes]))
+        columns = np.array([numbers[gene] for gene in genes])
+        own = learned.of(columns)
         pitches = [_pitch(section) for section in sections]
         own["spot_section"] = spots.section
         own["spots"] = spots.places * np.array(pitches)[spots.section][:, None]
         self.arrays = own | {f"{BASE}{name}": array for name, array in self.base.arrays.items()}
-        self.arrays |= self._learn_trust(sections, spots, learned.left_out, [numbers[gene] for gene in genes])
+        self.arrays |= self._learn_trust(sections, rows, spots.expression[:, columns], learned.left_out[:, columns])
         self.config = {
             "base": {"method": self.base.method, "genes": self.base.genes, "config": self.base.config},
             "features": self.base.config.get("features", {}),
@@ -142,24 +148,23 @@ class Adapted(StoredModel):
             "history": residuals.history(learned, own["weights"], spots),
         }
         self.config |= {name: self.base.config[name] for name in ("encoder", "tiles") if name in self.base.config}
-        self.__dict__.pop("_process", None)
+        for of_before in ("_process", "_coefficients"):
+            self.__dict__.pop(of_before, None)
         return self.history
 
     def _learn_trust(
-        self, sections: Sequence[Section], spots: residuals.Spots, left_out: np.ndarray, columns: Sequence[int]
+        self, sections: Sequence[Section], rows: list[np.ndarray], measured: np.ndarray, left_out: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Join what is known of the base model with measured spots and what was predicted for them without them."""
-        base, start = self.base.trust, 0
-        for number, section in enumerate(sections, len(self.base.trained_on)):
-            own = spots.rows[(spots.rows >= start) & (spots.rows < start + len(section))] - start
-            base, start = base.joined_by(section, self.base.sight, own, number), start + len(section)
-        predicted = left_out[:, columns].astype(np.float32)
-        learned = Reliability.learn(spots.expression[:, columns], predicted, spots.section[spots.rows])
+        base = self.base.trust
+        for number, (section, own) in enumerate(zip(sections, rows, strict=True), len(self.base.trained_on)):
+            base = base.joined_by(section, self.base.sight, own, number)
+        predicted = left_out.astype(np.float32)
+        learned = Reliability.learn(measured, predicted, np.repeat(np.arange(len(rows)), list(map(len, rows))))
         span = Span.learn(predicted)
-        known = {gene: i for i, gene in enumerate(self.base.genes)}
-        of_base = np.array([known.get(gene, -1) for gene in self.genes])
+        of_base = pd.Index(self.base.genes).get_indexer(self.genes)
         if base.reliability is not None:
-            learned = learned.drawn_to(base.reliability, of_base, len(spots.rows))
+            learned = learned.drawn_to(base.reliability, of_base, len(measured))
         if base.span is not None:
             span = span.joined(base.span, of_base)
         self.trust = replace(base, reliability=learned, span=span)
@@ -221,14 +226,14 @@ class Adapted(StoredModel):
         there = [i for i, gene in enumerate(names) if gene in measured]
         expression = np.full((sum(map(len, rows)), len(names)), np.nan)
         expression[:, there] = measured_expression(sections, rows, called, [names[i] for i in there])
-        starts = np.cumsum([0, *(len(section) for section in sections)])[:-1]
+        own_rows = [np.isin(np.arange(len(section)), own) for section, own in zip(sections, rows, strict=True)]
         spots = residuals.Spots(
             places=np.concatenate([_coordinates(section) / _pitch(section) for section in sections]),
             section=np.repeat(np.arange(len(sections)), [len(section) for section in sections]),
             predicted=np.concatenate([p.mean for p in predictions]).astype(np.float64),
             variance=np.square(np.concatenate([p.std for p in predictions]), dtype=np.float64),
             embedded=np.concatenate([self.base.embed(section.without_counts()) for section in sections]),
-            rows=np.concatenate([own + start for own, start in zip(rows, starts, strict=True)]),
+            rows=np.flatnonzero(np.concatenate(own_rows)),
             expression=expression,
         )
         return spots, names
@@ -251,9 +256,7 @@ class Adapted(StoredModel):
         number = {gene: i for i, gene in enumerate(listed)}
         known = [gene for gene in self.base.genes if gene in number]
         columns = [number[gene] for gene in known]
-        found = np.zeros((len(sections), len(listed)), dtype=bool)
-        if len(sections) > 1:
-            found |= not_measured(sums, listed)
+        found = not_measured(sums, listed)
         for i, pair in enumerate(zip(sums, expected, strict=True)):
             found[i, columns] |= not_measured(pair, known)[0]
         tell_of_not_measured(sections, listed, found, "They stay as the model predicts them.")
@@ -273,27 +276,26 @@ class Adapted(StoredModel):
     ) -> Iterator[tuple[slice, Prediction]]:
         """`predict`, a few spots at a time, in the parts of the base model."""
         asked = self.genes if genes is None else list(genes)
-        number = {gene: i for i, gene in enumerate(self.genes)}
-        taken = np.array([number.get(gene, -1) for gene in asked])
-        known = taken >= 0
+        taken = pd.Index(self.genes).get_indexer(asked)
         points_of, judgement = self._pointer(section), self._judged(section)
         reached, errors = self.trust.expected(judgement, taken)
         for part, base in self.base.predict_parts(section, size=size):
             points = points_of(part, base.mean)
-            out = np.full((2, len(points), len(asked)), np.nan, dtype=np.float32)
-            for start in range(0, len(points), ROWS):
-                rows = slice(start, start + ROWS)
-                mean, variance = self._corrected(base.mean[rows], points.take(rows))
-                out[0][rows][:, known] = mean[:, taken[known]]
-                out[1][rows][:, known] = np.sqrt(variance[:, taken[known]])
-            yield part, Prediction(out[0], out[1], list(asked), judgement=judgement, reached=reached, errors=errors)
+            few = [
+                self._corrected(base.mean[rows], points.take(rows))
+                for rows in Parts(lambda rows: rows, len(points), ROWS)
+            ]
+            mean, std = (
+                np.where(taken >= 0, np.concatenate(each)[:, taken], np.nan) for each in zip(*few, strict=True)
+            )
+            yield part, Prediction(mean, std, list(asked), judgement=judgement, reached=reached, errors=errors)
 
     def embed(self, section: Section, *, use: str = "image") -> np.ndarray:
         """float32 (n_spots, d): `section` in the space of the base model, which says what `use` may be."""
         return self.base.embed(section, use=use)
 
     def _corrected(self, predicted: np.ndarray, points: Points) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of every gene where the base model predicts `predicted`."""
+        """float32: mean and standard deviation of every gene where the base model predicts `predicted`."""
         arrays, process = self.arrays, self._process
         column = {gene: i for i, gene in enumerate(self.base.genes)}
         shared = [i for i, gene in enumerate(self.genes) if gene in column]
@@ -304,7 +306,8 @@ class Adapted(StoredModel):
         variance = arrays["noise"] + arrays["axis_unit"] * process.spread(points, arrays["variances"]) @ square.T
         rest, which = np.unique(arrays["rest"], return_inverse=True)
         beside = arrays["gene_unit"] * (1 - square.sum(axis=1))
-        return mean, variance + process.spread(points, rest)[:, which] * beside
+        variance = variance + process.spread(points, rest)[:, which] * beside
+        return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
     @cached_property
     def _process(self) -> Process:
@@ -324,7 +327,7 @@ class Adapted(StoredModel):
         scale = self.arrays["scale"]
         embedded = self.base.embed(section)
         number = self._number(section)
-        places = _coordinates(section) / (self.config["pitches"][number] if number >= 0 else 1.0)
+        places = _coordinates(section) / self.config["pitches"][number]  # (without neighbours they do not count)
 
         def points_of(rows: slice, predicted: np.ndarray) -> Points:
             scores = (predicted - self.arrays["centre"]) @ self.arrays["axes"] / scale[0]
@@ -338,10 +341,9 @@ class Adapted(StoredModel):
         places, names = _coordinates(section), section.obs_names.astype(str)
         for number, pitch in enumerate(self.config["pitches"]):
             rows = np.flatnonzero(self.arrays["spot_section"] == number)
-            known = {self.config["spots"][row]: row for row in rows}
-            own = np.array([known.get(name, -1) for name in names])
-            away = np.abs(self.arrays["spots"][own] - places).max(axis=1)
-            if np.mean((own >= 0) & (away < SAME_PLACE * pitch)) > 0.5:
+            known = {self.config["spots"][row]: self.arrays["spots"][row] for row in rows}
+            away = np.abs(np.array([known.get(name, NOWHERE) for name in names]) - places).max(axis=1)
+            if np.mean(away < SAME_PLACE * pitch) > 0.5:
                 return number
         return -1
 

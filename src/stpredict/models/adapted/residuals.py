@@ -133,7 +133,7 @@ def gene_axes(predicted: np.ndarray, section: np.ndarray, used: np.ndarray) -> t
     for number in np.unique(section):
         centred[section == number] -= centred[section == number].mean(axis=0)
     squares, axes = principal_axes(centred.astype(np.float32))
-    if not squares.size or not squares[0] > 1e-10 * max(np.square(predicted).sum(), 1e-30):
+    if not (squares > 1e-10 * np.square(predicted).sum()).any():
         msg = (
             "The model predicts the same for every spot, so measured spots cannot correct its pattern. Adapt a model that "
             "looks at the image (method='ridge', 'cmrcnet', …) and whose genes were measured."

@@ -40,9 +40,7 @@ def exported_tensors(path: Path) -> dict[str, torch.Tensor]:
             name: torch.from_numpy(_mapped(path, entries[f"{folder}/{meta['path_name']}"], meta))
             for name, meta in config.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, struct.error, zipfile.BadZipFile) as error:
-        if isinstance(error, OSError) and not isinstance(error, zipfile.BadZipFile):
-            raise
+    except (ValueError, KeyError, TypeError, struct.error, zipfile.BadZipFile) as error:
         msg = f"{path} is damaged, or not of the layout of torch 2.8 and later ({error}); get it again."
         raise ValueError(msg) from error
 

@@ -219,9 +219,10 @@ def n_blocks(tensors: Mapping[str, torch.Tensor]) -> int:
 
 def scaled(centres: np.ndarray) -> np.ndarray:
     """float32 (n, 2): places from 0 to `EXTENT` along each axis on its own; 0 along one on which all are the same."""
-    away = centres - centres.min(axis=0)
+    away = np.asarray(centres - centres.min(axis=0), dtype=np.float64)
     extent = away.max(axis=0)
-    return np.asarray(away / np.where(extent > 0, extent, 1) * EXTENT, dtype=np.float32)
+    share = np.divide(away, extent, out=np.zeros_like(away), where=extent > 0)
+    return np.asarray(share * EXTENT, dtype=np.float32)
 
 
 def attended(spots: torch.Tensor, places: torch.Tensor, block: Mapping[str, torch.Tensor]) -> torch.Tensor:
