@@ -235,6 +235,7 @@ TESTS: dict[str, list[str]] = {
     "_sections/references": ["tests/tl/test_reference.py", "tests/sections/test_totals.py", "tests/tl/test_stream.py"],
     "_sections/totals": ["tests/sections/test_totals.py", "tests/tl/test_subsets.py"],
     "_sections/spread": ["tests/models/test_parts.py", "tests/tl/test_subsets.py"],
+    "_sections/scale": ["tests/sections/test_scale.py", "tests/sections/test_section.py"],
     "_sections/labelled": ["tests/io/test_cells.py", "tests/io/test_spatialdata.py"],
     "_sections/open": ["tests/sections", "tests/tl/test_train.py", "tests/test_bad_input.py"],
     "_sections/stored": ["tests/sections", "tests/tl/test_stream.py"],
