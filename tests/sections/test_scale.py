@@ -125,13 +125,21 @@ def test_implausible_scales_are_refused(mpp):
 
 @pytest.mark.parametrize(
     ("mpp", "outcome"),
-    [(2.09, "as it is"), (1.91, "as it is"), (2.11, "told"), (1.89, "told"), (2.49, "told"), (1.61, "told")]
-    + [(2.51, "refused"), (1.59, "refused")],
+    [
+        (2.09, "as it is"),
+        (1.91, "as it is"),
+        (2.11, "told"),
+        (1.89, "told"),
+        (2.49, "told"),
+        (1.61, "told"),
+        (2.51, "refused"),
+        (1.59, "refused"),
+    ],
 )
 def test_scale_against_lattice(mpp, outcome):
     """5 % apart are told, 25 % apart refused; of image file and lattice the lattice counts."""
     if outcome == "refused":
-        with pytest.raises(ValueError, match="but the spots lie 50.0 px apart, which is 2 µm per pixel"):
+        with pytest.raises(ValueError, match=r"but the spots lie 50\.0 px apart, which is 2 µm per pixel"):
             resolve_mpp(ScaleHints(argument=mpp), HEXAGONAL, "s")
         return
     with warnings.catch_warnings(record=True) as told:
@@ -184,7 +192,7 @@ def test_distance_of_spots_against_their_diameter(diameter, fits):
     if fits:
         check_coordinates(hints, SQUARE, "s")
     else:
-        with pytest.raises(ValueError, match="spots lie 50.0 px apart but spot_diameter_fullres is"):
+        with pytest.raises(ValueError, match=r"spots lie 50\.0 px apart but spot_diameter_fullres is"):
             check_coordinates(hints, SQUARE, "s")
 
 
@@ -203,8 +211,15 @@ def test_a_diameter_is_wrong_where_lattice_and_argument_agree(argument, confirme
 
 @pytest.mark.parametrize(
     ("scale", "by_scale", "by_diameter"),
-    [(0.15, False, False), (0.17, True, False), (0.19, True, True), (0.24, True, True), (0.26, False, True)]
-    + [(0.6, False, True), (0.65, False, False)],
+    [
+        (0.15, False, False),
+        (0.17, True, False),
+        (0.19, True, True),
+        (0.24, True, True),
+        (0.26, False, True),
+        (0.6, False, True),
+        (0.65, False, False),
+    ],
 )
 def test_which_downscaled_image_the_coordinates_may_be_of(scale, by_scale, by_diameter):
     """0.4 µm per pixel where 2 are seen is a factor of 0.2 ± a quarter; half a diameter apart is 0.5 / 2.8 to 0.5 / 0.8."""
