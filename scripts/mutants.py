@@ -231,7 +231,11 @@ TESTS: dict[str, list[str]] = {
     "_sections/image_choice": ["tests/sections/test_image_choice.py", "tests/io/test_spatialdata.py"],
     "_sections/measured": ["tests/sections/test_known.py", "tests/models/test_not_measured.py"],
     "_sections/niches": ["tests/pp/test_niches.py", "tests/models/test_card.py", "tests/models/test_st_align_parts.py"],
-    "_sections/on_tissue": ["tests/images/test_mask.py", "tests/sections/test_section.py"],
+    "_sections/on_tissue": [
+        "tests/sections/test_picture.py",
+        "tests/images/test_mask.py",
+        "tests/sections/test_section.py",
+    ],
     "_sections/references": [
         "tests/sections/test_by_rows.py",
         "tests/tl/test_reference.py",
@@ -243,10 +247,32 @@ TESTS: dict[str, list[str]] = {
     "_sections/scale": ["tests/sections/test_scale.py", "tests/sections/test_section.py"],
     "_sections/by_rows": ["tests/sections/test_by_rows.py", "tests/tl/test_reference.py"],
     "_sections/groups": ["tests/sections/test_known.py", "tests/sections/test_groups.py"],
+    "_sections/picture": ["tests/sections/test_picture.py", "tests/sections/test_section.py"],
+    "_sections/wsidata": ["tests/sections/test_picture.py", "tests/io/test_wsidata.py"],
+    "_sections/anndata": [
+        "tests/sections/test_opened.py",
+        "tests/sections/test_section.py",
+        "tests/sections/test_groups.py",
+    ],
+    "_sections/section": [
+        "tests/sections/test_opened.py",
+        "tests/sections/test_section.py",
+        "tests/sections/test_totals.py",
+    ],
+    "_sections/spatialdata": [
+        "tests/io/test_spatialdata.py",
+        "tests/sections/test_section.py",
+        "tests/io/test_cells.py",
+    ],
     "_sections/places": ["tests/sections/test_known.py", "tests/sections/test_places.py"],
-    "_sections/labelled": ["tests/io/test_cells.py", "tests/io/test_spatialdata.py"],
-    "_sections/open": ["tests/sections", "tests/tl/test_train.py", "tests/test_bad_input.py"],
-    "_sections/stored": ["tests/sections", "tests/tl/test_stream.py"],
+    "_sections/labelled": ["tests/sections/test_picture.py", "tests/io/test_cells.py", "tests/io/test_spatialdata.py"],
+    "_sections/open": [
+        "tests/sections/test_opened.py",
+        "tests/sections/test_bounds.py",
+        "tests/sections/test_section.py",
+        "tests/test_bad_input.py",
+    ],
+    "_sections/stored": ["tests/sections/test_opened.py", "tests/tl/test_stream.py"],
     "_sections": [
         "tests/sections",
         "tests/pp/test_niches.py",
