@@ -230,7 +230,12 @@ TESTS: dict[str, list[str]] = {
     "_sections/cells": ["tests/sections/test_cells_scale.py", "tests/io/test_cells.py"],
     "_sections/image_choice": ["tests/sections/test_image_choice.py", "tests/io/test_spatialdata.py"],
     "_sections/measured": ["tests/sections/test_known.py", "tests/models/test_not_measured.py"],
-    "_sections/niches": ["tests/pp/test_niches.py", "tests/models/test_card.py", "tests/models/test_st_align_parts.py"],
+    "_sections/niches": [
+        "tests/sections/test_surroundings.py",
+        "tests/pp/test_niches.py",
+        "tests/models/test_card.py",
+        "tests/models/test_st_align_parts.py",
+    ],
     "_sections/on_tissue": [
         "tests/sections/test_picture.py",
         "tests/images/test_mask.py",
@@ -260,6 +265,7 @@ TESTS: dict[str, list[str]] = {
         "tests/sections/test_totals.py",
     ],
     "_sections/spatialdata": [
+        "tests/sections/test_regions.py",
         "tests/io/test_spatialdata.py",
         "tests/sections/test_section.py",
         "tests/io/test_cells.py",

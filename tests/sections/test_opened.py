@@ -98,8 +98,12 @@ def test_columns_of_coordinates_are_taken_by_name(columns, taken):
 
 @pytest.mark.parametrize(
     ("rows", "columns", "refused"),
-    [([0, 0, 1, 1], [0, 1, 0, 1], False), ([0, 0, 1, 1], [0, 1, 0, 0], True), ([0, 1, 1, 1], [0, 0, 0, 0], False)]
-    + [([0, 0, np.nan, np.nan], [0, 1, 2, 2], False)],
+    [
+        ([0, 0, 1, 1], [0, 1, 0, 1], False),
+        ([0, 0, 1, 1], [0, 1, 0, 0], True),
+        ([0, 1, 1, 1], [0, 0, 0, 0], False),
+        ([0, 0, np.nan, np.nan], [0, 1, 2, 2], False),
+    ],
 )
 def test_places_of_the_array_that_come_again(rows, columns, refused):
     adata = table(array_row=rows, array_col=columns)
@@ -176,7 +180,7 @@ def test_the_hires_image_and_centroids_in_microns():
     del adata.obs["x_centroid"]
     for images, told in (({"hires": hires}, True), ({}, False)):
         adata.uns["spatial"]["s"]["images"] = images
-        with pytest.raises(FileNotFoundError, match="no image at gone.tif") as error:
+        with pytest.raises(FileNotFoundError, match=r"no image at gone\.tif") as error:
             _ = section_from_anndata(adata).image
         assert ("use the coarse hires image knowingly: del adata" in str(error.value)) == told
 
