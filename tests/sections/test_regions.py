@@ -108,7 +108,7 @@ def test_pixels_that_are_not_square(stretch, said):
 def test_an_image_that_is_stretched_is_noticed():
     sdata = made(he=image())
     set_transformation(sdata["he"], Scale([1, 2], axes=("x", "y")), "global")
-    with pytest.raises(ValueError, match=r"pixels that are not square, .*: 1 units long in one direction and 0\.5"):
+    with pytest.raises(ValueError, match=r"pixels that are not square, .*: 2 units long in one direction and 1 in"):
         region_centres(sdata, sdata["table"])
 
 
