@@ -214,6 +214,11 @@ TESTS: dict[str, list[str]] = {
         "tests/tl/test_subsets.py",
         "tests/models/test_baselines.py",
     ],
+    "models/_data/table": ["tests/models/test_tables.py", "tests/models/test_not_measured.py"],
+    "models/_data/folds": ["tests/models/test_tables.py", "tests/models/test_baselines.py"],
+    "models/_data/linalg": ["tests/models/test_tables.py", "tests/models/test_baselines.py"],
+    "models/_data/chunks": ["tests/models/test_tables.py", "tests/models/test_parts.py"],
+    "models/_data/rows": ["tests/models/training/test_rows.py", "tests/tl/test_stream.py"],
     "models/_data": [
         "tests/models/test_parts.py",
         "tests/models/test_design.py",
