@@ -183,6 +183,6 @@ def test_what_is_not_the_makers_to_pass_on_is_refused():
         card(config_of(), provenance={"model": "STPath"})
     card(adapted(config_of()), provenance={"model": "STPath"})
     restricted = config_of(made=MADE | {"encoder": "uni2-h"})
-    with pytest.raises(ValueError, match="'uni2-h', whose licence .* forbids derivatives"):
+    with pytest.raises(ValueError, match=r"'uni2-h', whose licence .* forbids derivatives"):
         card(restricted)
     assert 'encoder="uni2-h")' in card(restricted, how={"has_permission": True})
