@@ -189,7 +189,11 @@ TESTS: dict[str, list[str]] = {
     ],
     "models/_reference": ["tests/models/test_gene_structure.py", "tests/tl/test_reference.py"],
     "models/_reference/unseen": ["tests/models/test_unseen_genes.py", "tests/tl/test_reference.py"],
-    "models/_training": ["tests/models/training"],
+    "models/_training": [
+        "tests/models/training/test_loop.py",
+        "tests/models/training/test_[cs]*.py",
+        "tests/models/training/test_[pr]*.py",
+    ],
     "models/_trust/domain": ["tests/models/test_domain.py", "tests/models/test_trust.py"],
     "models/_trust/reliability": ["tests/models/test_reliability.py", "tests/models/test_trust.py"],
     "models/_trust/texture": ["tests/models/test_texture.py", "tests/models/test_trust.py"],
