@@ -123,8 +123,8 @@ NAMED: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "ALIGN-ST: level and deviation from text": (
         ALIGN_ST + "_genes.py",
-        "whole = whole.reindex([*seen, *others]).fillna(0.0)",
-        "whole = whole.reindex([*seen, *others]).fillna(0.0)\n    whole.loc[others, MOMENTS] = own.median().to_numpy()",
+        "whole = whole.loc[[*seen, *others]]",
+        "whole = whole.loc[[*seen, *others]]\n    whole.loc[others, MOMENTS] = own.median().to_numpy()",
         [PARTS],
     ),
     "turns and flips of tiles in training": (
@@ -168,7 +168,13 @@ DRAWN = ("models", "_evaluation", "_sections")
 
 TESTS: dict[str, list[str]] = {
     "models/align_st/_reference": ["tests/models/test_align_st_genes.py", "tests/models/test_align_st.py"],
-    "models/align_st": [PRESETS, "tests/models/test_align_st_*.py", "tests/models/test_align_st.py"],
+    "models/align_st": [
+        PRESETS,
+        "tests/models/test_align_st_values.py",
+        "tests/models/test_align_st_[nghp]*.py",
+        "tests/models/test_align_st_attention.py",
+        "tests/models/test_align_st.py",
+    ],
     "models/cmrcnet": [PRESETS, "tests/models/test_cmrcnet_parts.py", "tests/models/test_cmrcnet.py"],
     "models/st_align": [PRESETS, "tests/models/test_st_align_parts.py", "tests/models/test_st_align.py"],
     "models/_aligned": [

@@ -62,7 +62,7 @@ def test_few_spots_are_gone_through_three_times_in_six_steps_whose_losses_are_av
     network, found = run()
     assert [len(rows) for rows in network.seen] == [2] * 12
     for epoch in (0, 1):
-        rows = sum(network.seen[6 * epoch : 6 * epoch + 6], [])
+        rows = [row for step in network.seen[6 * epoch : 6 * epoch + 6] for row in step]
         order, generator = numbers(2_000_006 + epoch, 4, 3)
         assert rows == order
         noise = [torch.rand((), generator=generator).item() for _ in range(6)]
@@ -76,7 +76,7 @@ def test_few_spots_are_gone_through_three_times_in_six_steps_whose_losses_are_av
 
 def test_all_spots_are_seen_once_where_they_fill_more_steps():
     network, _ = run(replace(PLAN, epochs=1), n=17)
-    rows = sum(network.seen, [])
+    rows = [row for step in network.seen for row in step]
     assert len(network.seen) == 8  # the seventeenth spot fills no batch
     assert len(set(rows)) == 16
 
@@ -286,14 +286,12 @@ def test_lightning_is_quiet_and_others_are_heard():
 
 
 def test_an_exit_after_an_interrupt_is_the_interrupt_and_any_other_stays_one():
-    handler = signal.getsignal(signal.SIGINT)
+    handler, left = signal.getsignal(signal.SIGINT), SystemExit()
+    left.__context__ = KeyboardInterrupt()
     try:
-        with pytest.raises(KeyboardInterrupt), interruptible():
+        with pytest.raises(KeyboardInterrupt), interruptible():  # noqa: PT012
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
-                raise KeyboardInterrupt
-            except KeyboardInterrupt:
-                raise SystemExit  # noqa: B904
+            raise left
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, handler)
