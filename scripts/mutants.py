@@ -124,8 +124,8 @@ NAMED: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "ALIGN-ST: level and deviation from text": (
         ALIGN_ST + "_genes.py",
-        "whole = whole.reindex([*seen, *others]).fillna(0.0)",
-        "whole = whole.reindex([*seen, *others]).fillna(0.0)\n    whole.loc[others, MOMENTS] = own.median().to_numpy()",
+        "whole = whole.loc[[*seen, *others]]",
+        "whole = whole.loc[[*seen, *others]]\n    whole.loc[others, MOMENTS] = own.median().to_numpy()",
         [PARTS],
     ),
     "turns and flips of tiles in training": (
@@ -169,7 +169,13 @@ DRAWN = ("models", "_evaluation", "_sections")
 
 TESTS: dict[str, list[str]] = {
     "models/align_st/_reference": ["tests/models/test_align_st_genes.py", "tests/models/test_align_st.py"],
-    "models/align_st": [PRESETS, "tests/models/test_align_st_*.py", "tests/models/test_align_st.py"],
+    "models/align_st": [
+        PRESETS,
+        "tests/models/test_align_st_values.py",
+        "tests/models/test_align_st_[nghp]*.py",
+        "tests/models/test_align_st_attention.py",
+        "tests/models/test_align_st.py",
+    ],
     "models/cmrcnet": [PRESETS, "tests/models/test_cmrcnet_parts.py", "tests/models/test_cmrcnet.py"],
     "models/st_align": [PRESETS, "tests/models/test_st_align_parts.py", "tests/models/test_st_align.py"],
     "models/_aligned": [
@@ -178,7 +184,7 @@ TESTS: dict[str, list[str]] = {
         "tests/models/test_cmrcnet.py",
         "tests/models/test_st_align.py",
     ],
-    "models/consensus": ["tests/models/test_consensus.py"],
+    "models/consensus": ["tests/models/test_consensus_weights.py", "tests/models/test_consensus.py"],
     "models/published": ["tests/models/published"],
     "models/adapted/calibrated": ["tests/models/published/test_calibrate.py", "tests/models/test_adapted.py"],
     "models/adapted": ["tests/models/test_correction.py", "tests/models/test_adapted.py", "tests/tl/test_adapt.py"],
@@ -199,7 +205,11 @@ TESTS: dict[str, list[str]] = {
         "tests/models/test_unseen_genes.py",
         "tests/tl/test_reference.py",
     ],
-    "models/_training": ["tests/models/training"],
+    "models/_training": [
+        "tests/models/training/test_loop.py",
+        "tests/models/training/test_[cs]*.py",
+        "tests/models/training/test_[pr]*.py",
+    ],
     "models/_trust/domain": ["tests/models/test_domain.py", "tests/models/test_trust.py"],
     "models/_trust/reliability": ["tests/models/test_reliability.py", "tests/models/test_trust.py"],
     "models/_trust/texture": ["tests/models/test_texture.py", "tests/models/test_trust.py"],
