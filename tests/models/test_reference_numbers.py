@@ -39,6 +39,7 @@ def test_a_distance_is_that_of_means_over_that_between_training_sections():
         ([[0.0, 1e5, 9]], 1e6),  # no more than this
     ):
         assert distance.distance_to(places, scale, np.array(features)) == pytest.approx(expected, rel=1e-6)
+    assert distance.distance_to(places, scale, np.array([[0.0, 1e5, 9]])) == 1e6
     assert distance.distance_to(places[[0, 0]], scale, np.ones((1, 3))) == 1  # these do not differ
     assert distance.distance_to(places, 0 * scale, np.ones((1, 3))) == 1
     small = distance.distance_to(places * 1e-5, scale, np.array([[0.0, 3e-5, 9]]))
@@ -80,7 +81,8 @@ def test_what_genes_share_counts_for_more_than_what_they_do_not():
     a, b = np.array([1.0, -1, 1, -1]), np.array([1.0, 1, -1, -1])
     mean = np.column_stack([5 + 2 * a, 3 * b, np.full(4, 7.0), 1e4 + 0.005 * a, 1e-3 * b, 1e-10 * a])
     axes = np.array([[1.0], [1], [0], [0], [0], [0]]) / np.sqrt(2)
-    axes[2:, 0] = 1e-9  # known, and next to nothing on the axis
+    axes[2:5, 0] = 1e-9  # known, and next to nothing on the axis
+    axes[5] = axes[0]  # as much as the first gene, but it is predicted without any contrast
     found = structure(axes, [3], [1]).apply(mean, 1.0)
     np.testing.assert_allclose(found[:, 0], 5 + 2 * (5 * a + b) / np.sqrt(26), rtol=1e-5)
     np.testing.assert_allclose(found[:, 1], 3 * (a + 5 * b) / np.sqrt(26), rtol=1e-5)
@@ -225,7 +227,7 @@ def test_what_is_told_of_unseen_genes():
 
 def test_seen_genes_that_do_not_vary_tell_nothing_of_unseen_ones():
     a, b = np.array([1.0, -1, 1, -1]), np.array([1.0, 1, -1, -1])
-    seen = np.column_stack([0.01 * a, 1e4 + 0.005 * b, 1e-10 * b])
+    seen = np.column_stack([3 + 0.01 * a, 1e4 + 0.005 * b, 1e-10 * b])
     genes = UnseenGenes(
         ["U"],
         np.array([[0, 1, 2]], dtype=np.int32),
@@ -328,8 +330,10 @@ def test_reliability_is_learned_from_more_than_ten_genes():
 
 def test_unseen_genes_are_learned_by_what_references_say_of_seen_ones():
     """Of three seen genes the references lack the last; the unseen one is half as alike to the second as to the first."""
-    correlation = pd.DataFrame([[0.8, 0.4], [1, 0.5], [0.5, 1]], index=["U", "B", "A"], columns=["B", "A"])
-    moments = pd.DataFrame({"level": [2.0, 1, 1], "log_sd": np.log([3.0, 1, 1])}, index=["U", "B", "A"])
+    correlation = pd.DataFrame([[0.8, 0.4], [1, 0.5], [0.5, 1]], index=["U", "B", "A"], columns=["B", "A"]).loc[
+        ["B", "U", "A"]
+    ]
+    moments = pd.DataFrame({"level": [1.0, 2, 1], "log_sd": np.log([1.0, 3, 1])}, index=["B", "U", "A"])
     values = np.column_stack([2 + A, 2 + A, 2 + B])
     table, held = of_table(values), HeldOut(np.arange(12), np.column_stack([0.5 * A, 0.5 * A, B]))
     found = UnseenGenes.learn(ReferenceGenes(correlation, moments, {}), ["A", "B", "C"], table, held)

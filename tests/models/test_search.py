@@ -44,14 +44,14 @@ def test_what_is_held_at_once_takes_64_mib_at_most():
 
 
 def test_queries_that_an_approximate_search_finds_too_few_for_are_searched_exactly(monkeypatch):
-    few = (np.array([[3, 4], [1, -1]]), np.array([[0.9, 0.8], [0.7, 0]], dtype=np.float32))
+    few = (np.array([[3, 0], [1, -1]]), np.array([[0.9, 0.8], [0.7, 0]], dtype=np.float32))
     monkeypatch.setattr(faiss, "LEAST", 5)
     monkeypatch.setattr(faiss, "search", lambda *_: tuple(values.copy() for values in few))
     np.testing.assert_array_equal(search.nearest(EAST_AND_NORTH, BANK, 2)[0], [[0, 1], [2, 1]])
     with st.settings.override(search="approximate"):
         found, similarity = search.nearest(EAST_AND_NORTH, BANK, 2)
         np.testing.assert_array_equal(search.nearest(EAST_AND_NORTH, BANK[:4], 2)[0], [[0, 1], [2, 1]])
-    np.testing.assert_array_equal(found, [[3, 4], [2, 1]])
+    np.testing.assert_array_equal(found, [[3, 0], [2, 1]])
     np.testing.assert_allclose(similarity, [[0.9, 0.8], [1, 0.8]], rtol=1e-6)
 
 
@@ -65,6 +65,8 @@ def test_expression_is_read_off_look_alikes():
     mean, spread = search.retrieve(EAST_AND_NORTH, BANK, EXPRESSION, k=2, temperature=0.4 / np.log(3))
     np.testing.assert_allclose(mean[0], [1.5, 0], atol=1e-6)  # the second is less similar by 0.4, and counts a third
     np.testing.assert_allclose(spread[0], [np.sqrt(0.75), 0], atol=1e-6)
+    sharp, _ = search.retrieve(EAST_AND_NORTH, BANK, EXPRESSION, k=2, temperature=1e-3)
+    np.testing.assert_allclose(sharp, EXPRESSION[[0, 2]], atol=1e-6)
     whole, spread = search.retrieve(EAST_AND_NORTH, BANK, EXPRESSION, k=9, temperature=None)
     np.testing.assert_allclose(whole, [[4.8, 3]] * 2, rtol=1e-6)
     np.testing.assert_allclose(spread, [EXPRESSION.std(axis=0)] * 2, rtol=1e-5)

@@ -278,7 +278,7 @@ def _cross_products(reference: Reference, columns: np.ndarray, min_counts: int) 
         values = block.toarray()
         products += cross(values, values)
         for number, n in zip(*np.unique(study, return_counts=True), strict=True):
-            totals[number] = totals[number] + (values if n == len(values) else values[study == number]).sum(axis=0)
+            totals[number] += (values if n == len(values) else values[study == number]).sum(axis=0)
             sizes[number] += n
     for number, n in sizes.items():
         products -= np.outer(totals[number], totals[number]) / n
