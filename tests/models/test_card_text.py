@@ -84,7 +84,11 @@ def card(config, *, licence="mit", how=None, **more):
         ),
         (
             config_of(made={"n_features": 4}),
-            ["| features of their own | `X`, `X_niche`, `X_niche_900` |", "`adata.obsm` needs"],
+            [
+                "| features of their own | `X`, `X_niche`, `X_niche_900` |",
+                "`adata.obsm` needs",
+                "st.tl.predict_expression(adata, model)",
+            ],
         ),
         (
             adapted(config_of("abc", "PQR")),

@@ -202,3 +202,5 @@ def test_what_ends_inside_is_told_in_one_line(kind):
     assert "\n" not in str(told.value)
     with pytest.raises(ValueError, match="is a 'mine'; this version of stpredict knows other"):
         rebuilt(stored({}), "here", {"other": object})
+    with pytest.raises(ValueError, match=r"config\.seed must be a whole number"):
+        rebuilt(stored({"seed": -1}), "here", {"mine": SimpleNamespace(from_stored=lambda *_: model())})
