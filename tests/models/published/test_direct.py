@@ -58,7 +58,7 @@ def test_tiles_may_differ_by_so_much(card, what, right, wrong):
 
 def test_images_may_be_so_coarse():
     check_image(SimpleNamespace(name="one", image=None, mpp=1.24), 0.5)
-    with pytest.raises(ValueError, match="the image has 1.26 µm per pixel"):
+    with pytest.raises(ValueError, match=r"the image has 1\.26 µm per pixel"):
         check_image(SimpleNamespace(name="one", image=None, mpp=1.26), 0.5)
 
 
