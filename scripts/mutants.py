@@ -178,7 +178,7 @@ TESTS: dict[str, list[str]] = {
         "tests/models/test_st_align.py",
     ],
     "models/consensus": ["tests/models/test_consensus.py"],
-    "models/published": ["tests/models/published"],
+    "models/published": ["tests/models/published/test_direct.py", "tests/models/published"],
     "models/adapted/calibrated": ["tests/models/published/test_calibrate.py", "tests/models/test_adapted.py"],
     "models/adapted": ["tests/models/test_correction.py", "tests/models/test_adapted.py", "tests/tl/test_adapt.py"],
     "models/baselines": ["tests/models/test_baselines.py", "tests/models/test_mixture.py"],
