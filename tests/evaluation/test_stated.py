@@ -57,7 +57,10 @@ def test_what_is_stated_of_some_spots_and_genes():
         (Stated(pcc=np.array([NAN])), []),
         (Stated(pcc=np.array([0.1, NAN])), ["stated_pcc", "stated_r", "stated_excess"]),
         (Stated(ends=(np.zeros((1, 1)),) * 2), ["interval_coverage"]),
-        (Stated(ends=(np.zeros((1, 1)),) * 2, level=0.9, distance=1.0), ["interval_coverage", "interval_level", "distance"]),
+        (
+            Stated(ends=(np.zeros((1, 1)),) * 2, level=0.9, distance=1.0),
+            ["interval_coverage", "interval_level", "distance"],
+        ),
         (Stated(level=0.9), []),
     ],
 )

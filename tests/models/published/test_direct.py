@@ -106,7 +106,7 @@ def test_one_missing_file_is_asked_for(monkeypatch, tmp_path):
 
 
 def test_an_index_that_is_too_large_is_not_read(tmp_path):
-    for n, told in ((2**26, "index out of range|parameters|config"), (2**26 + 1, "its index is too large")):
+    for n, told in ((2**26, "config"), (2**26 + 1, "its index is too large")):
         with zipfile.ZipFile(tmp_path / "large.pt2", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             archive.writestr("m/data/weights/model_weights_config.json", b"{}" + b" " * (n - 2))
         with pytest.raises(ValueError, match=told):
