@@ -184,13 +184,8 @@ TESTS: dict[str, list[str]] = {
         "tests/models/test_cmrcnet.py",
         "tests/models/test_st_align.py",
     ],
-<<<<<<< HEAD
-    "models/consensus": ["tests/models/test_consensus_weights.py", "tests/models/test_consensus.py"],
-    "models/published": ["tests/models/published"],
-=======
     "models/consensus": ["tests/models/test_consensus_weights.py", "tests/models/test_consensus.py"],
     "models/published": ["tests/models/published/test_direct.py", "tests/models/published"],
->>>>>>> w-pub
     "models/adapted/calibrated": ["tests/models/published/test_calibrate.py", "tests/models/test_adapted.py"],
     "models/adapted": ["tests/models/test_correction.py", "tests/models/test_adapted.py", "tests/tl/test_adapt.py"],
     "models/baselines": ["tests/models/test_baselines.py", "tests/models/test_mixture.py"],
@@ -278,7 +273,11 @@ TESTS: dict[str, list[str]] = {
     "models/widths": ["tests/pp/test_widths.py", "tests/models/test_consensus.py"],
     "models": ["tests/tl/test_train.py", "tests/models/test_baselines.py"],
     "_evaluation/agreement": ["tests/tl/test_domains.py"],
-    "_evaluation/units": ["tests/evaluation/test_stated.py", "tests/tl/test_compare_methods.py", "tests/pl/test_scores_figure.py"],
+    "_evaluation/units": [
+        "tests/evaluation/test_stated.py",
+        "tests/tl/test_compare_methods.py",
+        "tests/pl/test_scores_figure.py",
+    ],
     "_evaluation/metrics": ["tests/evaluation/test_metrics.py", "tests/tl/test_evaluate.py"],
     "_evaluation": ["tests/evaluation", "tests/tl/test_evaluate.py", "tests/tl/test_tumor.py"],
     "_sections/cells": ["tests/sections/test_cells_scale.py", "tests/io/test_cells.py"],
