@@ -134,6 +134,16 @@ def test_a_base_model_counts_like_fifty_measured_spots():
     np.testing.assert_allclose(even.pcc_sd, [np.sqrt(0.1**2 / 2 + 0.08**2), 0.3], rtol=0.01)
 
 
+def test_two_spots_that_correlate_perfectly_say_next_to_nothing():
+    """Any two spots correlate with 1 or -1; a base model of .3 ± .2 is believed, and genes that it lacks are uncertain."""
+    base = told(np.zeros((len(LEVELS), 2)), pcc=0.3, pcc_sd=0.2)
+    own = Reliability.learn(np.array([[0.0, 1], [1, 2]]), np.array([[0.0, 1], [1, 2]]), np.array([0, 0]))
+    joined = own.drawn_to(base, np.array([0, -1]), 2)
+    weight = 0.04 / (0.04 + 0.91**2)
+    np.testing.assert_allclose(joined.pcc, [0.3 + 0.7 * weight, 1], rtol=1e-5)
+    assert joined.pcc_sd[1] > 1
+
+
 def test_a_shift_of_level_that_all_spots_share_widens_errors_around_their_median():
     normal = NORMAL_QUANTILES[:, None]
     shifted = with_shift(normal * np.array([3.0, 0.0]) + 1, 4.0)
