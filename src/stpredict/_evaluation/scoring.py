@@ -45,6 +45,9 @@ NOTHING = Stated()
 COLUMNS = ["panel", "gene", "target", "metric", "value"]
 MIN_SPOTS = 3
 
+FEW_SPOTS = 30
+"""Correlations over fewer spots are reported with a warning: by chance one in twenty is beyond ±.36 and more."""
+
 
 def score(
     section: Section,
@@ -150,6 +153,7 @@ class _Compared:
     ) -> None:
         section.lacks_genes()  # (which warns)
         counts, totals, enough = _deep_spots(section, min_counts)
+        _warn_of_few(section, int(enough.sum()), min_counts)
         values, known = values[enough], pd.Index(genes)
         if panels is None:
             panels = {"all": list(known[np.isfinite(values).any(axis=0)])}
@@ -182,6 +186,21 @@ def _deep_spots(section: Section, min_counts: int) -> tuple[Matrix, np.ndarray, 
         )
         raise ValueError(msg)
     return counts, totals, enough
+
+
+def _warn_of_few(section: Section, n_spots: int, min_counts: int) -> None:
+    """Tell how large correlations over so few spots are by chance alone."""
+    if n_spots >= FEW_SPOTS:
+        return
+    from scipy.stats import t
+
+    beyond = t.ppf(0.975, n_spots - 2)
+    msg = (
+        f"Section {section.name!r} is evaluated on {n_spots} spots (those with min_counts={min_counts} counts or more). Of so few, "
+        f"unrelated values correlate by more than ±{beyond / np.sqrt(n_spots - 2 + beyond**2):.2f} in one of twenty genes: do "
+        "not judge a model by them."
+    )
+    warn(msg)
 
 
 def _scores(

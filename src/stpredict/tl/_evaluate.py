@@ -93,6 +93,11 @@ def evaluate(
         If counts are not raw counts, a metric or target is unknown, a metric needs another target, a section measures
         no gene of a panel, or too few spots have `min_counts` counts.
 
+    Warns
+    -----
+    UserWarning
+        If fewer than 30 spots of a section are scored, whose correlations are largely chance.
+
     Examples
     --------
     >>> import stpredict as st
