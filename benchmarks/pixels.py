@@ -1,6 +1,7 @@
 """Training an image encoder from the pixels of very many tiles: peak memory and time.
 
     python benchmarks/pixels.py [--tiles 5000 50000] [--network test_vit]
+    python benchmarks/pixels.py --tiles 50000 --most 1000        # trained on 1,000 of them, predicts all
 
 A synthetic slide (tiled JPEG pyramid at 0.5 µm per pixel, all simulated tissue) with spots 50 µm apart, and counts of 100 genes that
 follow a few programmes. CMRCNet is trained together with a small network of timm (random weights) for one epoch that chooses
@@ -28,7 +29,7 @@ import stpredict as st
 GENES, PITCH_UM, MPP = 100, 50.0, 0.5
 
 
-def child(path: str, tiles: int, network: str) -> None:
+def child(path: str, tiles: int, network: str, most: int | None) -> None:
     """Train and predict, and print what it took as JSON."""
     warnings.filterwarnings("ignore")
     adata = section(Path(path).parent, tiles, GENES)
@@ -50,7 +51,9 @@ def child(path: str, tiles: int, network: str) -> None:
         "members": 1,
         "min_counts": 1,
     }
-    model = timed("train", lambda: st.tl.train(adata, genes=list(adata.var_names), show_progress=False, **how))
+    model = timed(
+        "train", lambda: st.tl.train(adata[:most].copy(), genes=list(adata.var_names), show_progress=False, **how)
+    )
     timed("predict", lambda: st.tl.predict_expression(adata, model))
     print(json.dumps(told))
 
@@ -59,10 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiles", type=int, nargs="+", default=[5_000, 50_000])
     parser.add_argument("--network", default="test_vit")
+    parser.add_argument("--most", type=int, help="train on so many only")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child(arguments.child[0], int(arguments.child[1]), arguments.network)
+        child(arguments.child[0], int(arguments.child[1]), arguments.network, arguments.most)
         return
     print("| tiles | on disk, GiB | train, s | predict, s | peak memory, GiB: section | training | predicting |")
     print("|---" * 7 + "|")
@@ -71,6 +75,7 @@ def main() -> None:
             path = Path(folder) / "slide.tif"
             write_slide(path, int((np.ceil(tiles**0.5) + 4) * PITCH_UM / MPP), mpp=MPP)
             own = ["--child", str(path), str(tiles), "--network", arguments.network]
+            own += ["--most", str(arguments.most)] if arguments.most else []
             done = subprocess.run([sys.executable, __file__, *own], check=True, stdout=subprocess.PIPE, text=True)
         told = json.loads(done.stdout.splitlines()[-1])
         seconds = [f"{told[name]:.0f}" for name in ("train", "predict")]

@@ -26,6 +26,7 @@ from mutants_of_networks import NETWORKS
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS, PRESETS = "tests/models/test_align_st_parts.py", "tests/models/test_presets.py"
+NUMBERS = "tests/models/test_same_numbers.py"
 ALIGN_ST = "src/stpredict/models/align_st/"
 LOOP, ENSEMBLE = "src/stpredict/models/_training/loop.py", "src/stpredict/models/_training/ensemble.py"
 SCHEDULE = "tests/models/training/test_schedule.py"
@@ -123,8 +124,8 @@ NAMED: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "ALIGN-ST: level and deviation from text": (
         ALIGN_ST + "_genes.py",
-        "whole = whole.reindex([*seen, *others]).fillna(0.0)",
-        "whole = whole.reindex([*seen, *others]).fillna(0.0)\n    whole.loc[others, MOMENTS] = own.median().to_numpy()",
+        "whole = whole.loc[[*seen, *others]]",
+        "whole = whole.loc[[*seen, *others]]\n    whole.loc[others, MOMENTS] = own.median().to_numpy()",
         [PARTS],
     ),
     "turns and flips of tiles in training": (
@@ -168,7 +169,13 @@ DRAWN = ("models", "_evaluation", "_sections")
 
 TESTS: dict[str, list[str]] = {
     "models/align_st/_reference": ["tests/models/test_align_st_genes.py", "tests/models/test_align_st.py"],
-    "models/align_st": [PRESETS, "tests/models/test_align_st_*.py", "tests/models/test_align_st.py"],
+    "models/align_st": [
+        PRESETS,
+        "tests/models/test_align_st_values.py",
+        "tests/models/test_align_st_[nghp]*.py",
+        "tests/models/test_align_st_attention.py",
+        "tests/models/test_align_st.py",
+    ],
     "models/cmrcnet": [PRESETS, "tests/models/test_cmrcnet_parts.py", "tests/models/test_cmrcnet.py"],
     "models/st_align": [PRESETS, "tests/models/test_st_align_parts.py", "tests/models/test_st_align.py"],
     "models/_aligned": [
@@ -177,30 +184,66 @@ TESTS: dict[str, list[str]] = {
         "tests/models/test_cmrcnet.py",
         "tests/models/test_st_align.py",
     ],
-    "models/consensus": ["tests/models/test_consensus.py"],
+    "models/consensus": ["tests/models/test_consensus_weights.py", "tests/models/test_consensus.py"],
     "models/published": ["tests/models/published/test_direct.py", "tests/models/published"],
     "models/adapted/calibrated": ["tests/models/published/test_calibrate.py", "tests/models/test_adapted.py"],
     "models/adapted": ["tests/models/test_correction.py", "tests/models/test_adapted.py", "tests/tl/test_adapt.py"],
     "models/baselines": ["tests/models/test_baselines.py", "tests/models/test_mixture.py"],
     "models/_retrieval": [
+        "tests/models/test_search.py",
         "tests/models/test_bank.py",
         "tests/tl/test_retrieve.py",
         "tests/models/test_without_bank.py",
     ],
-    "models/_reference": ["tests/models/test_gene_structure.py", "tests/tl/test_reference.py"],
-    "models/_reference/unseen": ["tests/models/test_unseen_genes.py", "tests/tl/test_reference.py"],
-    "models/_training": ["tests/models/training"],
+    "models/_reference": [
+        "tests/models/test_reference_numbers.py",
+        "tests/models/test_gene_structure.py",
+        "tests/tl/test_reference.py",
+    ],
+    "models/_reference/unseen": [
+        "tests/models/test_reference_numbers.py",
+        "tests/models/test_unseen_genes.py",
+        "tests/tl/test_reference.py",
+    ],
+    "models/_training": [
+        "tests/models/training/test_loop.py",
+        "tests/models/training/test_[cs]*.py",
+        "tests/models/training/test_[pr]*.py",
+    ],
     "models/_trust/domain": ["tests/models/test_domain.py", "tests/models/test_trust.py"],
     "models/_trust/reliability": ["tests/models/test_reliability.py", "tests/models/test_trust.py"],
     "models/_trust/texture": ["tests/models/test_texture.py", "tests/models/test_trust.py"],
-    "models/_trust": ["tests/models/test_reliability.py", "tests/models/test_trust.py", "tests/tl/test_predict.py"],
+    "models/_trust": [
+        "tests/models/test_judgement.py",
+        "tests/models/test_reliability.py",
+        "tests/models/test_trust.py",
+        "tests/tl/test_predict.py",
+    ],
     "models/nn": ["tests/models/test_nn.py", "tests/models/test_*_parts.py", "tests/models/test_cmrcnet.py"],
-    "models/_base/card": ["tests/models/test_card.py"],
+    "models/_base/card": ["tests/models/test_card_text.py", "tests/models/test_card.py"],
     "models/_base/described": ["tests/models/test_described.py"],
-    "models/_base/files": ["tests/models/test_store.py", "tests/models/test_hub.py"],
+    "models/_base/files": [
+        "tests/models/test_config_fields.py",
+        "tests/models/test_store.py",
+        "tests/models/test_hub.py",
+    ],
     "models/_base/history": ["tests/models/test_described.py"],
     "models/_base/hub": ["tests/models/test_hub.py"],
     "models/_base/model": ["tests/models/test_hub.py"],
+    "models/_base/load": ["tests/models/test_config_fields.py", "tests/models/test_schema.py"],
+    "models/_base/options": [
+        "tests/models/test_config_fields.py",
+        "tests/models/test_schema.py",
+        "tests/models/test_presets.py",
+    ],
+    "models/_base/schema": ["tests/models/test_config_fields.py", "tests/models/test_schema.py"],
+    "models/_base/network": [
+        "tests/models/test_config_fields.py",
+        "tests/models/test_presets.py",
+        "tests/models/test_nn.py",
+        "tests/models/training",
+        "tests/models/test_schema.py",
+    ],
     "models/_base": [
         "tests/models/test_store.py",
         "tests/models/test_schema.py",
@@ -214,6 +257,11 @@ TESTS: dict[str, list[str]] = {
         "tests/tl/test_subsets.py",
         "tests/models/test_baselines.py",
     ],
+    "models/_data/table": ["tests/models/test_tables.py", "tests/models/test_not_measured.py"],
+    "models/_data/folds": ["tests/models/test_tables.py", "tests/models/test_baselines.py"],
+    "models/_data/linalg": ["tests/models/test_tables.py", "tests/models/test_baselines.py"],
+    "models/_data/chunks": ["tests/models/test_tables.py", "tests/models/test_parts.py"],
+    "models/_data/rows": ["tests/models/training/test_rows.py", "tests/tl/test_stream.py"],
     "models/_data": [
         "tests/models/test_parts.py",
         "tests/models/test_design.py",
@@ -225,19 +273,65 @@ TESTS: dict[str, list[str]] = {
     "models/widths": ["tests/pp/test_widths.py", "tests/models/test_consensus.py"],
     "models": ["tests/tl/test_train.py", "tests/models/test_baselines.py"],
     "_evaluation/agreement": ["tests/tl/test_domains.py"],
-    "_evaluation/units": ["tests/tl/test_compare_methods.py", "tests/pl/test_scores_figure.py"],
+    "_evaluation/units": [
+        "tests/evaluation/test_stated.py",
+        "tests/tl/test_compare_methods.py",
+        "tests/pl/test_scores_figure.py",
+    ],
+    "_evaluation/metrics": ["tests/evaluation/test_metrics.py", "tests/tl/test_evaluate.py"],
     "_evaluation": ["tests/evaluation", "tests/tl/test_evaluate.py", "tests/tl/test_tumor.py"],
     "_sections/cells": ["tests/sections/test_cells_scale.py", "tests/io/test_cells.py"],
     "_sections/image_choice": ["tests/sections/test_image_choice.py", "tests/io/test_spatialdata.py"],
-    "_sections/measured": ["tests/models/test_not_measured.py"],
-    "_sections/niches": ["tests/pp/test_niches.py", "tests/models/test_card.py", "tests/models/test_st_align_parts.py"],
-    "_sections/on_tissue": ["tests/images/test_mask.py", "tests/sections/test_section.py"],
-    "_sections/references": ["tests/tl/test_reference.py", "tests/sections/test_totals.py", "tests/tl/test_stream.py"],
-    "_sections/totals": ["tests/sections/test_totals.py", "tests/tl/test_subsets.py"],
-    "_sections/spread": ["tests/models/test_parts.py", "tests/tl/test_subsets.py"],
-    "_sections/labelled": ["tests/io/test_cells.py", "tests/io/test_spatialdata.py"],
-    "_sections/open": ["tests/sections", "tests/tl/test_train.py", "tests/test_bad_input.py"],
-    "_sections/stored": ["tests/sections", "tests/tl/test_stream.py"],
+    "_sections/measured": ["tests/sections/test_known.py", "tests/models/test_not_measured.py"],
+    "_sections/niches": [
+        "tests/sections/test_surroundings.py",
+        "tests/pp/test_niches.py",
+        "tests/models/test_card.py",
+        "tests/models/test_st_align_parts.py",
+    ],
+    "_sections/on_tissue": [
+        "tests/sections/test_picture.py",
+        "tests/images/test_mask.py",
+        "tests/sections/test_section.py",
+    ],
+    "_sections/references": [
+        "tests/sections/test_by_rows.py",
+        "tests/tl/test_reference.py",
+        "tests/sections/test_totals.py",
+        "tests/tl/test_stream.py",
+    ],
+    "_sections/totals": ["tests/sections/test_known.py", "tests/sections/test_totals.py", "tests/tl/test_subsets.py"],
+    "_sections/spread": ["tests/sections/test_known.py", "tests/models/test_parts.py", "tests/tl/test_subsets.py"],
+    "_sections/scale": ["tests/sections/test_scale.py", "tests/sections/test_section.py"],
+    "_sections/by_rows": ["tests/sections/test_by_rows.py", "tests/tl/test_reference.py"],
+    "_sections/groups": ["tests/sections/test_known.py", "tests/sections/test_groups.py"],
+    "_sections/picture": ["tests/sections/test_picture.py", "tests/sections/test_section.py"],
+    "_sections/wsidata": ["tests/sections/test_picture.py", "tests/io/test_wsidata.py"],
+    "_sections/anndata": [
+        "tests/sections/test_opened.py",
+        "tests/sections/test_section.py",
+        "tests/sections/test_groups.py",
+    ],
+    "_sections/section": [
+        "tests/sections/test_opened.py",
+        "tests/sections/test_section.py",
+        "tests/sections/test_totals.py",
+    ],
+    "_sections/spatialdata": [
+        "tests/sections/test_regions.py",
+        "tests/io/test_spatialdata.py",
+        "tests/sections/test_section.py",
+        "tests/io/test_cells.py",
+    ],
+    "_sections/places": ["tests/sections/test_known.py", "tests/sections/test_places.py"],
+    "_sections/labelled": ["tests/sections/test_picture.py", "tests/io/test_cells.py", "tests/io/test_spatialdata.py"],
+    "_sections/open": [
+        "tests/sections/test_opened.py",
+        "tests/sections/test_bounds.py",
+        "tests/sections/test_section.py",
+        "tests/test_bad_input.py",
+    ],
+    "_sections/stored": ["tests/sections/test_opened.py", "tests/tl/test_stream.py"],
     "_sections": [
         "tests/sections",
         "tests/pp/test_niches.py",
@@ -245,7 +339,7 @@ TESTS: dict[str, list[str]] = {
         "tests/io/test_wsidata.py",
     ],
 }
-"""Tests of each part of the package; the longest beginning of a module's path counts."""
+"""Tests of each part of the package; the longest beginning of a module's path counts. `NUMBERS` comes after them."""
 
 OPPOSITE: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.GtE,
@@ -301,7 +395,7 @@ def drawn(n: int, seed: int) -> list[Mutant]:
         start = sum(map(len, lines[: node.lineno - 1])) + node.col_offset
         text = (source[:start] + new.encode() + source[start + len(old.encode()) :]).decode()
         place = path.relative_to(package).as_posix()
-        tests = TESTS[max((area for area in TESTS if place.startswith(area)), key=len)]
+        tests = [*TESTS[max((area for area in TESTS if place.startswith(area)), key=len)], NUMBERS]
         where = path.relative_to(ROOT).as_posix()
         mutants.append(Mutant(f"{where}:{node.lineno}  {' '.join(old.split())}  ->  {new}", where, text, tests))
     return mutants

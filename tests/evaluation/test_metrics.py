@@ -131,3 +131,61 @@ def test_spatial_structure_is_one_for_the_same_and_undefined_for_a_constant():
     values[:, 0] = np.arange(81) // 9
     assert metrics.spatial_structure(values, values * 2, grid(9)) == pytest.approx(1)
     assert np.isnan(metrics.spatial_structure(values, np.ones_like(values), grid(9)))
+
+
+# ---------------------------------------------------------------------- numbers worked out by hand
+
+
+def test_rounding_makes_no_correlation_larger_than_one():
+    values = np.random.default_rng(0).random((50, 500))
+    for sign in (1, -1):
+        correlation = metrics.pearson(values, sign * values)[0]
+        assert np.abs(correlation).max() == 1
+        np.testing.assert_allclose(correlation, sign)
+
+
+@pytest.mark.parametrize(("sd", "mean", "constant"), [(0.5e-6, 1, 1), (2e-6, 1, 0), (1e-14, 0, 1), (1e-11, 0, 0)])
+def test_what_varies_by_rounding_alone_is_constant(sd, mean, constant):
+    signs = np.tile([1.0, -1.0], 40)[:, None]
+    assert metrics.pearson(mean + sd * signs, signs)[1] == constant
+
+
+def test_ranks_of_infinite_values_are_undefined_in_their_own_gene_alone():
+    values = np.array([[1.0, 1], [2, 3], [np.inf, 9], [4, 10]])
+    correlation, undefined = metrics.spearman(values, np.arange(4.0)[:, None] * [1, 1])
+    np.testing.assert_array_equal(correlation, [0, 1])
+    assert undefined == 1
+
+
+def test_contrast_below_one_is_measured_too():
+    np.testing.assert_allclose(metrics.sd_ratio(np.array([[0.0], [1.0]]), np.array([[0.0], [0.5]])), [0.5])
+
+
+def test_structures_need_three_genes():
+    a = np.array([[1.0, 1, 1], [-1, 1, 0], [1, -1, 1], [-1, -1, 0], [0, 0, 3]])
+    assert metrics.gene_structure(a, a) == pytest.approx(1)
+    path = sparse.diags([np.ones(4)] * 2, [-1, 1], format="csr")
+    assert metrics.spatial_structure(a, a, path) == pytest.approx(1)
+    assert np.isnan(metrics.spatial_structure(a[:, :2], a[:, :2], path))
+
+
+def test_gene_structure_takes_the_cheaper_way(monkeypatch):
+    values = np.random.default_rng(0).random((5, 5))
+    for dear, given in (("_over_pairs_by_spots", values[:, :4]), ("_over_pairs", values)):
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics, dear, None)
+            assert metrics.gene_structure(given, given) == pytest.approx(1)
+
+
+def test_coverage_counts_spots_inside_each_interval():
+    """Half of a normal distribution lies within 0.674 standard deviations, nine tenths within 1.645."""
+    predicted = np.zeros((4, 3))
+    measured = np.array([[0.6, 0, 0], [-0.7, 1, 0], [1.6, 2, 0], [-1.7, 3, 0]]) + 5
+    std = np.ones((4, 3))
+    std[0, 1] = std[:, 2] = np.nan
+    std[1, 1] = 0  # (a certain prediction holds what it says)
+    found = metrics.coverage(measured, predicted + 5 + [[0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]], std, [0.5, 0.9])
+    np.testing.assert_allclose(found, [[0.25, 1 / 3, np.nan], [0.75, 1 / 3, np.nan]])
+    half = metrics.coverage(measured, predicted + 5, 0.5 * std, [0.9])
+    np.testing.assert_allclose(half[0, 0], 0.5)
+    np.testing.assert_allclose(metrics.interval_width(np.array([[1.0], [3.0]]), 0.9), [4 * 1.644854], rtol=1e-6)

@@ -234,9 +234,17 @@ def test_many_tiles_are_kept_in_a_file_and_teach_the_same(two_sections, monkeypa
     with st.settings.override(cache_dir=tmp_path):
         kept = train(small, **how, batch_size=8)
     assert max(appended) == 7
-    assert sum(appended) == kept.config["n_spots"] == sum(adata.n_obs for adata in small) - 1
+    assert kept.config["n_spots"] == sum(adata.n_obs for adata in small) - 1
+    assert sum(appended) == kept.config["n_spots"] + small[0].n_obs  # of which the spread is learned
     for name, values in held.arrays.items():
         np.testing.assert_array_equal(kept.arrays[name], values, err_msg=name)
+    appended.clear()
+    with st.settings.override(cache_dir=tmp_path):
+        from_file = predicted(kept, small[1]).mean, st.tl.embed(small[1], kept, copy=True).obsm["X_cmrcnet"]
+    assert (max(appended), sum(appended)) == (7, 2 * small[1].n_obs)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(from_file[0], predicted(held, small[1]).mean)
+    np.testing.assert_array_equal(from_file[1], st.tl.embed(small[1], held, copy=True).obsm["X_cmrcnet"])
     assert not list(tmp_path.iterdir())
 
 

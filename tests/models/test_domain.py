@@ -94,3 +94,25 @@ def test_some_spots_are_looked_at_in_the_order_of_the_table(monkeypatch):
     assert (np.diff(20 * few.section + few.row) > 0).all()
     few, found = looked_at(range(4), seen, table.take(np.arange(10)), np.random.default_rng(0))
     np.testing.assert_array_equal(found, features[:10])
+
+
+def test_what_is_kept_is_bounded():
+    """Of 2004 spots 2000 are looked at, and of these 250 are kept, along 16 axes of 20."""
+    rng = np.random.default_rng(0)
+    table, features = spots(501, rng)[0], rng.standard_normal((2004, 20))
+    seen = SimpleNamespace(of_rows=lambda section, rows: features[501 * section + rows])
+    few, found = looked_at(range(4), seen, table, rng)
+    assert (len(few), found.shape) == (2000, (2000, 20))
+    learned = Domain.learn(few, found, rng)
+    assert (learned.places.shape, learned.place_section.shape, learned.axes.shape) == ((250, 16), (250,), (20, 16))
+    assert learned.arrays().keys() == Domain.SHAPES.keys()
+    assert learned.usual.shape == Domain.SHAPES["domain_usual"] == (2,)
+
+
+def test_features_that_vary_by_rounding_alone_do_not_count():
+    table, features = spots(50, np.random.default_rng(0))
+    features[:, 0] += 1e7  # varies by 3
+    features[:, 2] = 1e5 + 0.05 * np.tile([1, -1], 100)
+    features[:, 3] = np.tile([-1e-9, 1e-9], 100)  # small, and about 0
+    learned = Domain.learn(table, features, np.random.default_rng(1))
+    np.testing.assert_array_equal(learned.scale > 0, [False, True, False, True])

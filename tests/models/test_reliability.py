@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from stpredict._evaluation.metrics import pearson
-from stpredict.models._trust.reliability import LEVELS, NORMAL_QUANTILES, Reliability, central, width, with_shift
+from stpredict.models._trust.reliability import (
+    LEVELS,
+    NORMAL_QUANTILES,
+    Reliability,
+    _expected,
+    _properties,
+    central,
+    width,
+    with_shift,
+)
 
 
 def drawn(correlations, n=400, seed=0):
@@ -125,6 +134,16 @@ def test_a_base_model_counts_like_fifty_measured_spots():
     np.testing.assert_allclose(even.pcc_sd, [np.sqrt(0.1**2 / 2 + 0.08**2), 0.3], rtol=0.01)
 
 
+def test_two_spots_that_correlate_perfectly_say_next_to_nothing():
+    """Any two spots correlate with 1 or -1; a base model of .3 ± .2 is believed, and genes that it lacks are uncertain."""
+    base = told(np.zeros((len(LEVELS), 2)), pcc=0.3, pcc_sd=0.2)
+    own = Reliability.learn(np.array([[0.0, 1], [1, 2]]), np.array([[0.0, 1], [1, 2]]), np.array([0, 0]))
+    joined = own.drawn_to(base, np.array([0, -1]), 2)
+    weight = 0.04 / (0.04 + 0.91**2)
+    np.testing.assert_allclose(joined.pcc, [0.3 + 0.7 * weight, 1], rtol=1e-5)
+    assert joined.pcc_sd[1] > 1
+
+
 def test_a_shift_of_level_that_all_spots_share_widens_errors_around_their_median():
     normal = NORMAL_QUANTILES[:, None]
     shifted = with_shift(normal * np.array([3.0, 0.0]) + 1, 4.0)
@@ -153,3 +172,82 @@ def test_genes_without_any_prediction_are_promised_what_genes_of_their_level_rea
     known = Reliability.learn(measured, predicted, section)
     assert known.pcc[0] == pytest.approx(0.8, abs=0.05)
     assert known.pcc[1] == pytest.approx(0.2, abs=0.05)
+
+
+def expected(reached, n_spots=101, properties=None):
+    """Correlations to expect and their squared standard deviations, of genes of no level that are predicted at full contrast."""
+    reached = np.array(reached, dtype=float)
+    told = np.tile([1.0, 0, 0, 1], (reached.shape[1], 1)) if properties is None else properties
+    sizes = np.resize(n_spots, len(reached))
+    pcc, sd = _expected(reached, sizes, told, np.isfinite(reached).any(axis=0))
+    return pcc, np.square(sd)
+
+
+NAN = np.nan
+
+
+@pytest.mark.parametrize(
+    ("reached", "n_spots", "pcc", "variance"),
+    [
+        ([[0.6, 0.4]], 101, [0.6, 0.4], 2 * 0.005576 + 0.0064),  # by chance (0.64² + 0.84²) / 2 / 100 each
+        ([[0.4, 0.2], [0.6, 0.4]], [11, 21], [0.5, 0.3], 1.5 * 0.69530 * 0.075 + 0.03),  # 0.2 apart: 0.02 (1 + 1/2)
+        ([[0.2, 0.6], [0.6, 0.2]], 101, [0.4, 0.4], 0.08 + 0.04),  # they change places: 0.2² · 2 / 1, and half of it
+        ([[0.2, 0.5], [0.4, NAN]], 101, [0.3, 0.5], [0.0125 * 1.5 + 0.001875, 0.0125 * 2 + 0.001875]),
+        ([[0.2, NAN], [NAN, 0.5]], 101, [0.2, 0.5], 2 * 0.0074205 + 0.0675),  # nothing but chance can be told apart
+        ([[NAN], [NAN]], 101, [0], 0.02 + 0.0064),
+    ],
+)
+def test_what_to_expect_of_few_genes_is_their_mean_and_how_far_sections_were_apart(reached, n_spots, pcc, variance):
+    found, squares = expected(reached, n_spots)
+    np.testing.assert_allclose(found, pcc, atol=1e-12)
+    np.testing.assert_allclose(squares, variance, rtol=1e-9)
+
+
+def test_twenty_genes_are_drawn_to_each_other_and_nineteen_are_not():
+    """Genes are .1 beside .5; by chance it would be 0.5576 / 100 in its square, so 0.4424 of the way is their own."""
+    apart = np.where(np.arange(20) % 2, 0.6, 0.4)[None]
+    np.testing.assert_array_equal(expected(apart[:, :19])[0], apart[0, :19])
+    pcc, variance = expected(apart)
+    np.testing.assert_allclose(pcc, 0.5 + 0.4424 * (apart[0] - 0.5), rtol=1e-9)
+    np.testing.assert_allclose(variance, 0.004424 * 0.5576 + 0.005576 + 0.0064, rtol=1e-9)
+    perfect, variance = expected(np.ones((1, 20)))
+    np.testing.assert_allclose(perfect, 1, rtol=1e-9)
+    np.testing.assert_allclose(variance, 0.0064, rtol=1e-9)
+
+
+def test_genes_without_a_correlation_get_that_of_their_level_within_the_levels_that_are_known():
+    level = np.array([*np.arange(20) / 10, 0.55, 5, -3, 1])
+    told = np.column_stack([np.ones(24), level, level**2, np.full(24, 0.5)])
+    told[23, 3] = NAN
+    reached = np.where(np.arange(24) < 20, 0.2 + 0.1 * level, NAN)[None]
+    np.testing.assert_allclose(expected(reached, properties=told)[0][20:], [0.255, 0.39, 0.2, 0.3], rtol=1e-9)
+
+
+def test_genes_are_alike_by_mean_and_by_contrast_within_sections():
+    measured = np.array([[0.0, 1, 0, NAN], [4, 3, 2, NAN], [10, 5, 5, NAN], [14, 7, 5, NAN]])
+    predicted = np.array([[0.0, 0, 0, 0], [1, 9, NAN, 0], [0, 0, 1, 0], [3, 9, 2, 0]])
+    told = _properties(measured, predicted, [np.arange(4) < 2, np.arange(4) >= 2])
+    np.testing.assert_allclose(
+        told[:3], [[1, 7, 49, 0.5], [1, 4, 16, 1], [1, 3, 9, 1]]
+    )  # (0.5 + 1.5) / 2 over (2 + 2) / 2
+    assert told[3, 0] == 1
+    assert np.isnan(told[3, 1:]).all()
+
+
+def test_the_interval_of_normal_errors_is_that_of_tables():
+    errors = NORMAL_QUANTILES[:, None]
+    for level, end in ((0.2, 0.253347), (0.4, 0.524401), (0.9, 1.644854), (0.99, 2.575829)):
+        np.testing.assert_allclose(np.ravel(central(errors, level)), [-end, end], rtol=1e-5)
+
+
+def test_small_errors_are_scaled_like_large_ones():
+    """Errors on one section of sd 0.1, whose level varies by 0.3; and a gene that nobody held out, of a third of the others' spread."""
+    rng = np.random.default_rng(0)
+    predicted = rng.standard_normal((4000, 25))
+    measured = predicted * 0.1 + 0.1 * rng.standard_normal(predicted.shape)
+    one = Reliability.learn(measured, predicted * 0.1, np.zeros(4000, dtype=int), between=np.full(25, 0.09))
+    np.testing.assert_allclose(width(one.errors), np.sqrt(0.1), rtol=0.05)
+    measured[:, 0] /= 3
+    predicted[:, 0] = NAN
+    known = Reliability.learn(measured, predicted * 0.1, np.zeros(4000, dtype=int))
+    np.testing.assert_allclose(width(known.errors), np.where(np.arange(25) > 0, 0.1, 0.1 / 3), rtol=0.06)

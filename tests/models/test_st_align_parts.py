@@ -271,7 +271,7 @@ class Still(nn.Module):
 def test_weight_decay_spares_biases_and_norms_where_asked(decayed):
     still = Still(decay_vectors=decayed)
     before = still.layer.weight.detach().clone()
-    plan = Plan(2, 4, learning_rate=0.1, weight_decay=0.2, seed=0, final_weight_decay=0.4)
+    plan = Plan(2, 4, learning_rate=0.1, weight_decay=0.2, seed=0, final_rate=0.1, final_weight_decay=0.4)
     train_network(still, [torch.randn(8, 3)], plan)
     assert (still.layer.weight.abs() < 0.95 * before.abs()).all()
     for vector in (still.layer.bias, still.norm.weight):

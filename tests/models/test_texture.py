@@ -95,3 +95,53 @@ def test_features_that_do_not_vary_tell_nothing():
     seen, names = features()
     flat = Texture.learn(np.tile(seen.mean(axis=0), (50, 1)), names)
     assert flat.size(features(-1)[0].mean(axis=0)) == 1
+
+
+def of_numbers(profile, covariance):
+    """Training spots that have this `profile` (5,) in all stains, and darkness 0."""
+    mean = np.concatenate([np.tile(profile, 3), np.zeros(3)])
+    return Texture(np.arange(18), mean[None].astype(np.float32), np.asarray(covariance, dtype=np.float32))
+
+
+def looks(texture, away, darker=0.0):
+    """The size of tissue whose texture is `away` (5,) from that of training in all stains."""
+    return texture.size(
+        texture.means[0].astype(float) + np.concatenate([np.tile(away, 3) + darker, np.full(3, darker)])
+    )
+
+
+STEPS = np.array([0.0, 1, 3, 4, 1])
+"""A profile with a third more in the finest octave has these steps to its neighbours: 1, 2, 1, -3."""
+THIRD = np.array([0.33, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("variance", [0.01, 1, 1000])
+def test_texture_moved_by_an_octave_is_told_however_much_spots_vary(variance):
+    texture = of_numbers(STEPS + THIRD, variance * np.eye(18))
+    assert looks(texture, [1, 2, 1, -3, 0]) == 0.5
+    assert looks(texture, [0, -1, -2, -1, 3]) == 2
+    assert looks(texture, [0, 0, 0, 0, 0]) == 1
+
+
+def test_the_third_that_the_finest_octave_has_more_is_no_step():
+    texture = of_numbers(THIRD, np.eye(18))
+    assert [looks(texture, away) for away in np.eye(5)] == [1] * 5
+
+
+def test_texture_that_falls_nearly_as_blur_takes_it_is_not_told_from_blur():
+    falling = np.cumsum([0, *4.5 ** -np.arange(4.0)])
+    texture = of_numbers(falling + THIRD, np.eye(18))
+    assert looks(texture, [*4.0 ** -np.arange(4), 0]) == 1  # out of focus, or half as large
+    assert looks(texture, [*5.5 ** -np.arange(4), 0]) == 0.5
+
+
+def test_what_spots_differ_in_together_neither_hides_a_scale_nor_tells_one():
+    """All features of a spot rise and fall together: a move is told beside a rise of all by 20, not beside one of 100."""
+    texture = of_numbers(STEPS + THIRD, np.ones((18, 18)))
+    assert [looks(texture, [1, 2, 1, -3, 0], darker) for darker in (0, 20, 100)] == [0.5, 0.5, 1]
+    assert looks(texture, np.zeros(5), 20) == 1
+
+
+def test_a_feature_that_does_not_vary_does_not_count():
+    covariance = np.diag(np.where(np.arange(18) % 5, 1.0, 0))  # among others the finest octaves do not
+    assert looks(of_numbers(STEPS + THIRD, covariance), [50, 2, 1, -3, 0]) == 0.5

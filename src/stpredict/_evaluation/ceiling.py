@@ -89,7 +89,7 @@ def _one_draw(rng: np.random.Generator, counts: np.ndarray, others: np.ndarray, 
             rest = _log(counts - one, others - others_one)
             with_rest += _covariance(log_one, rest) / 2
             of_rest += _covariance(rest, rest) / 2
-    signal = (with_rest > 0) & (between > 0) & (of_rest > 0)
+    signal = (with_rest > 0) & (between > 0)
     squared = np.divide(np.square(with_rest), between * of_rest, out=np.zeros_like(between), where=signal)
     squared = np.minimum(squared, 1)
     gain = 1 / (1 - share.mean())

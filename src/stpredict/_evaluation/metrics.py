@@ -20,10 +20,8 @@ _ROWS = 512
 
 def pearson(measured: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, int]:
     """Pearson correlation of every gene over spots, and of how many genes it is undefined (and set to 0)."""
-    a, b = unit_columns(measured), unit_columns(predicted)
-    defined = np.isfinite(a).all(axis=0) & np.isfinite(b).all(axis=0)
-    both = np.einsum("ng,ng->g", np.where(defined, a, 0), np.where(defined, b, 0))
-    return np.clip(both, -1, 1), int((~defined).sum())
+    both = np.einsum("ng,ng->g", unit_columns(measured), unit_columns(predicted))
+    return np.clip(np.nan_to_num(both), -1, 1), int(np.isnan(both).sum())
 
 
 def pearson_given_depth(measured: np.ndarray, predicted: np.ndarray, totals: np.ndarray) -> np.ndarray:
@@ -39,12 +37,11 @@ def pearson_given_depth(measured: np.ndarray, predicted: np.ndarray, totals: np.
     totals
         Total count of every spot, (spots,).
     """
+    from scipy.linalg import orth
+
     if len(totals) < 5:
         return np.full(measured.shape[1], np.nan)
-    depth = np.log1p(np.asarray(totals, dtype=np.float64))
-    depth = depth - depth.mean()
-    axes, lengths, _ = np.linalg.svd(np.column_stack([np.ones(len(depth)), depth, depth**2]), full_matrices=False)
-    axes = axes[:, lengths > 1e-9 * lengths[0]]
+    axes = orth(np.vander(np.log1p(np.asarray(totals, dtype=np.float64)), 3), rcond=1e-9)
     return pearson(*(_without(np.asarray(values, dtype=np.float64), axes) for values in (measured, predicted)))[0]
 
 
@@ -60,9 +57,8 @@ def spearman(measured: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, i
     """Spearman correlation of every gene over spots, and of how many genes it is undefined (and set to 0)."""
     from scipy.stats import rankdata
 
-    finite = np.isfinite(measured).all(axis=0) & np.isfinite(predicted).all(axis=0)
-    ranked = [rankdata(np.where(finite, values, 0), axis=0) for values in (measured, predicted)]
-    return pearson(*ranked)
+    finite = (np.where(np.isfinite(values), values, np.nan) for values in (measured, predicted))
+    return pearson(*(rankdata(values, axis=0) for values in finite))
 
 
 def mse(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -76,8 +72,7 @@ def sd_ratio(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     NaN where the measurement is constant or the prediction is not finite.
     """
     spread = measured.std(axis=0, dtype=np.float64)
-    ratio = predicted.std(axis=0, dtype=np.float64) / np.where(spread > 0, spread, 1)
-    return np.where(spread > 0, ratio, np.nan)
+    return predicted.std(axis=0, dtype=np.float64) / np.where(spread > 0, spread, np.nan)
 
 
 def gene_structure(measured: np.ndarray, predicted: np.ndarray) -> float:
@@ -113,17 +108,15 @@ def _over_pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _over_pairs_by_spots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The same where columns are more than rows, from products of rows: the cost does not grow with pairs of columns.
 
-    The sum of squared products of columns is that of rows: ‖aᵀa‖ = ‖aaᵀ‖, and the sum of x y is ‖abᵀ‖².
+    Columns have length 1, so that each adds 1 to every sum. The sum of squared products of columns is that of rows: ‖aᵀa‖ = ‖aaᵀ‖, and the sum of x y is ‖abᵀ‖².
     """
-    own = [np.square(one).sum(axis=0) for one in (a, b)]
     whole = [np.square(one.sum(axis=1)).sum() for one in (a, b)]
     whole += [np.square(left @ right.T).sum() for left, right in ((a, a), (b, b), (a, b))]
-    diagonal = [own[0].sum(), own[1].sum(), own[0] @ own[0], own[1] @ own[1], own[0] @ own[1]]
-    return (np.array(whole) - diagonal) / 2
+    return (np.array(whole) - a.shape[1]) / 2
 
 
 def morans_i(values: np.ndarray, adjacency: sparse.csr_matrix) -> np.ndarray:
-    """Moran's I of every column of `values` (spots, genes) on a spot graph; NaN for constant columns.
+    """Moran's I of every column of `values` (spots, genes) on a spot graph; NaN for constant columns, and without edges.
 
     References
     ----------
@@ -131,20 +124,18 @@ def morans_i(values: np.ndarray, adjacency: sparse.csr_matrix) -> np.ndarray:
     """
     centred = values - values.mean(axis=0, dtype=np.float64)
     power = np.square(centred).sum(axis=0)
-    total = adjacency.sum()
-    safe = np.where(power > 0, power, 1) * (total if total > 0 else 1)
-    moran = len(values) * (centred * (adjacency @ centred)).sum(axis=0) / safe
-    return np.where((power > 0) & (total > 0), moran, np.nan)
+    with np.errstate(invalid="ignore"):  # (0 / 0)
+        return len(values) * (centred * (adjacency @ centred)).sum(axis=0) / (power * adjacency.sum())
 
 
 def spatial_structure(measured: np.ndarray, predicted: np.ndarray, adjacency: sparse.csr_matrix) -> float:
     """Correlation over genes between Moran's I of the measurement and of the prediction; NaN below three genes."""
-    both = np.column_stack([morans_i(measured, adjacency), morans_i(predicted, adjacency)])
-    both = both[np.isfinite(both).all(axis=1)]
-    if len(both) < 3:
+    a, b = morans_i(measured, adjacency), morans_i(predicted, adjacency)
+    known = np.isfinite(a) & np.isfinite(b)
+    if known.sum() < 3:
         return np.nan
-    correlation, undefined = pearson(both[:, :1], both[:, 1:])
-    return np.nan if undefined else float(correlation[0])
+    (correlation,), undefined = pearson(a[known, None], b[known, None])
+    return np.nan if undefined else float(correlation)
 
 
 def coverage(
@@ -159,16 +150,18 @@ def coverage(
 
     away = np.abs(measured - predicted) / np.maximum(std, np.finfo(np.float32).tiny)
     known = np.isfinite(away)
-    reach = norm.ppf(0.5 + np.asarray(nominal, dtype=np.float64) / 2)
+    _, reach = norm.interval(nominal)
     inside = np.stack([(known & (away <= r)).sum(axis=0) for r in reach])
-    return np.where(known.any(axis=0), inside / np.maximum(known.sum(axis=0), 1), np.nan)
+    with np.errstate(invalid="ignore"):  # (0 / 0)
+        return inside / known.sum(axis=0)
 
 
 def interval_width(std: np.ndarray, nominal: float) -> np.ndarray:
     """Mean width over spots of the central interval of probability `nominal`, (genes,); NaN where `std` is."""
     from scipy.stats import norm
 
-    return 2 * norm.ppf(0.5 + nominal / 2) * np.asarray(std, dtype=np.float64).mean(axis=0)
+    low, high = norm.interval(nominal)
+    return (high - low) * np.asarray(std, dtype=np.float64).mean(axis=0)
 
 
 def unit_columns(values: np.ndarray) -> np.ndarray:

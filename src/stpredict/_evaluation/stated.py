@@ -73,5 +73,6 @@ def stated_excess(stated: np.ndarray, reached: np.ndarray) -> float:
 def share_inside(measured: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Share of spots whose measured value lies between the ends of its interval, (genes,); NaN where there is none."""
     known = np.isfinite(low) & np.isfinite(high) & np.isfinite(measured)
-    inside = known & (measured >= low) & (measured <= high)
-    return np.where(known.any(axis=0), inside.sum(axis=0) / np.maximum(known.sum(axis=0), 1), np.nan)
+    inside = known & (low <= measured) & (measured <= high)
+    with np.errstate(invalid="ignore"):  # (0 / 0)
+        return inside.sum(axis=0) / known.sum(axis=0)

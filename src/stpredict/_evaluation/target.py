@@ -93,4 +93,5 @@ def pearson_residuals(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
     expected = totals[:, None] * (counts.sum(axis=0) / totals.sum())
     deviation = np.sqrt(expected + expected**2 / THETA)
     limit = np.sqrt(len(counts))
-    return np.clip((counts - expected) / np.where(deviation > 0, deviation, 1), -limit, limit)
+    residuals = np.divide(counts - expected, deviation, out=np.zeros_like(expected), where=deviation > 0)
+    return np.clip(residuals, -limit, limit)

@@ -166,7 +166,7 @@ def _window(section: Section, um: float) -> sparse.csr_matrix:
     from sklearn.neighbors import KDTree, radius_neighbors_graph
 
     reach = (0.5 + BORDER) * um / section.mpp
-    sample = section.centres[:: max(1, len(section) // 1000)]
+    sample = section.centres[:: 1 + len(section) // 1000]
     each = KDTree(section.centres, metric="chebyshev").query_radius(sample, reach, count_only=True).mean()
     if each * len(section) > MOST_LINKS:
         msg = (

@@ -91,8 +91,8 @@ def _resized(picture: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, n
 
     values = np.asarray(picture)
     values = values[..., :3].mean(axis=-1, dtype=np.float32) if values.ndim == 3 else values
-    values = values * 255 if values.max(initial=0) <= 1 else values
-    how = {"order": 1, "anti_aliasing": True, "preserve_range": True}
+    values = values * 255 if values.max() <= 1 else values
+    how = {"anti_aliasing": True, "preserve_range": True}
     bright, lit = resize(values, shape, **how), resize((values > BLACK).astype(np.float32), shape, **how)
     return bright, binary_erosion(lit > 0.99, iterations=BORDER, border_value=1)
 

@@ -78,10 +78,10 @@ class Reference:
 
         def read_kept(rows: slice) -> Matrix:
             own, parts = kept[rows], []
-            for start in range(own[0], own[-1] + 1, ROWS):
-                here = own[(own >= start) & (own < start + ROWS)] - start
-                if len(here):
-                    parts.append(read(slice(start, start + ROWS))[here])
+            while own.size:
+                start, here = own[0], own[own < own[0] + ROWS]
+                parts.append(read(slice(start, start + ROWS))[here - start])
+                own = own[len(here) :]
             return sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
 
         return replace(self, study=self.study[kept], obs=self.obs.iloc[kept], read=read_kept)
@@ -104,13 +104,16 @@ def open_reference(data: Data | str | Path, name: str, where: Where) -> Referenc
     """Open one AnnData or SpatialData, or one AnnData's store. Counts that are on disk, as those of a backed AnnData, stay there.
 
     Raises TypeError if it is neither; FileNotFoundError or ValueError if there is no such store, or it cannot be read,
-    or it has duplicated genes or no raw counts.
+    or it has duplicated genes or no raw counts, or is a part of one in backed mode.
     """
     if isinstance(data, (str, Path)):
         return _stored(Path(data).expanduser(), where.library_key)
     adata = table_of(data, where.table_key)
     studies = study_codes(adata.obs, where.library_key)
     if getattr(adata, "isbacked", False):
+        if adata.is_view:
+            msg = f"{name} is a part of an AnnData in backed mode, which cannot be read block by block: pass its .to_memory()."
+            raise ValueError(msg)
         check_unique_genes(adata.var_names, name)
         return Reference(name, adata.var_names, studies, adata.obs, _backed(adata, name))
     counts = checked_counts(adata, name)
@@ -120,11 +123,8 @@ def open_reference(data: Data | str | Path, name: str, where: Where) -> Referenc
 def checked_counts(adata: AnnData, name: str) -> Matrix:
     """Raw counts of a reference; one that has none is refused, by `name`.
 
-    Raises TypeError if it is no AnnData; ValueError if it has duplicated genes, or no raw counts.
+    Raises ValueError if it has duplicated genes, or no raw counts.
     """
-    if not (hasattr(adata, "var_names") and hasattr(adata, "obs")):
-        msg = f"{name}: expected an AnnData or a SpatialData, got {type(adata).__name__}."
-        raise TypeError(msg)
     check_unique_genes(adata.var_names, name)
     try:
         return raw_counts(adata)
@@ -185,13 +185,10 @@ def _backed(adata: AnnData, name: str) -> Callable[[slice], Matrix]:
     """What gives raw counts of some rows of an AnnData in backed mode, of which only these are read."""
     from anndata import AnnData
 
-    by_rows, on_disk = ByRows(), not adata.is_view and keys.COUNTS not in adata.layers
+    by_rows, layer = ByRows(), adata.layers.get(keys.COUNTS)  # (layers are in memory)
 
     def read(rows: slice) -> Matrix:
-        if on_disk:
-            return checked_counts(AnnData(by_rows.read(getattr(adata.X, "group", adata.X), rows)), name)
-        part = adata[rows]
-        counts = part.layers.get(keys.COUNTS)
-        return checked_counts(AnnData(part.X if counts is None else counts), name)
+        counts = by_rows.read(getattr(adata.X, "group", adata.X), rows) if layer is None else layer[rows]
+        return checked_counts(AnnData(counts), name)
 
     return read

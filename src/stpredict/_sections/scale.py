@@ -87,7 +87,7 @@ def find_lattice(centres: np.ndarray) -> Lattice | None:
     if len(centres) < 3:
         return None
     k = min(len(centres) - 1, 8)
-    sample = centres if len(centres) <= 20_000 else centres[:: len(centres) // 20_000]
+    sample = centres[:: 1 + len(centres) // 20_000]
     distances = NearestNeighbors(n_neighbors=k + 1).fit(centres).kneighbors(sample)[0][:, 1:]
     nearest = np.median(distances[:, 0])
     if not nearest > 0:
@@ -110,7 +110,7 @@ def resolve_mpp(hints: ScaleHints, lattice: Lattice | None, name: str) -> tuple[
     from_lattice = lattice_mpp(hints, lattice)
     candidates = [
         (hints.argument, "argument"),
-        (hints.remembered[0], hints.remembered[1]) if hints.remembered else (None, ""),
+        hints.remembered or (None, ""),
         (hints.metadata, "scalefactors['microns_per_pixel']"),
         hints.cells or (None, ""),
         (hints.image_file, "image file"),
@@ -135,22 +135,22 @@ def resolve_mpp(hints: ScaleHints, lattice: Lattice | None, name: str) -> tuple[
             f"{PLAUSIBLE_MPP[1]}. Pass the right mpp=; a scanner at 20× gives about 0.5."
         )
         raise ValueError(msg)
-    if lattice is not None and from_lattice is not None and not 1 / DISAGREEMENT <= mpp / from_lattice <= DISAGREEMENT:
+    if lattice is None or from_lattice is None or _times(mpp, from_lattice) <= TOLD:
+        return mpp, source
+    ratio = mpp / from_lattice
+    if _times(mpp, from_lattice) > DISAGREEMENT:
         msg = (
             f"Section {name!r}: {source} says {mpp:.3g} µm per pixel, but the spots lie {lattice.pitch_px:.1f} px apart, "
-            f"which is {from_lattice:.3g} µm per pixel. "
-            f"{_mixup_advice(mpp / from_lattice / DISAGREEMENT, mpp / from_lattice * DISAGREEMENT, hints)}"
+            f"which is {from_lattice:.3g} µm per pixel. {_mixup_advice(ratio / DISAGREEMENT, ratio * DISAGREEMENT, hints)}"
         )
         raise ValueError(msg)
-    if lattice is not None and from_lattice is not None and not 1 / TOLD <= mpp / from_lattice <= TOLD:
-        taken = (from_lattice, "spot lattice") if source == "image file" else (mpp, source)
-        msg = (
-            f"Section {name!r}: {source} says {mpp:.3g} µm per pixel, and spots that lie {lattice.pitch_px:.1f} px apart say "
-            f"{from_lattice:.3g}. The scale of the {taken[1]} is taken; pass mpp= where you know better."
-        )
-        warn(msg)
-        return taken
-    return mpp, source
+    taken = (from_lattice, "spot lattice") if source == "image file" else (mpp, source)
+    msg = (
+        f"Section {name!r}: {source} says {mpp:.3g} µm per pixel, and spots that lie {lattice.pitch_px:.1f} px apart say "
+        f"{from_lattice:.3g}. The scale of the {taken[1]} is taken; pass mpp= where you know better."
+    )
+    warn(msg)
+    return taken
 
 
 def check_image_file(
@@ -160,13 +160,13 @@ def check_image_file(
 
     Raises ValueError if they differ by more than a quarter.
     """
-    if lattice_mpp(hints, lattice) is not None or 1 / TOLD <= mpp / in_file <= TOLD:
+    if lattice_mpp(hints, lattice) is not None or _times(mpp, in_file) <= TOLD:
         return
     msg = (
         f"Section {name!r}: {source} says {mpp:.3g} µm per pixel, and the image file says {in_file:.3g}; there is no lattice of "
         "spots that would tell which is right."
     )
-    if source != "argument" and not 1 / DISAGREEMENT <= mpp / in_file <= DISAGREEMENT:
+    if source != "argument" and _times(mpp, in_file) > DISAGREEMENT:
         msg += " Pass mpp= where you know, or mend the wrong one."
         raise ValueError(msg)
     warn(f"{msg} The scale of the {source} is taken.")
@@ -254,7 +254,12 @@ def lattice_mpp(hints: ScaleHints, lattice: Lattice | None) -> float | None:
 def _is_confirmed(hints: ScaleHints, lattice: Lattice) -> bool:
     """Whether the caller's scale and the lattice agree, so that a recorded diameter must be what is wrong."""
     from_lattice = lattice_mpp(hints, lattice)
-    return bool(hints.argument and from_lattice and 1 / TOLD <= hints.argument / from_lattice <= TOLD)
+    return bool(hints.argument and from_lattice and _times(hints.argument, from_lattice) <= TOLD)
+
+
+def _times(one: float, other: float) -> float:
+    """By which factor the larger of two scales is larger."""
+    return max(one / other, other / one)
 
 
 def _mixup_advice(low: float, high: float, hints: ScaleHints) -> str:

@@ -7,7 +7,7 @@ standardised as the whole was.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ ROWS = 16_384
 
 def moments(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """float64: mean and standard deviation over the rows of all `parts`, in one pass (Chan, Golub and LeVeque 1983)."""
-    n, mean, squares = 0, cast("np.ndarray", np.float64(0)), cast("np.ndarray", np.float64(0))
+    n, mean, squares = 0, np.zeros(()), np.zeros(())
     for part in parts:
         more = n + len(part)
         away = part.mean(axis=0, dtype=np.float64) - mean

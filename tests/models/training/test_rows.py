@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 
 import numpy as np
 import pytest
 import torch
 
-from stpredict.models._data.rows import DiskRowStore, RowStore, chunks, columns, take
+from stpredict._sections.stored import StoredSections
+from stpredict.models._data.rows import DiskRowStore, RowStore, as_tensor, chunks, columns, row_store, take
 
 
 @pytest.fixture
@@ -34,6 +36,7 @@ def values():
         slice(None),
         slice(10, 13),
         slice(48, 60),
+        np.array([1, 3, 5, 6]),
         np.arange(50) % 3 == 0,
         np.array([4, 4, -1, 0, 1, 2, 30]),
         torch.tensor([7, 3]),
@@ -79,11 +82,51 @@ def test_chunks_are_the_same_on_disk_and_in_memory(store):
     np.testing.assert_array_equal(np.concatenate(there), values)
 
 
+def test_chunks_are_of_4096_rows_or_sixteen_million_values():
+    def sizes(*shape):
+        return [len(chunk) for chunk in chunks(np.broadcast_to(np.float32(0), shape))]
+
+    assert sizes(5000, 3) == [4096, 904]
+    assert sizes(1500, 2**7, 2**7) == [1024, 476]
+    assert sizes(2, 2**25) == [1, 1]
+    assert sizes(5000, 0) == [4096, 904]
+
+
+def test_one_part_in_memory_is_not_copied(values):
+    assert np.shares_memory(kept(RowStore(), values, parts=1), values)
+    np.testing.assert_array_equal(kept(RowStore(), values, parts=2), values)
+
+
+def test_rows_are_on_disk_at_once_and_may_be_read_between_writes(tmp_path, values):
+    with DiskRowStore(tmp_path / "deep" / "cache") as store:
+        rows = store.collect()
+        for n in (1, 2, 3):
+            rows.append(values)
+            assert os.fstat(rows._file._raw.fileno()).st_size == n * values.nbytes
+            np.testing.assert_array_equal(rows[50 * n - 50 : 50 * n - 48], values[:2])
+        os.ftruncate(rows._file._raw.fileno(), 100)
+        np.testing.assert_array_equal(rows[:3], values[:3])
+        with pytest.raises(OSError, match="ends before its last row"):
+            rows[:4]
+
+
+def test_rows_of_stores_are_kept_on_disk_and_others_in_memory(values):
+    assert isinstance(row_store(StoredSections([])), DiskRowStore)
+    assert not isinstance(row_store([]), DiskRowStore)
+    tensor = as_tensor(values[:, ::2])
+    assert tensor.is_contiguous()
+    np.testing.assert_array_equal(tensor, values[:, ::2])
+    np.testing.assert_array_equal(columns(values, slice(2, 4)), values[:, 2:4])
+
+
 def test_rows_of_another_shape_are_refused(store, values):
     collected = store.collect()
     collected.append(values)
     with pytest.raises(ValueError, match=r"\(7,\).*got \(6,\)"):
         collected.append(values[:, :6])
+    tiles = kept(store, np.zeros((4, 3, 2, 2), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"\(3, 2, 2\).*got \(3, 2, 3\)"):
+        tiles.append(np.zeros((4, 3, 2, 3), dtype=np.uint8))
 
 
 def test_nothing_is_left_behind(tmp_path, values):

@@ -47,7 +47,7 @@ def steps(monkeypatch):
 
 
 def run(**plan):
-    how = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 0.1, "weight_decay": 0.04, "seed": 0}
+    how = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 0.1, "weight_decay": 0.04, "seed": 0, "final_rate": 0.1}
     train_network(Net(), [torch.randn(8, 2)], Plan(**how | plan))
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stpredict.models._aligned.inputs import Tensors
     from stpredict.models._base.history import History
     from stpredict.models._data.folds import HeldOut
-    from stpredict.models._data.rows import RowStore
+    from stpredict.models._data.rows import Rows, RowStore
     from stpredict.models._data.table import Table
 
 TILE_PX = 224
@@ -71,11 +71,11 @@ class Aligned(Banked, NetworkModel, SpotwiseModel):
     def tensors(self, table: Table, sections: Sequence[Section], scale: GeneScale, store: RowStore) -> Tensors:
         """What networks learn from, of the spots in the `table`, whose section means are aligned where the options want it; what is large is kept in the `store`."""
 
-    def design(self, section: Section) -> tuple[np.ndarray, ...]:
+    def design(self, section: Section) -> tuple[Rows, ...]:
         """Arguments of the network's ``image`` for every spot of `section`."""
         return self.designer(section)(slice(None))
 
-    def designer(self, section: Section) -> Callable[[slice], tuple[np.ndarray, ...]]:
+    def designer(self, section: Section) -> Callable[[slice], tuple[Rows, ...]]:
         """What gives any rows of `design`: here frozen features (rows, d)."""
         features = super().designer(section)
         return lambda rows: (features(rows),)
@@ -133,9 +133,7 @@ class Aligned(Banked, NetworkModel, SpotwiseModel):
 
     # ------------------------------------------------------------------ prediction
 
-    def apply(
-        self, arrays: dict[str, np.ndarray], queries: tuple[np.ndarray, ...]
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def apply(self, arrays: dict[str, np.ndarray], queries: tuple[Rows, ...]) -> tuple[np.ndarray, np.ndarray | None]:
         """Mean over the retrieved reference spots, and standard deviation over them and between sections.
 
         Without reference spots, the mean over members of what their decoders read off the image.

@@ -87,7 +87,7 @@ def _standardised(values: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.nd
     """`values`, changed in place."""
     constant = sd <= 1e-6 * np.abs(mean) + 1e-12
     values -= mean
-    values *= np.where(constant, 0, 1 / np.where(constant, 1, sd))
+    values *= 1 / np.where(constant, np.inf, sd)
     return values
 
 

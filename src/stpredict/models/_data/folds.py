@@ -142,26 +142,29 @@ def choose(
                 scores[i].append(float(pearson(test.expression[rows], predicted[rows])[0].mean()))
     means = [float(np.mean(s)) for s in scores]
     best = int(np.argmax(means))
-    error = np.sqrt(squares[best] / np.maximum(n_judged, 1))
-    if (n_judged == 0).any():  # a gene that no fold could both learn and judge: as if nothing were known of it
-        error = np.where(n_judged == 0, np.nanstd(table.expression, axis=0), error)
-    return Choice(candidates[best], means, error.astype(np.float32), note, HeldOut(looked_at, kept[best].copy()))
+    error = _error(squares[best], n_judged, table)
+    return Choice(candidates[best], means, error, note, HeldOut(looked_at, kept[best].copy()))
 
 
 def sample(n: int, n_genes: int) -> np.ndarray:
     """Numbers of rows whose predictions of so many genes are kept, in order; all of `n`, where these are few."""
     most = max(min(MAX_HELD, MAX_VALUES // max(n_genes, 1)), 2)
-    return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).permutation(n)[:most])
+    return np.sort(np.random.default_rng(0).permutation(n)[:most])
 
 
 def residual_sd(table: Table, held: HeldOut) -> np.ndarray:
     """float32 (genes,): root mean square error at held-out spots of the `table`; spread of genes of which none is known."""
     square = np.square(held.predicted - np.asarray(table.expression[held.rows]), dtype=np.float64)
     known = np.isfinite(square)
-    error = np.sqrt(np.sum(square, axis=0, where=known) / np.maximum(known.sum(axis=0), 1))
-    if not known.any(axis=0).all():
-        error = np.where(known.any(axis=0), error, np.nanstd(np.asarray(table.expression[:]), axis=0))
-    return error.astype(np.float32)
+    return _error(np.sum(square, axis=0, where=known), known.sum(axis=0), table)
+
+
+def _error(squares: np.ndarray, n: np.ndarray, table: Table) -> np.ndarray:
+    """float32 (genes,): root of the mean of `n` squares; spread in the `table` where there are none to judge by."""
+    error: np.ndarray = np.sqrt(squares / np.maximum(n, 1)).astype(np.float32)
+    if not n.all():
+        error[n == 0] = np.nanstd(np.asarray(table.expression[:])[:, n == 0], axis=0)
+    return error
 
 
 def _mask(rows: np.ndarray, n: int) -> np.ndarray:

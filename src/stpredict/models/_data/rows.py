@@ -99,7 +99,7 @@ class DiskRows:
         """Rows that follow each other are read at once."""
         out = np.empty((len(rows), *self._row_shape), dtype=self._dtype)
         if out.size:
-            starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+            starts = np.flatnonzero(np.diff(rows, prepend=np.nan) != 1)
             for first, last in zip(starts, [*starts[1:], len(rows)], strict=True):
                 self._file.read(out[first:last].reshape(-1).view(np.uint8), int(rows[first]) * self._row_bytes)
         return out
@@ -121,6 +121,7 @@ class _File:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._raw = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        self.close = weakref.finalize(self, self._raw.close)
 
     def write(self, values: Any, at: int) -> None:
         left = memoryview(values)
@@ -146,13 +147,6 @@ class _File:
                 msg = f"A file in {self._folder} ends before its last row."
                 raise OSError(msg)
             left = left[n:]
-
-    def close(self) -> None:
-        self._raw.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_raw"):
-            self.close()
 
 
 class Collected:

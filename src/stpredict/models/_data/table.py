@@ -94,22 +94,22 @@ class Table:
         return replace(self, expression=out.done())
 
     def _ridge(self, means: np.ndarray) -> np.ndarray:
-        """float32 (d, genes): weights of the design within sections, for genes that not all sections measured, else 0."""
+        """float32 (d, genes): weights of the design within the sections that measured a gene."""
         d, lacking = self.design.shape[1], np.isnan(means)
         weights = np.zeros((d, means.shape[1]), dtype=np.float32)
         kinds, kind = np.unique(lacking, axis=1, return_inverse=True)
-        squares = [np.zeros((d, d)) if without.any() else None for without in kinds.T]
+        squares = [np.zeros((d, d)) for _ in kinds.T]
         products = np.zeros(weights.shape)
         for number, (_, rows) in enumerate(self.of_sections()):
             design = np.asarray(self.design[rows])
             centred = design - design.mean(axis=0)
             own = cross(centred, centred)
             for total, without in zip(squares, kinds.T, strict=True):
-                if total is not None and not without[number]:
+                if not without[number]:
                     total += own
             products += cross(centred, np.nan_to_num(np.asarray(self.expression[rows]) - means[number]))
         for number, total in enumerate(squares):
-            if total is not None and (power := np.trace(total)) > 0:
+            if (power := np.trace(total)) > 0:
                 genes = np.ravel(kind) == number
                 weights[:, genes] = np.linalg.solve(total + FILLING_PENALTY * power * np.eye(d), products[:, genes])
         return weights
@@ -128,12 +128,9 @@ class Table:
     def between_sections(self) -> np.ndarray:
         """(genes,): variance of a new section's mean expression around the mean over these; 0 where there is but one."""
         means = self.section_means(self.expression)
-        n = len(means)
-        if np.isnan(means).any():
-            known = (~np.isnan(means)).sum(axis=0)
-            squares = np.nansum(np.square(means - mean_over_sections(means)), axis=0)
-            return np.where(known > 1, squares / np.maximum(known - 1, 1) * (1 + 1 / np.maximum(known, 1)), 0)
-        return means.var(axis=0, ddof=1) * (1 + 1 / n) if n > 1 else np.zeros_like(means[0])
+        n = (~np.isnan(means)).sum(axis=0)
+        squares = np.nansum(np.square(means - mean_over_sections(means)), axis=0)
+        return np.divide(squares * (n + 1), n * (n - 1), out=np.zeros_like(squares), where=n > 1)
 
     def take(self, rows: np.ndarray) -> Table:
         """Only `rows`, a mask or row numbers in order; the same table where these are all."""
@@ -145,11 +142,9 @@ class Table:
 
 def mean_over_sections(means: np.ndarray) -> np.ndarray:
     """(…): mean of the `means` (sections, …) of sections, over those that measured a gene; NaN where none did."""
-    unknown = np.isnan(means)
-    if not unknown.any():
-        return means.mean(axis=0)
-    n = (~unknown).sum(axis=0)
-    return np.where(n > 0, np.nansum(means, axis=0) / np.maximum(n, 1), np.nan)
+    n = (~np.isnan(means)).sum(axis=0)
+    mean: np.ndarray = np.nansum(means, axis=0) / np.where(n, n, np.nan)
+    return mean.astype(means.dtype)
 
 
 def training_table(

@@ -58,7 +58,7 @@ class ReferenceGenes:
         """
         known = [gene for gene in seen if gene in self.correlation.columns]
         among = self.correlation.loc[known, known].to_numpy(np.float64)
-        power, vectors = np.linalg.eigh((among + among.T) / 2)
+        power, vectors = np.linalg.eigh(among)
         kept = np.argsort(-power)[:axes]
         kept = kept[power[kept] > LEAST_POWER]
         missing = axes - len(kept)
@@ -98,8 +98,7 @@ def learn_reference(
             "kind of names, and the same species?"
         )
         raise ValueError(msg)
-    ours = {theirs: name for name, theirs in sorted(called.items(), key=lambda pair: pair[0] == pair[1])}
-    called = {name: theirs for name, theirs in called.items() if ours[theirs] == name}  # of two aliases one
+    ours = {theirs: name for name, theirs in called.items()}
     known = np.array([row[name] for name in called.values()])
     alike = matrix.of(known).astype(np.float32)
     level, sd = matrix.moments()

@@ -24,10 +24,10 @@ def section_means_and_scale(sections: Sequence[Section], keys: Sequence[str]) ->
     """
     units = [raw_features(section, keys) for section in sections]
     if len(units) == 1:
-        units = [units[0][rows] for rows in strips(sections[0].centres) if len(rows)]
+        units = [units[0][rows] for rows in strips(sections[0].centres)]
     scale = np.sqrt(np.mean([raw_features(s, keys).var(axis=0, dtype=np.float64) for s in sections], axis=0))
     places = np.stack([unit.mean(axis=0, dtype=np.float64) for unit in units])
-    scale[scale <= 1e-6 * np.abs(places).max(axis=0) + 1e-12] = 0
+    scale[scale <= 1e-6 * np.abs(places).max(axis=0)] = 0
     return places.astype(np.float32), scale.astype(np.float32)
 
 
@@ -38,7 +38,7 @@ def distance_to(places: np.ndarray, scale: np.ndarray, features: np.ndarray) -> 
     standardised away. About 1 for one more section of the same kind; 1 also where nothing is known of it.
     """
     used = scale > 0
-    if len(places) < 2 or not used.any() or not len(features):
+    if not used.any():
         return 1.0
     known = places[:, used] / scale[used].astype(np.float64)
     new = features[:, used].mean(axis=0, dtype=np.float64) / scale[used]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -149,21 +150,19 @@ class GeneStructure:
             values = np.nan_to_num(np.asarray(table.expression[rows]))
             centred = values - values.mean(axis=0)
             products += cross(centred, centred)
-        power = np.diag(products)
-        if np.count_nonzero(power > LEAST_POWER * power.max(initial=1e-300)) < MIN_GENES:
+        if np.count_nonzero(_varies(products)) < MIN_GENES:
             return None
         return cls._of(products, {"n_studies": len(np.unique(table.section)), "n_spots": len(table)})
 
     @classmethod
     def _of(cls, products: np.ndarray, record: dict[str, Any]) -> GeneStructure:
         """Structure of summed cross-products (genes, genes)."""
-        power = np.diag(products)
-        known = power > LEAST_POWER * power.max(initial=1e-300)
+        known = _varies(products)
         n_known = int(known.sum())
         if n_known < MIN_GENES:
             msg = f"Only {n_known} of the model's genes vary in the references; at least {MIN_GENES} are needed."
             raise ValueError(msg)
-        size = np.sqrt(power[known])
+        size = np.sqrt(np.diag(products)[known])
         values, vectors = np.linalg.eigh(products[np.ix_(known, known)] / size[:, None] / size)
         order = np.argsort(-values)[:N_AXES]
         axes = np.zeros((len(known), len(order)), dtype=np.float32)
@@ -218,7 +217,7 @@ class GeneStructure:
             return beside * standard + (standard @ axes * weights) @ axes.T
 
         spread = moments(means.map(expected))[1]
-        contrast = np.where(spread > 0, size / np.where(spread > 0, spread, 1), 0).astype(np.float32)
+        contrast = (size / np.where(spread > 0, spread, np.inf)).astype(np.float32)
 
         def drawn(mean: np.ndarray) -> np.ndarray:
             out = np.array(mean, dtype=np.float32)
@@ -247,6 +246,12 @@ class GeneStructure:
         return cls(**kept, record=dict(config.get("reference", {})))
 
 
+def _varies(products: np.ndarray) -> np.ndarray:
+    """Bool (genes,): which genes vary, of cross-products (genes, genes)."""
+    power: np.ndarray = np.diag(products)
+    return power > LEAST_POWER * power.max()
+
+
 def _columns(reference: Reference, genes: Sequence[str]) -> np.ndarray:
     """Number of every gene among those of a reference, -1 where it lacks one; a reference without any is refused."""
     columns: np.ndarray = reference.genes.get_indexer(list(genes))
@@ -266,14 +271,15 @@ def _cross_products(reference: Reference, columns: np.ndarray, min_counts: int) 
     Beside them, the numbers of rows with enough counts in all studies that have two of them or more.
     """
     present = columns[columns >= 0]
-    n_studies = int(reference.study.max(initial=-1)) + 1
-    products, totals, sizes = np.zeros((len(present),) * 2), np.zeros((n_studies, len(present))), np.zeros(n_studies)
+    products = np.zeros((len(present),) * 2)
+    totals: dict[int, Any] = defaultdict(float)
+    sizes: dict[int, int] = defaultdict(int)
     for study, block in reference.blocks(min_counts, present):
         values = block.toarray()
         products += cross(values, values)
         for number, n in zip(*np.unique(study, return_counts=True), strict=True):
             totals[number] += (values if n == len(values) else values[study == number]).sum(axis=0)
             sizes[number] += n
-    for total, n in zip(totals, sizes, strict=True):
-        products -= np.outer(total, total) / max(n, 1)
-    return products, sizes[sizes > 1]
+    for number, n in sizes.items():
+        products -= np.outer(totals[number], totals[number]) / n
+    return products, np.array([n for n in sizes.values() if n > 1])

@@ -95,14 +95,13 @@ class UnseenGenes:
         level, sd = told["level"].to_numpy(), np.exp(told["log_sd"].to_numpy())
         similar, weights = _most_similar(alike[is_unseen])
         usable = np.isfinite(hidden.pcc)
-        nearest = np.where(usable, among.max(axis=1), 0)
         return cls(
             list(told.index),
             similar,
             weights,
             level.astype(np.float32),
             (sd * hidden.spread).astype(np.float32),
-            _reliability(hidden.pcc[usable], nearest[usable], own["level"].to_numpy()[usable]),
+            _reliability(hidden.pcc[usable], among.max(axis=1)[usable], own["level"].to_numpy()[usable]),
             (sd * hidden.error).astype(np.float32),
         )
 
@@ -175,9 +174,10 @@ def hidden_in_turn(table: Table, held: HeldOut, similar: np.ndarray, weights: np
         rows = section == number
         predicted, truth = held.predicted[rows].astype(np.float64), measured[rows].astype(np.float64)
         size, scale = predicted.std(axis=0), truth.std(axis=0)
-        standard = np.nan_to_num((predicted - predicted.mean(axis=0)) / np.where(size > 1e-6, size, np.inf))
+        varies = size > 1e-6
+        standard = np.nan_to_num((predicted - predicted.mean(axis=0)) / np.where(varies, size, np.inf))
         expected = np.hstack([standard @ _towards(similar[b], weights[b], len(similar)) for b in blocks])
-        known = (expected.std(axis=0) > 0) & (size > 1e-6) & (scale > 1e-6) & np.isfinite(truth).all(axis=0)
+        known = (expected.std(axis=0) > 0) & varies & (scale > 1e-6) & np.isfinite(truth).all(axis=0)
         if rows.sum() < MIN_HIDDEN or not known.any():
             continue
         pcc = np.full(len(known), np.nan)
@@ -250,8 +250,8 @@ def largest_cosine(genes: np.ndarray, seen: np.ndarray, *, own: bool = True) -> 
     """float32 (genes,): largest cosine of every row with a row of `seen`; with `own`, never with that of its own number."""
     unit = [values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-12) for values in (genes, seen)]
     out = np.empty(len(genes), dtype=np.float32)
-    for first in range(0, len(genes), 4096):
-        alike = unit[0][first : first + 4096] @ unit[1].T
+    for first in range(0, len(genes), ROWS):
+        alike = unit[0][first : first + ROWS] @ unit[1].T
         if own:
             itself = np.arange(first, min(first + len(alike), len(seen)))
             alike[itself - first, itself] = -1

@@ -54,7 +54,7 @@ def _index(faiss: ModuleType, bank: np.ndarray) -> Any:
         how = (faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT, False)
         index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(width), width, cells, *how)
         index.cp.spherical = True
-        index.train(np.asarray(bank[:: max(1, n // (PER_CELL * cells))], dtype=np.float32))
+        index.train(np.asarray(bank[:: n // (PER_CELL * cells)], dtype=np.float32))
         for first in range(0, n, ROWS):
             index.add(np.ascontiguousarray(bank[first : first + ROWS], dtype=np.float32))
         _indices[id(bank)] = index

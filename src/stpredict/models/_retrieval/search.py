@@ -17,7 +17,7 @@ QUERIES = 512
 REFERENCES = 32_768
 """Similarities held at once: 512 × 32,768 float32 are 64 MiB."""
 
-GATHERED = 2**24
+GATHERED = 16_777_216
 """Values of reference spots held at once, as float32 64 MiB."""
 
 LEVELS = 1000
@@ -27,7 +27,7 @@ LEVELS = 1000
 def normalise(vectors: np.ndarray) -> np.ndarray:
     """float32 rows of length 1; rows of length 0 stay 0."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(length > 0, length, 1)).astype(np.float32)
+    return (vectors / np.where(length > 0, length, np.inf)).astype(np.float32)
 
 
 def nearest(
@@ -141,8 +141,8 @@ def _moments(
     shares = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     mean = np.empty((n, values.shape[1]), dtype=np.float32)
     square = None if level is None else np.empty_like(mean)
-    step = n if values.size <= GATHERED else max(1, GATHERED // (k * values.shape[1]))
-    for first in range(0, n, max(step, 1)):
+    step = max(n if values.size <= GATHERED else GATHERED // (k * values.shape[1]), 1)
+    for first in range(0, n, step):
         few = slice(first, first + step)
         rows, which = np.unique(neighbours[few], return_inverse=True)
         ends = np.arange(0, which.size + 1, k)

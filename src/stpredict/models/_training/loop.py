@@ -63,9 +63,9 @@ class Plan:
     learning_rate: float
     weight_decay: float
     seed: int
+    final_rate: float
     schedule: int | None = None
     warm_up: int = 0
-    final_rate: float = 0.1
     final_weight_decay: float | None = None
     patience: int | None = None
 
@@ -223,7 +223,7 @@ class _Module(L.LightningModule):
     def _to_go(self, step: int) -> float:
         """1 at the first step, 0 at the last, along a cosine."""
         total = (self.plan.schedule or self.plan.epochs) * self.steps
-        return (1 + math.cos(math.pi * min(step / total, 1))) / 2
+        return (1 + math.cos(math.pi * step / total)) / 2
 
     def on_train_batch_start(self, batch: int, step: int) -> None:
         plan = self.plan

@@ -89,13 +89,13 @@ class Domain(StoredArrays):
         within = [features[few.section == i] for i in np.unique(few.section)]
         level = features.mean(axis=0, dtype=np.float64)
         scale = np.sqrt(np.mean([own.var(axis=0, dtype=np.float64) for own in within], axis=0))
-        scale[scale <= 1e-6 * np.abs(level) + 1e-12] = 0
-        centred = (features - level) * _inverse(scale)
+        scale[scale <= 1e-6 * np.abs(level)] = 0
+        centred = (features - level) / _units(scale)
         squares, axes = principal_axes(centred.astype(np.float32))
         axes = axes[:, :N_AXES] / np.sqrt(squares[:N_AXES] / len(features))
         places = centred @ axes
         held, _ = inner_folds(few)
-        usual = [_distances(places[own], places[~own], rng) for own in held if 0 < own.sum() < len(own)]
+        usual = [_distances(places[own], places[~own], rng) for own in held]
         kept = np.sort(rng.permutation(len(few))[:MAX_PLACES])
         return cls(
             level=level.astype(np.float32),
@@ -129,18 +129,19 @@ class Domain(StoredArrays):
             of.append(self.place_section[nearest])
             total += features.sum(axis=0, dtype=np.float64)
         mean = total / len(section)
-        shift = (mean - self.level) * _inverse(self.scale)
+        shift = (mean - self.level) / _units(self.scale)
         means = np.stack([self.places[self.place_section == i].mean(axis=0) for i in np.unique(self.place_section)])
         between = np.sqrt(np.square(shift @ self.axes - means).mean(axis=1).min())
         spot_unit, mean_unit = np.maximum(self.usual, 1e-6)
         return np.concatenate(away) / spot_unit, np.concatenate(of), float(between / mean_unit), shift, mean
 
     def _placed(self, features: np.ndarray) -> np.ndarray:
-        return ((features - self.level) * _inverse(self.scale)) @ self.axes
+        return ((features - self.level) / _units(self.scale)) @ self.axes
 
 
-def _inverse(scale: np.ndarray) -> np.ndarray:
-    return np.where(scale > 0, 1 / np.where(scale > 0, scale, 1), 0)
+def _units(scale: np.ndarray) -> np.ndarray:
+    """What features are divided by; those that do not vary by infinity."""
+    return np.where(scale > 0, scale, np.inf)
 
 
 def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -102,13 +102,15 @@ class Reliability(StoredArrays):
     def drawn_to(self, base: Reliability, columns: np.ndarray, n_spots: int) -> Reliability:
         """Join with what a `base` model says of its genes in these columns, -1 for others; from `n_spots` was learned here.
 
-        The fewer the spots, the more the base model says.
+        The fewer the spots, the more the base model says. Few spots may correlate perfectly by chance, so the error of their
+        correlation is never taken for less than that of as many spots with the correlation of the base model.
         """
         known = columns >= 0
-        own = np.square(1 - np.square(self.pcc)) / max(n_spots - 1, 1)
+        least = np.minimum(np.square(self.pcc), np.square(base.pcc[columns]))
+        own = np.square(1 - least) / max(n_spots - 1, 1)
         before = np.square(base.pcc_sd[columns])
         weight = np.where(known, before / np.maximum(before + own, 1e-12), 1)
-        pcc = weight * self.pcc + (1 - weight) * np.where(known, base.pcc[columns], 0)
+        pcc = weight * self.pcc + (1 - weight) * base.pcc[columns]
         sd = np.where(known, np.sqrt(before * own / np.maximum(before + own, 1e-12) + ONE_UNIT_SD**2), self.pcc_sd)
         share = n_spots / (n_spots + BASE_SPOTS)
         errors = np.where(known, share * self.errors + (1 - share) * base.errors[:, columns], self.errors)
@@ -172,7 +174,8 @@ def _expected(
     """
     n = np.maximum(np.isfinite(reached).sum(axis=0), 1)
     mean = np.nan_to_num(_over(reached, np.nanmean))
-    chance = float((np.square(1 - np.square(mean)) * np.mean(1 / np.maximum(sizes - 1, 1))).mean())
+    usual = np.square(1 - np.square(mean)).mean()
+    chance = float(np.mean(np.where(sizes < MIN_SPOTS, 1, usual) / (sizes - 1)))  # (few correlate perfectly by chance)
     by_section, whole = chance, ONE_UNIT_SD
     if len(reached) > 1 and known.any():
         of_unit = np.nanmean(reached[:, known], axis=1)
@@ -180,15 +183,16 @@ def _expected(
             reached - of_unit[:, None] - (mean - mean[known].mean()), lambda x, axis: np.nanmean(x**2, axis=axis)
         )
         several = known & (n > 1)
-        by_section = max(float((away * n / np.maximum(n - 1, 1))[several].mean()), chance) if several.any() else chance
+        if several.any():
+            by_section = max(float((away[several] * n[several] / (n[several] - 1)).mean()), chance)
         whole = float(of_unit.std(ddof=1)) * np.sqrt(1 + 1 / len(reached))
     noise = by_section / n
     fit = known & np.isfinite(properties).all(axis=1)
     if fit.sum() < MIN_GENES:
         return mean, np.sqrt(noise + by_section + whole**2)
     weights, *_ = np.linalg.lstsq(properties[fit], mean[fit], rcond=None)
-    low, usual, high = np.quantile(properties[fit], [0, 0.5, 1], axis=0)  # beyond them a parabola leads anywhere
-    alike = np.clip(np.where(np.isfinite(properties), properties, usual), low, high) @ weights
+    low, middle, high = np.quantile(properties[fit], [0, 0.5, 1], axis=0)  # beyond them a parabola leads anywhere
+    alike = np.clip(np.where(np.isfinite(properties), properties, middle), low, high) @ weights
     own = max(float((np.square(mean - alike) - noise)[fit].mean()), 0.0)
     weight = np.where(known, own / np.maximum(own + noise, 1e-12), 0.0)
     return alike + weight * (mean - alike), np.sqrt(own * (1 - weight) + by_section + whole**2)

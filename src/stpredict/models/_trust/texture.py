@@ -98,14 +98,15 @@ class Texture(StoredArrays):
         return self._size(seen, means[np.sum(away @ precision * away, axis=1).argmin()])
 
     def _size(self, seen: np.ndarray, known: np.ndarray) -> float:
-        octaves, stains = np.arange(len(BANDS) * SCALES).reshape(-1, SCALES), np.arange(-len(STAINS), 0)
+        octaves, stains = np.arange(len(BANDS) * SCALES).reshape(len(BANDS), SCALES), np.arange(-len(STAINS), 0)
         profile = known[octaves] - FINEST * (np.arange(SCALES) == 0)
-        for size, here, there in ((0.5, slice(0, -1), slice(1, None)), (2.0, slice(1, None), slice(0, -1))):
+        but_last, but_first = slice(SCALES - 1), slice(1, SCALES)
+        for size, here, there, blur in ((0.5, but_last, but_first, FOCUS), (2.0, but_first, but_last, -FOCUS)):
             own = np.concatenate([octaves[:, here].ravel(), stains])
             away, precision = seen[own] - known[own], self._precision(own)
             whole = float(away @ precision @ away)
             by, share = _explained(away, precision, profile[:, there] - profile[:, here])
-            focus = np.tile(FOCUS[here] if size < 1 else -FOCUS[here], (len(BANDS), 1))
+            focus = np.tile(blur[here], (len(BANDS), 1))
             if by > OCTAVES and share > max(SHARE * whole, _explained(away, precision, focus)[1]):
                 return size
         return 1.0
@@ -114,9 +115,9 @@ class Texture(StoredArrays):
         """Inverse of the covariance of some of the features, made sure that there is one."""
         covariance = self.covariance[np.ix_(own, own)].astype(np.float64)
         spread = np.sqrt(np.maximum(np.diag(covariance), 0))
-        unit = 1 / np.where(spread > 0, spread, np.inf)
+        unit = np.where(spread > 0, spread, np.inf)
         units = np.outer(unit, unit)
-        inverse: np.ndarray = np.linalg.inv(covariance * units + RIDGE * np.eye(len(own))) * units
+        inverse: np.ndarray = np.linalg.inv(covariance / units + RIDGE * np.eye(len(own))) / units
         return inverse
 
 

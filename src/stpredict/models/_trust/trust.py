@@ -176,7 +176,7 @@ class Trust:
         told = " and ".join(f"{names[i]} ({shift[i]:+.1f} sd)" for i in most)
         why = f"its spots lie {distance:.2g} times as far from {known} spots as held-out ones did"
         if size != 1:
-            looks, true = ("half", "twice") if size < 1 else ("twice", "half")
+            looks, true = ("half", "twice") if size == 0.5 else ("twice", "half")
             why += (
                 f"; its tissue looks about {looks} as large as that of training, as if it were read at a wrong scale: check "
                 f"its microns per pixel, they may be about {true} those that were taken"
@@ -227,7 +227,9 @@ class Trust:
         if not has_spread:
             return needed
         own = self.reliability.spread
-        return np.where(own > 0, needed / np.where(own > 0, own, 1), np.float32(judgement.widening)).astype(np.float32)
+        return np.where(own > 0, needed / np.where(own > 0, own, np.inf), np.float32(judgement.widening)).astype(
+            np.float32
+        )
 
     def learn_spread(self, spread: np.ndarray) -> dict[str, np.ndarray]:
         """Learn how wide a method's own spread (spots, genes) is; returns what a model stores of it."""

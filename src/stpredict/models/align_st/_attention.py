@@ -51,8 +51,7 @@ def gene_attention(
         here, tiles = genes.to(device), network.tiles(slide.to(device))
         described = network.described_in_parts(here, tiles)
         asked = torch.as_tensor(rows, device=device)
-        itself = torch.where(asked < n_seen, asked, -1)
-        heard, weights = network.graph.attention(described[asked], described[:n_seen], itself)
+        heard, weights = network.graph.attention(described[asked], described[:n_seen], asked)
         out[np.arange(len(rows))[:, None], heard.cpu().numpy()] += weights.float().cpu().numpy() / len(networks)
     return out
 

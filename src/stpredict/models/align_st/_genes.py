@@ -134,8 +134,7 @@ def gene_space(
     predicted, left_out = predicted_from_text(text, measured[measured["log_sd"] > np.log(MIN_SD)])
     whole = pd.concat([measured, predicted.drop(index=measured.index, errors="ignore")])
     others = whole.index.difference(seen, sort=False)
-    whole = whole.reindex([*seen, *others]).fillna(0.0)
-    whole.loc[seen, MOMENTS] = own.loc[seen]
+    whole = whole.loc[[*seen, *others]]
     coordinates = whole.drop(columns=MOMENTS).to_numpy(np.float32, copy=True)
     return GeneSpace(
         names=list(whole.index),
@@ -173,7 +172,7 @@ def own_correlation(table: Table) -> np.ndarray:
     """Correlation (genes, genes) within sections; 0 for genes that do not vary."""
     values = within_sections(table)
     size = np.sqrt(np.square(values).sum(axis=0))
-    values /= np.where(size > 0, size, 1)
+    values /= np.maximum(size, TINY)
     return cross(values, values)
 
 
@@ -210,10 +209,8 @@ def predicted_from_text(text: pd.DataFrame | None, measured: pd.DataFrame) -> tu
     The penalty, of every column its own, has the least squared error of genes left out. Both are empty where fewer than
     `MIN_WITH_TEXT` genes are in both.
     """
-    nothing = measured.iloc[:0]
-    both = measured.index[:0] if text is None else measured.index.intersection(text.index)
-    if text is None or len(both) < MIN_WITH_TEXT:
-        return nothing, nothing
+    if text is None or len(both := measured.index.intersection(text.index)) < MIN_WITH_TEXT:
+        return measured.iloc[:0], measured.iloc[:0]
     x, y = text.loc[both].to_numpy(np.float64), measured.loc[both].to_numpy(np.float64)
     centre, level = x.mean(axis=0), y.mean(axis=0)
     u, size, axes = np.linalg.svd(x - centre, full_matrices=False)
@@ -227,7 +224,7 @@ def predicted_from_text(text: pd.DataFrame | None, measured: pd.DataFrame) -> tu
         better = np.square(errors).sum(axis=0) < least
         least[better] = np.square(errors).sum(axis=0)[better]
         shrink[:, better], left_out[:, better] = kept[:, None], (y - errors)[:, better]
-    weights = axes.T @ (shrink / np.where(size > 0, size, 1)[:, None] * along)
+    weights = axes.T @ (shrink / np.maximum(size, TINY)[:, None] * along)
     predicted = (text.to_numpy(np.float64) - centre) @ weights + level
     return (
         pd.DataFrame(predicted, index=text.index, columns=measured.columns),

@@ -230,7 +230,7 @@ class GeneGraph(nn.Module):
     def attention(self, genes: Tensor, pool: Tensor, itself: Tensor) -> tuple[Tensor, Tensor]:
         """Row numbers (g, k) of each gene's neighbours in `pool`, and how much it listens to each.
 
-        `itself` (g,) is each gene's own row there, -1 where it is not in the pool.
+        `itself` (g,) is each gene's own row there, and no row of the pool where it is not in it.
         """
         alike = F.normalize(genes, dim=1) @ F.normalize(pool, dim=1).T
         own = torch.arange(len(pool), device=pool.device)[None] == itself[:, None]
@@ -334,7 +334,7 @@ class AlignStNetwork(nn.Module):
         as_unseen = self.options.as_unseen if self.place is not None and self._unseen is not None else 0.0
         parts = [(1 - as_unseen, self._seen, drawn)]
         if as_unseen:
-            has = torch.isfinite(self._unseen.coordinates[drawn, 0])
+            has = torch.isfinite(self._unseen.coordinates[drawn]).all(dim=1)
             if has.any():
                 parts.append((as_unseen, self._unseen, drawn[has]))
         mse = away = torch.zeros((), device=device)
@@ -374,7 +374,7 @@ class AlignStNetwork(nn.Module):
         if self.graph is None:
             return described
         described = share.whole(described)
-        left = torch.isfinite(genes.coordinates[:, 0])
+        left = torch.isfinite(genes.coordinates).all(dim=1)
         left[drawn] = False
         if not left.any():
             return described

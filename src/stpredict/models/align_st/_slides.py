@@ -60,7 +60,7 @@ def maps_of(section: Section, method: str) -> np.ndarray:
 def _padded(graph: sparse.csr_matrix) -> np.ndarray:
     """int64 (n, most): the neighbours of every row, -1 where it has no more."""
     degree = np.diff(graph.indptr)
-    out = np.full((graph.shape[0], max(degree.max(initial=0), 1)), -1, dtype=np.int64)
+    out = np.full((graph.shape[0], degree.max(initial=1)), -1, dtype=np.int64)
     out[np.arange(out.shape[1])[None] < degree[:, None]] = graph.indices
     return out
 

@@ -247,7 +247,7 @@ def reader(
     rows = torch.arange(len(genes.coordinates), device=device).split(GENES_AT_ONCE)
     before = network.described_in_parts(genes, tiles)
     seen = torch.as_tensor(pool, device=device)
-    itself = torch.full((len(before),), -1, device=device)
+    itself = torch.full((len(before),), len(seen), device=device)
     itself[seen] = torch.arange(len(seen), device=device)
     after = [network.genes(before[part], before[seen], itself[part]) for part in rows]
     final = torch.cat(after)[wanted]

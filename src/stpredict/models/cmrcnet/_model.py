@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stpredict._sections.section import Section
     from stpredict.models._aligned.expression import GeneScale
-    from stpredict.models._data.rows import RowStore
+    from stpredict.models._data.rows import Rows, RowStore
     from stpredict.models._data.table import Table
     from stpredict.models.cmrcnet._network import CmrcnetNetwork
 
@@ -50,7 +50,7 @@ class CmrcNet(Aligned):
             expression.append(scale.scaled(chunk))
         return Tensors.of((images,), (expression.done(),))
 
-    def designer(self, section: Section) -> Callable[[slice], tuple[np.ndarray, ...]]:
+    def designer(self, section: Section) -> Callable[[slice], tuple[Rows, ...]]:
         """What gives frozen features (rows, d), or tiles uint8 (rows, 3, size, size) for a trained image encoder."""
         if self.uses_features:
             return super().designer(section)

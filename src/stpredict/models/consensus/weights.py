@@ -86,19 +86,18 @@ def levels_and_spreads(predicted: Sequence[np.ndarray], section: np.ndarray) -> 
     """
     values = np.stack(predicted).astype(np.float64)
     known = np.asarray(np.isfinite(values).all(axis=0))
-    values = np.where(known, values, 0)
     levels, variances = np.zeros((2, *values[:, 0].shape))
     n_spots, n_sections = np.zeros((2, values.shape[2]))
     for number in np.unique(section):
         own, there = values[:, section == number], known[section == number]
-        n = np.where(there.sum(axis=0) >= FEW, there.sum(axis=0), 0)
-        mean = own.sum(axis=1) / np.maximum(n, 1)
-        away = np.where(there, np.square(own - mean[:, None]), 0).sum(axis=1) / np.maximum(n, 1)
-        levels += mean * n
-        variances += away * (n > 0)
-        n_spots += n
-        n_sections += n > 0
-    levels, spreads = levels / np.maximum(n_spots, 1), np.sqrt(variances / np.maximum(n_sections, 1))
+        enough = there.sum(axis=0) >= FEW
+        own, there = own[..., enough], there[:, enough]
+        levels[:, enough] += own.sum(axis=1, where=there)
+        variances[:, enough] += own.var(axis=1, where=there)
+        n_spots[enough] += there.sum(axis=0)
+        n_sections += enough
+    with np.errstate(invalid="ignore"):  # (0 / 0)
+        levels, spreads = levels / n_spots, np.sqrt(variances / n_sections)
     usable = (spreads > LEAST_SPREAD).all(axis=0)
     usual = spreads.mean(axis=0)
     spreads = np.clip(spreads, usual / MOST_APART, usual * MOST_APART)

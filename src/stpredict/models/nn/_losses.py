@@ -101,8 +101,8 @@ def paired_info_nce(a: Tensor, b: Tensor, negatives: Tensor, *, temperature: flo
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy that takes hidden logits (-inf), which no target may name, for 0."""
-    return -(targets * F.log_softmax(logits, dim=1).clamp_min(-1e4)).sum(dim=1).mean()
+    """Cross entropy; what no target names, such as hidden logits (-inf), does not count."""
+    return -(targets * F.log_softmax(logits, dim=1).masked_fill(targets == 0, 0)).sum(dim=1).mean()
 
 
 def expression_loss(predicted: Tensor, measured: Tensor) -> Tensor:

@@ -94,11 +94,11 @@ class StAlign(Aligned):
         n = sum(_sizes(self.config, niche=False))
         return columns(design, slice(n)), columns(design, slice(n, None))
 
-    def designer(self, section: Section) -> Callable[[slice], tuple[np.ndarray, ...]]:
+    def designer(self, section: Section) -> Callable[[slice], tuple[Rows, ...]]:
         """What gives spot and niche features (rows, d), or for a trained image encoder tiles (rows, 3, size, size) first."""
         features = super().designer(section)
 
-        def images(rows: slice) -> tuple[np.ndarray, ...]:
+        def images(rows: slice) -> tuple[Rows, ...]:
             spot, niche = self._split(features(rows)[0])
             return (read_tiles(section, TILE_PX, rows=rows) if self.options.image_encoder else spot), niche
 
