@@ -72,6 +72,35 @@ def test_damage_is_told(base, new, tmp_path):
             st.models.load(tmp_path / "model")
 
 
+def test_what_does_not_belong_together_is_told(base, new, tmp_path):
+    model = st.tl.adapt(new, base, measured="measured")
+    for change in ({"spots": []}, {"pitches": []}, {"features": {}}):
+        files.write(tmp_path / "model", files.Stored("adapted", model.genes, model.config | change, model.arrays))
+        with pytest.raises(ValueError, match="sections, spots or features do not belong together"):
+            st.models.load(tmp_path / "model")
+
+
+def test_fitted_again_it_is_as_new(base, new):
+    (section,) = open_sections(new)
+    some = np.arange(len(section)) % 3 == 0
+    again, fresh = Adapted(base), Adapted(base)
+    again.fit([section], genes=GENES)
+    again.predict(section)
+    assert again.config["n_spots"] == len(section)
+    for model in (again, fresh):
+        model.fit([section], genes=GENES, measured=[some])
+    np.testing.assert_array_equal(again.predict(section).mean, fresh.predict(section).mean)
+
+
+def test_measured_spots_are_the_points_that_they_were_learned_as(base, new, sections):
+    model = st.tl.adapt(new, base, measured="measured")
+    (section,), (other,) = open_sections(new), open_sections(sections[3])
+    points = model._pointer(section)(slice(None), base.predict(section).mean).take(new.obs["measured"].to_numpy())
+    for name in ("places", "section", "scores", "embedded"):
+        np.testing.assert_allclose(getattr(points, name), model.arrays[name], rtol=1e-4, atol=1e-5)
+    assert (model._pointer(other)(slice(None), base.predict(other).mean).section == -1).all()
+
+
 def test_not_adapted_is_not_saved(base, tmp_path):
     with pytest.raises(ValueError, match=r"stpredict\.tl\.adapt makes one"):
         Adapted(base).save(tmp_path / "model")

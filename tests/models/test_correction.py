@@ -103,6 +103,7 @@ def spots():
     rng = np.random.default_rng(3)
     process = some(16)
     predicted, rows = rng.normal(size=(16, 4)) * [3, 1, 0.5, 2] + 4, np.delete(np.arange(16), [3, 11])
+    predicted[:, 2] = predicted[:, 0] / 2  # (so that genes do something that is along no axis)
     smooth = np.linalg.cholesky(kernel(np.array([1, 0, 0, 0, 0, 9]), process, process) + 0.1 * np.eye(16))
     errors = smooth @ rng.normal(size=(16, 5))
     expression = np.column_stack([predicted * 0.9, np.full(16, 2)])[rows] + errors[rows]
