@@ -226,6 +226,9 @@ def test_slopes_by_hand():
     np.testing.assert_allclose(level, [1, -1])
     assert slope_and_intercept(1e-3 * predicted, 4 * predicted)[0] == pytest.approx(4000)
     assert slope_and_intercept(predicted, -3 * predicted)[0] == pytest.approx(0.3)
+    for same in (np.full((3, 2), 0.1), np.zeros((3, 2))):
+        with pytest.raises(ValueError, match="predicts the same for every spot, so its units"):
+            slope_and_intercept(same, np.array([[2.0, 10], [8, 12], [1, 1]]))
 
 
 def test_spots_without_a_single_count_are_never_measured(paired):

@@ -63,9 +63,18 @@ def in_our_units(
 
 
 def slope_and_intercept(predicted: np.ndarray, measured: np.ndarray) -> tuple[float, np.ndarray]:
-    """Slope of all genes and intercept of each, by least squares, from what was `predicted` to what was `measured`."""
+    """Slope of all genes and intercept of each, by least squares, from what was `predicted` to what was `measured`.
+
+    Raises ValueError if the same is predicted for every spot.
+    """
     level = predicted.mean(axis=0), measured.mean(axis=0)
     x, y = predicted - level[0], measured - level[1]
-    square = max(np.square(x).sum(), 1e-30)
+    square = np.square(x).sum()
+    if not square > 1e-10 * np.square(predicted).sum():
+        msg = (
+            "The model predicts the same for every spot, so its units cannot be compared with measured ones. Is the image the "
+            "right one, at its right scale, and does it show tissue at the measured spots?"
+        )
+        raise ValueError(msg)
     slope = max((x * y).sum() / square, LEAST_SLOPE * np.sqrt(np.square(y).sum() / square))
     return float(slope), level[1] - slope * level[0]
