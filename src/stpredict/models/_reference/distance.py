@@ -38,7 +38,7 @@ def distance_to(places: np.ndarray, scale: np.ndarray, features: np.ndarray) -> 
     standardised away. About 1 for one more section of the same kind; 1 also where nothing is known of it.
     """
     used = scale > 0
-    if not used.any():
+    if len(places) < 2 or not used.any() or not len(features):
         return 1.0
     known = places[:, used] / scale[used].astype(np.float64)
     new = features[:, used].mean(axis=0, dtype=np.float64) / scale[used]
