@@ -262,6 +262,7 @@ TESTS: dict[str, list[str]] = {
     "models/_data/linalg": ["tests/models/test_tables.py", "tests/models/test_baselines.py"],
     "models/_data/chunks": ["tests/models/test_tables.py", "tests/models/test_parts.py"],
     "models/_data/rows": ["tests/models/training/test_rows.py", "tests/tl/test_stream.py"],
+    "models/_data/pixels": ["tests/models/test_cmrcnet.py"],
     "models/_data": [
         "tests/models/test_parts.py",
         "tests/models/test_design.py",
