@@ -30,6 +30,14 @@ def test_correlations_over_few_spots_come_with_what_chance_gives(section, n, by_
     assert by_chance is None or (f"on {n} spots" in of_few[0] and f"±{by_chance} " in of_few[0])
 
 
+def test_cross_validation_over_few_spots_says_so_of_each_section(two_sections):
+    few = [adata[adata.obs["total_counts"].nlargest(20).index].copy() for adata in two_sections]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        st.tl.cross_validate(few, methods=["mean"], n_genes=10)
+    assert sum("is evaluated on 20 spots" in str(one.message) for one in told) == 2
+
+
 @pytest.mark.parametrize("metric", ["coverage", "interval_width"])
 def test_intervals_without_their_width_are_refused(metric):
     (section,) = open_sections(st.datasets.simulate(1)[0])

@@ -15,7 +15,7 @@ from stpredict._core.settings import settings
 if TYPE_CHECKING:
     from stpredict._core.typing import Matrix
 
-AT_ONCE = 8_000_000
+AT_ONCE = 2**23
 """Values that are moved at a time."""
 
 

@@ -124,7 +124,7 @@ def cross_validate(
     -----
     UserWarning
         If groups split the sections of one ``obs["patient"]``. Of a model that others trained, which collections it has
-        seen.
+        seen. If fewer than 30 spots of a section are scored, whose correlations are largely chance.
 
     Examples
     --------

@@ -17,7 +17,7 @@ QUERIES = 512
 REFERENCES = 32_768
 """Similarities held at once: 512 × 32,768 float32 are 64 MiB."""
 
-GATHERED = 16_777_216
+GATHERED = 2**24
 """Values of reference spots held at once, as float32 64 MiB."""
 
 LEVELS = 1000
