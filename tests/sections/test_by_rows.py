@@ -106,6 +106,7 @@ def test_every_value_of_a_column_is_a_study_and_missing_ones_another():
     assert study_codes(obs, None).tolist() == study_codes(obs, "patient").tolist() == [0] * 5
 
 
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")  # of anndata
 def test_references_are_named_by_their_number_and_twins_among_genes_refused(tmp_path):
     fine, twins = (ad.AnnData(COUNTS, var=pd.DataFrame(index=list(names))) for names in ("abcd", "aacd"))
     first, second = open_references([fine, fine], Where())

@@ -222,12 +222,14 @@ def test_the_image_file_beside_the_metadata(mpp, said):
         with pytest.raises(ValueError, match="the image file says 2; there is no lattice"):
             section.check_image_file()
         return
+    on_a_lattice = made(MANY * 0.6, mpp=mpp, scale=2.0, metadata=4.0, pitch_um=120.0)
+    untold = made(mpp=mpp, scale=2.0)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         section.check_image_file()
-        made(MANY * 0.6, mpp=mpp, scale=2.0, metadata=4.0, pitch_um=120.0).check_image_file()  # the lattice tells
+        on_a_lattice.check_image_file()
         if mpp:
-            made(mpp=mpp, scale=2.0).check_image_file()
+            untold.check_image_file()
     assert len(told) == (said == "warning")
 
 
