@@ -184,7 +184,8 @@ def test_a_finished_run_is_taken_from_its_checkpoint_and_refused_to_others(tmp_p
             run(checkpoint=tmp_path / "run", **other)
 
 
-def test_the_bar_moves_with_each_epoch_and_tells_the_last_loss_and_score_known(monkeypatch):
+def test_the_bar_moves_with_each_epoch_and_tells_its_loss_and_score(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     told = []
 
     class Bar:
@@ -204,12 +205,13 @@ def test_the_bar_moves_with_each_epoch_and_tells_the_last_loss_and_score_known(m
     train_network(network, [torch.zeros(4, 1)], PLAN, monitor=look, show_progress=True)
     assert told == [
         {"total": 2, "initial": 0, "desc": "train", "unit": "epoch", "disable": False},
-        ("set_postfix", {}),
+        ("set_postfix", {"train_total": "3.500", "val_pcc": "0.250"}),
         ("update",),
-        ("set_postfix", {"train_total": "3.500", "val_pcc": "0.250"}),  # Lightning asks before the epoch is judged
+        ("set_postfix", {"train_total": "9.500", "val_pcc": "0.500"}),
         ("update",),
         ("close",),
     ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_is_written_within_an_epoch_when_five_minutes_have_passed(monkeypatch, tmp_path):

@@ -57,8 +57,8 @@ class Saves(Checkpoint):
         self.last = time.monotonic()
 
 
-class Progress(L.Callback):
-    """One bar over epochs."""
+class Progress(Checkpoint):
+    """One bar over epochs; a `Checkpoint`, since Lightning calls these after the module has looked at the epoch."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
@@ -71,7 +71,7 @@ class Progress(L.Callback):
         )
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """One epoch further, with the last values known."""
+        """One epoch further, with its values."""
         self.bar.set_postfix({name: f"{values[-1]:.3f}" for name, values in module.values.items() if name in SHOWN})
         self.bar.update()
 

@@ -147,7 +147,7 @@ def train_network(
             precision="bf16-mixed" if bf16 else "32-true",
             callbacks=callbacks,
             logger=False,
-            enable_checkpointing=checkpoint is not None,
+            enable_checkpointing=checkpoint is not None or show_progress,  # both are `Checkpoint`s
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
