@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
@@ -302,6 +304,9 @@ def test_every_method_keeps_the_contract(paired, method):
     assert prediction.units == "log1p CP10k"
     assert model.embed(section).shape[0] == n
     assert model.history.notes[0] == "inner folds hold out groups (3)"
+    if method == "knn":
+        assert model.history.values["k"] == list(model.candidates)
+        assert re.fullmatch(r"k = \d+", model.history.notes[1])
     picked = model.predict(section, ["GENE3", "NOPE", "GENE0"])
     assert picked.genes == ["GENE3", "NOPE", "GENE0"]
     np.testing.assert_array_equal(picked.mean[:, 0], prediction.mean[:, 3])

@@ -262,6 +262,21 @@ def test_real_section_with_its_own_thumbnail_as_image(tmp_path):
         st.pp.tiles(adata)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_image_must_show_what_the_small_one_shows(tmp_path, turned):
+    blocks = np.random.default_rng(1).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "full.tif", blocks.repeat(40, axis=0).repeat(40, axis=1))
+    small = blocks.repeat(10, axis=0).repeat(10, axis=1)
+    hires = small[::-1, ::-1] if turned else small
+    adata = section_of(hexagonal(), tmp_path / "full.tif", hires=hires, scalefactors={"tissue_hires_scalef": 0.25})
+    section = section_from_anndata(adata)
+    if turned:
+        with pytest.raises(ValueError, match="is turned by 180° beside the hires image"):
+            _ = section.image
+    else:
+        assert section.image.read(0, 0, 50, 50).shape == (50, 50, 3)
+
+
 # ---------------------------------------------------------------------- images and spots that are not there
 
 

@@ -9,7 +9,6 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
@@ -19,6 +18,8 @@ from stpredict.models._training.processes import agreed
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import lightning as L
 
 SHOWN = ("train_total", "val_pcc")
 """Values that the progress bar tells."""

@@ -150,7 +150,6 @@ def train_network(
             enable_checkpointing=checkpoint is not None or show_progress,  # both are `Checkpoint`s
             enable_progress_bar=False,
             enable_model_summary=False,
-            num_sanity_val_steps=0,
         )
         trainer.fit(module, range(module.steps), ckpt_path=latest(checkpoint, LAST))
     network.cpu().eval()
