@@ -10,7 +10,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 DOCS = Path(__file__).parent.parent / "docs"
-COLOURS = {"ridge": "#0072B2", "knn": "#56B4E9", "mixture": "#009E73", "cmrcnet": "#E69F00", "consensus": "#000000"}
+COLOURS = {
+    "density": "#999999",
+    "ridge": "#0072B2",
+    "knn": "#56B4E9",
+    "mixture": "#009E73",
+    "cmrcnet": "#E69F00",
+    "st_align": "#CC79A7",
+    "consensus": "#000000",
+}
 TITLES = ("Without references", "With `reference=`, counts of other patients")
 
 
