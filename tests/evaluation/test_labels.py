@@ -13,6 +13,8 @@ TUMOR = [
     "tumour",
     "Invasive cancer",
     "cancer in situ",
+    "in situ",
+    "ductal in situ",
     "DCIS",
     "IDC",
     "invasive ductal carcinoma",
@@ -83,6 +85,15 @@ def test_labels_of_clusters_name_no_tumor():
     with pytest.raises(ValueError, match="None of the labels in obs"):
         split_tumor_labels(["0", "1"], None, "obs")
     assert split_tumor_labels(["0", "1"], 1, "obs").tumor == ["1"]
+
+
+def test_one_label_may_be_named_without_a_list():
+    assert split_tumor_labels(["IDC", "I"], "IDC", "obs").tumor == ["IDC"]
+    assert split_tumor_labels(["True", "False"], True, "obs").tumor == ["True"]
+
+
+def test_a_label_that_is_named_in_both_spellings_is_there():
+    assert split_tumor_labels(["IDC", "stroma"], ["IDC", "idc"], "obs").tumor == ["IDC"]
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ def test_spatial_structure_is_one_for_the_same_and_undefined_for_a_constant():
     values[:, 0] = np.arange(81) // 9
     assert metrics.spatial_structure(values, values * 2, grid(9)) == pytest.approx(1)
     assert np.isnan(metrics.spatial_structure(values, np.ones_like(values), grid(9)))
+    assert np.isnan(metrics.spatial_structure(values, values[:, [0] * 6], grid(9)))  # one Moran's I for all genes
 
 
 # ---------------------------------------------------------------------- numbers worked out by hand

@@ -28,7 +28,10 @@ TUMOR_WORDS = frozenset(
     | {"invasive", "idc", "ilc", "dcis", "lcis", "pdac", "hcc", "gbm", "nsclc", "luad", "lusc", "crc", "rcc", "scc"}
     | {"cscc", "hnscc", "bcc"}
 )
-"""Words that name tumour, as does "in situ"."""
+"""Words that name tumour."""
+
+TUMOR_PHRASES = re.compile(r"\bin situ|\b(?:peri|pre|para|juxta)(?:tumou?r|cancer|malignan|neoplas)")
+"""What names tumour too, within a label."""
 
 NOT_TUMOR = re.compile(
     r"\b(?:no|not|without|free of|negative for)\s+(?:\w+\s+)?(?:tumou?r|cancer|carcinoma|malignan|neoplas|invasive|melanoma)\w*"
@@ -82,7 +85,7 @@ def split_tumor_labels(present: Iterable[str], wanted: Iterable[str] | None, wha
     if wanted is not None:
         chosen = (
             {str(wanted)}
-            if isinstance(wanted, (str, bool)) or not hasattr(wanted, "__iter__")
+            if isinstance(wanted, str) or not hasattr(wanted, "__iter__")
             else set(map(str, wanted))
         )
         absent = {_spelt(label): label for label in chosen - set(labels)}
@@ -91,7 +94,7 @@ def split_tumor_labels(present: Iterable[str], wanted: Iterable[str] | None, wha
             raise ValueError(msg)
     else:
         chosen = {label for label in labels if _names_tumor(label)}
-        if unclear := [label for label in labels if label not in chosen and _is_doubtful(label)]:
+        if unclear := [label for label in labels if label not in chosen and _mentions_tumor(label)]:
             msg = (
                 f"{what}: {', '.join(map(repr, unclear))} can be read as tumour or not. Pass tumor_labels= with the labels "
                 f"that are tumour; there are {listed}."
@@ -113,19 +116,12 @@ def _spelt(label: str) -> str:
     return " ".join(label.lower().replace("_", " ").split())
 
 
-def _mentions_tumor(words: str) -> bool:
-    return (
-        bool(TUMOR_WORDS.intersection(words.split()))
-        or " in situ" in f" {words}"
-        or bool(re.search(r"\b(?:peri|pre|para|juxta)(?:tumou?r|cancer|malignan|neoplas)", words))
-    )
+def _mentions_tumor(label: str) -> bool:
+    """Whether it has a word of tumour, and does not say that there is none."""
+    words = _words(label)
+    has_word = TUMOR_WORDS.intersection(words.split()) or TUMOR_PHRASES.search(words)
+    return bool(has_word) and not NOT_TUMOR.search(words)
 
 
 def _names_tumor(label: str) -> bool:
-    words = _words(label)
-    return _mentions_tumor(words) and not NOT_TUMOR.search(words) and not DOUBTFUL.search(words)
-
-
-def _is_doubtful(label: str) -> bool:
-    words = _words(label)
-    return _mentions_tumor(words) and not NOT_TUMOR.search(words)
+    return _mentions_tumor(label) and not DOUBTFUL.search(_words(label))

@@ -106,7 +106,7 @@ def score(
     if {"ceiling", "ceiling_sd", "pcc_of_ceiling"} & set(metrics):
         if ceilings is None:
             ceilings = noise_ceilings(section, compared.genes, min_counts=min_counts, seed=seed)
-        compared.ceiling = ceilings.loc[compared.genes].to_numpy()
+        compared.ceilings = ceilings
     rows = [
         pd.DataFrame({"panel": panel, "gene": names, "target": target, "metric": metric, "value": values})
         for panel, panel_genes in compared.panels.items()
@@ -170,7 +170,7 @@ class _Compared:
             chosen = _rows(counts[:, section.genes.get_indexer(self.genes)], enough)
             self.measured = pearson_residuals(chosen, self.totals)
         self.stated = stated.taken(enough, places)
-        self.ceiling = np.full((len(self.genes), 1), np.nan)
+        self.ceilings = pd.DataFrame(np.nan, index=self.genes, columns=["unknown"])
         self.adjacency = section.neighbours()[enough][:, enough]
 
 
@@ -210,7 +210,7 @@ def _scores(
     columns = compared.genes.get_indexer(genes)
     measured, predicted = compared.measured[:, columns], compared.predicted[:, columns]
     pcc, undefined = m.pearson(measured, predicted)
-    draws = compared.ceiling[columns]
+    draws = compared.ceilings.loc[genes].to_numpy()
     ceiling = draws.mean(axis=1)
     stated: Any = compared.stated.taken(np.arange(len(measured)), columns)
     for metric in chosen:
