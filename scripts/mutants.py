@@ -185,7 +185,6 @@ TESTS: dict[str, list[str]] = {
         "tests/models/test_st_align.py",
     ],
     "models/consensus": [
-        "tests/models/test_consensus_parts.py",
         "tests/models/test_consensus_weights.py",
         "tests/models/test_consensus.py",
         "tests/tl/test_reference.py",
