@@ -179,6 +179,7 @@ TESTS: dict[str, list[str]] = {
     "models/cmrcnet": [PRESETS, "tests/models/test_cmrcnet_parts.py", "tests/models/test_cmrcnet.py"],
     "models/st_align": [PRESETS, "tests/models/test_st_align_parts.py", "tests/models/test_st_align.py"],
     "models/_aligned": [
+        "tests/models/test_aligned_by_hand.py",
         PRESETS,
         "tests/models/test_*_parts.py",
         "tests/models/test_cmrcnet.py",

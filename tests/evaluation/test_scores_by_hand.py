@@ -126,7 +126,9 @@ def test_genes_of_a_panel_count_once_and_ten_missing_ones_are_told():
 
 
 def test_a_gene_that_was_not_predicted_is_undefined():
-    found = of(score(Small(), VALUES[:, :1], ["C"], panels={"p": ["C", "A"]}, metrics=["pcc", "mse"], min_counts=1, seed=0))
+    found = of(
+        score(Small(), VALUES[:, :1], ["C"], panels={"p": ["C", "A"]}, metrics=["pcc", "mse"], min_counts=1, seed=0)
+    )
     assert found["pcc", "A"] == 0
     assert np.isnan(found["mse", "A"])
 

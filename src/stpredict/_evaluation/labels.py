@@ -83,11 +83,7 @@ def split_tumor_labels(present: Iterable[str], wanted: Iterable[str] | None, wha
     labels = sorted(set(present))
     listed = ", ".join(labels) or "none"
     if wanted is not None:
-        chosen = (
-            {str(wanted)}
-            if isinstance(wanted, str) or not hasattr(wanted, "__iter__")
-            else set(map(str, wanted))
-        )
+        chosen = {str(wanted)} if isinstance(wanted, str) or not hasattr(wanted, "__iter__") else set(map(str, wanted))
         absent = {_spelt(label): label for label in chosen - set(labels)}
         if meant := next((label for label in labels if label not in chosen and _spelt(label) in absent), None):
             msg = f"{what} has no {absent[_spelt(meant)]!r}, which tumor_labels= names, but {meant!r}. Write it in the same way."
