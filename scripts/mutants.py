@@ -190,6 +190,7 @@ TESTS: dict[str, list[str]] = {
         "tests/models/test_consensus_weights.py",
         "tests/models/test_consensus.py",
         "tests/tl/test_reference.py",
+        "tests/models/test_without_bank.py",
     ],
     "models/published": ["tests/models/published/test_direct.py", "tests/models/published"],
     "models/adapted/calibrated": ["tests/models/published/test_calibrate.py", "tests/models/test_adapted.py"],
