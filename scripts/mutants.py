@@ -179,6 +179,7 @@ TESTS: dict[str, list[str]] = {
     "models/cmrcnet": [PRESETS, "tests/models/test_cmrcnet_parts.py", "tests/models/test_cmrcnet.py"],
     "models/st_align": [PRESETS, "tests/models/test_st_align_parts.py", "tests/models/test_st_align.py"],
     "models/_aligned": [
+        "tests/models/test_aligned_by_hand.py",
         PRESETS,
         "tests/models/test_*_parts.py",
         "tests/models/test_cmrcnet.py",
@@ -188,6 +189,7 @@ TESTS: dict[str, list[str]] = {
         "tests/models/test_consensus_weights.py",
         "tests/models/test_consensus.py",
         "tests/tl/test_reference.py",
+        "tests/models/test_without_bank.py",
     ],
     "models/published": ["tests/models/published/test_direct.py", "tests/models/published"],
     "models/adapted/calibrated": ["tests/models/published/test_calibrate.py", "tests/models/test_adapted.py"],
