@@ -33,7 +33,7 @@ def main() -> None:
     truth = label.str.contains("cancer").to_numpy()[known]
 
     maps = {}
-    for method in ("ridge", "knn", "density", "cmrcnet"):
+    for method in ("consensus", "ridge", "knn", "mixture", "density", "cmrcnet", "st_align"):
         model = st.tl.train(train, method=method, genes=list(dict.fromkeys([*top, *markers])))
         st.tl.predict_expression(new, model)
         st.tl.localize_tumor(new, markers="breast")
