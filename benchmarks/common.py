@@ -46,6 +46,13 @@ def her2st():
     return sections, others
 
 
+def halves(whole, axis: int):
+    """The two ends of a section along x (0) or y (1), without the 1.6 mm between them."""
+    place = whole.obsm["spatial"][:, axis]
+    distance = (place - np.median(place)) * next(iter(whole.uns["tiles"].values()))["mpp"]
+    return whole[distance < -800].copy(), whole[distance > 800].copy()
+
+
 def panels(train) -> dict[str, list[str]]:
     top = st.pp.gene_panel(train, n_top=1000)
     chosen = {"HEG": top[:50], "HVG": st.pp.gene_panel(train, kind="hvg", n_top=250), "all": top}

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import ENCODERS, C, panels
+from common import ENCODERS, C, halves, panels
 
 import stpredict as st
 
@@ -72,10 +72,7 @@ def folds(task, encoders):
         yield "MOB2", [first], second, None
         yield "MOB1", [second], first, None
     elif task == "colon":
-        whole = encoded(st.datasets.mouse_colon(), encoders)
-        x = whole.obsm["spatial"][:, 0]
-        distance = (x - np.median(x)) * next(iter(whole.uns["tiles"].values()))["mpp"]
-        left, right = whole[distance < -800].copy(), whole[distance > 800].copy()
+        left, right = halves(encoded(st.datasets.mouse_colon(), encoders), 0)
         yield "right", [left], right, None
         yield "left", [right], left, None
     else:

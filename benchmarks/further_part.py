@@ -1,12 +1,11 @@
-"""Would another method, as one more part, make the default better? Measured on the tasks that its parts were chosen on.
+"""Would another method, as one more part, make the default better? Measured on other tasks than benchmarks/consensus.py.
 
     python benchmarks/further_part.py [--tasks near far] [--methods st_align density] [--seed 0]
 
 ``near``, the patient is known: C2 + C4 → C5, C3 + C5 → C2 and C4 → C2 of her2st, and the upper and lower half of the colon, each
 → the other. ``far``, another patient: A1 → B4 and A1 → C2 at A1's scale, with and without the counts-only sections of all patients but
-those two as references. The default encoder, niches of 336, 560, 1000 and 1600 µm. Predictions of the default and of one network of the other method are
-standardised per gene and averaged; the share is the weight of the other. None of these trainings is part of a table of
-``benchmarks/consensus.py``.
+those two as references. The default encoder, niches of 336, 560, 1000 and 1600 µm. Predictions of the default and of the other
+method (of ST-Align, one network) are standardised per gene and averaged; the share is the weight of the other.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import argparse
 import warnings
 
 import numpy as np
-from common import panels, table
+from common import halves, panels, table
 from consensus import encoded
 
 import stpredict as st
@@ -29,10 +28,7 @@ def near():
     sections = {name: encoded(st.datasets.her2st(name), ENCODER) for name in ("C2", "C3", "C4", "C5")}
     for trained, test in ((("C2", "C4"), "C5"), (("C3", "C5"), "C2"), (("C4",), "C2")):
         yield f"{' + '.join(trained)} → {test}", [sections[name] for name in trained], sections[test], None
-    whole = encoded(st.datasets.mouse_colon(), ENCODER)
-    y = whole.obsm["spatial"][:, 1]
-    distance = (y - np.median(y)) * next(iter(whole.uns["tiles"].values()))["mpp"]
-    upper, lower = whole[distance < -800].copy(), whole[distance > 800].copy()
+    upper, lower = halves(encoded(st.datasets.mouse_colon(), ENCODER), 1)
     yield "colon, upper → lower", [upper], lower, None
     yield "colon, lower → upper", [lower], upper, None
 
